@@ -1,0 +1,254 @@
+package plan
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/difyup/difyup/internal/diff"
+	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/resource"
+)
+
+// Action is what a step does.
+type Action string
+
+// The actions. Await waits for a resource that an interrupted run left under construction.
+const (
+	Create Action = "create"
+	Update Action = "update"
+	Delete Action = "delete"
+	Await  Action = "await"
+)
+
+// Step is one change to one resource.
+type Step struct {
+	ID      resource.ID        `json:"id"`
+	Action  Action             `json:"action"`
+	Why     string             `json:"why"`
+	Changes []diff.Field       `json:"changes,omitempty"` // for Update
+	After   []resource.ID      `json:"after,omitempty"`   // steps of this plan that must be done first, sorted
+	Lane    string             `json:"lane,omitempty"`    // steps of one lane run one at a time
+	Res     *resource.Resource `json:"-"`                 // wanted, or for Delete what the state remembers
+	Live    map[string]any     `json:"-"`                 // as read when planning; nil for Create
+}
+
+// Plan is the steps that make the cloud match the graph, in an order in which they could be run one by one.
+type Plan struct {
+	Steps []Step `json:"steps"`
+	// Unchanged is how many resources are as wanted.
+	Unchanged int `json:"unchanged"`
+	// Graph is what is wanted; nil for a plan that destroys.
+	Graph *resource.Graph `json:"-"`
+	// Live is what was read, by ID; what is absent has no entry.
+	Live map[resource.ID]map[string]any `json:"-"`
+}
+
+// Reader reads the cloud.
+type Reader interface {
+	// ReadAll gives the live bodies of those that exist.
+	ReadAll(ctx context.Context, rs []*resource.Resource) (map[resource.ID]map[string]any, error)
+}
+
+// Empty says whether there is nothing to do. Waiting for what is under construction is not a change.
+func (p *Plan) Empty() bool {
+	return !slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Action != Await })
+}
+
+// Count gives the number of steps with this action.
+func (p *Plan) Count(a Action) int {
+	n := 0
+	for _, s := range p.Steps {
+		if s.Action == a {
+			n++
+		}
+	}
+	return n
+}
+
+// Losses gives the steps that would destroy data.
+func (p *Plan) Losses() []Step {
+	var losses []Step
+	for _, s := range p.Steps {
+		if s.Action == Delete && s.Res.Kind.HoldsData {
+			losses = append(losses, s)
+		}
+	}
+	return losses
+}
+
+// Make compares the graph, and what the stack owns besides (owned, from the state), with the cloud. A change that
+// Google cannot make in place to a resource whose name stays is refused with a fault each.
+func Make(ctx context.Context, g *resource.Graph, cloud Reader, owned []resource.Ref, kinds func(string) (*resource.Kind, bool)) (*Plan, error) {
+	all := g.Resources()
+	gone, err := orphans(g, owned, kinds)
+	if err != nil {
+		return nil, err
+	}
+	live, err := cloud.ReadAll(ctx, append(slices.Clone(all), gone...))
+	if err != nil {
+		return nil, fmt.Errorf("read the cloud: %w", err)
+	}
+	p := &Plan{Graph: g, Live: live}
+	var faults fault.List
+	for _, r := range all {
+		step := Step{ID: r.ID(), Res: r, Live: live[r.ID()], Lane: lane(r)}
+		switch step.Live {
+		case nil:
+			step.Action, step.Why = Create, "does not exist"
+		default:
+			want, _ := resource.Resolve(r.Body, func(ph resource.Placeholder) (any, bool) {
+				return resource.Lookup(live[ph.ID], ph.Path)
+			})
+			step.Changes = diff.Fields(r.Kind, step.Live, want)
+			stuck := diff.Immutable(r.Kind, step.Changes)
+			wait := notReady(r.Kind, step.Live)
+			switch {
+			case len(stuck) > 0:
+				faults = append(faults, cannotReplace(r, stuck))
+				continue
+			case len(step.Changes) > 0:
+				step.Action, step.Why = Update, "differs"
+			case r.Kind.HoldsData && wait != "":
+				step.Action, step.Why = Await, wait
+			default:
+				p.Unchanged++
+				continue
+			}
+		}
+		p.Steps = append(p.Steps, step)
+	}
+	for _, r := range gone {
+		if live[r.ID()] == nil {
+			continue
+		}
+		p.Steps = append(p.Steps, Step{ID: r.ID(), Action: Delete, Why: "not wanted any more", Res: r, Live: live[r.ID()], Lane: lane(r)})
+	}
+	if err := faults.Err(); err != nil {
+		return nil, err
+	}
+	p.order(g, owned)
+	return p, nil
+}
+
+// Destroy plans the removal of everything owned that exists.
+func Destroy(ctx context.Context, owned []resource.Ref, cloud Reader, kinds func(string) (*resource.Kind, bool)) (*Plan, error) {
+	gone, err := orphans(nil, owned, kinds)
+	if err != nil {
+		return nil, err
+	}
+	live, err := cloud.ReadAll(ctx, gone)
+	if err != nil {
+		return nil, fmt.Errorf("read the cloud: %w", err)
+	}
+	p := &Plan{Live: live}
+	for _, r := range gone {
+		if live[r.ID()] != nil {
+			p.Steps = append(p.Steps, Step{ID: r.ID(), Action: Delete, Why: "the stack is destroyed", Res: r, Live: live[r.ID()], Lane: lane(r)})
+		}
+	}
+	p.order(nil, owned)
+	return p, nil
+}
+
+// orphans gives what is owned and not in the graph, as resources without a body.
+func orphans(g *resource.Graph, owned []resource.Ref, kinds func(string) (*resource.Kind, bool)) ([]*resource.Resource, error) {
+	var gone []*resource.Resource
+	for _, ref := range owned {
+		if g != nil && g.Get(ref.ID) != nil {
+			continue
+		}
+		k, ok := kinds(ref.Kind)
+		if !ok {
+			return nil, &fault.Fault{
+				Summary: "The state names a kind this difyup does not know",
+				Detail:  fmt.Sprintf("%s is recorded with the kind %q; it was made by a newer difyup.", ref.ID, ref.Kind),
+				Remedy:  "Use the difyup that made it, or a newer one.",
+			}
+		}
+		gone = append(gone, &resource.Resource{Kind: k, Name: ref.Name, Params: ref.Params, Needs: ref.Needs})
+	}
+	return gone, nil
+}
+
+// order sets After on every step and sorts the steps. What is created or updated waits for what it needs. What is
+// deleted waits for the deletion of all that needed it, and for the update of those that stay and needed it before:
+// that is when the last reference to it goes.
+func (p *Plan) order(g *resource.Graph, owned []resource.Ref) {
+	steps := map[resource.ID]*Step{}
+	for i := range p.Steps {
+		steps[p.Steps[i].ID] = &p.Steps[i]
+	}
+	after := map[resource.ID]map[resource.ID]bool{}
+	wait := func(id, first resource.ID) {
+		if steps[id] == nil || steps[first] == nil || id == first {
+			return
+		}
+		if after[id] == nil {
+			after[id] = map[resource.ID]bool{}
+		}
+		after[id][first] = true
+	}
+	if g != nil {
+		for _, r := range g.Resources() {
+			for _, n := range g.Needs(r.ID()) {
+				wait(r.ID(), n)
+			}
+		}
+	}
+	for _, ref := range owned {
+		for _, n := range ref.Needs {
+			if s := steps[n]; s != nil && s.Action == Delete {
+				wait(n, ref.ID)
+			}
+		}
+	}
+	for id, s := range steps {
+		s.After = slices.Sorted(maps.Keys(after[id]))
+	}
+	order, _ := resource.Order(slices.Sorted(maps.Keys(steps)), func(id resource.ID) []resource.ID { return steps[id].After })
+	sorted := make([]Step, 0, len(p.Steps))
+	for _, id := range order {
+		sorted = append(sorted, *steps[id])
+	}
+	p.Steps = sorted
+}
+
+// lane keeps the operations on one Cloud SQL instance apart: it takes one at a time.
+func lane(r *resource.Resource) string {
+	if r.Kind.API.Operation != resource.SQL {
+		return ""
+	}
+	instance, _, _ := strings.Cut(r.Name, "/")
+	return "sql/" + instance
+}
+
+// notReady says what a resource under construction shows, or "".
+func notReady(k *resource.Kind, live map[string]any) string {
+	for _, p := range slices.Sorted(maps.Keys(k.Ready)) {
+		v, _ := resource.Lookup(live, p)
+		if fmt.Sprint(v) != k.Ready[p] {
+			return fmt.Sprintf("%s is %v, not yet %s", p, v, k.Ready[p])
+		}
+	}
+	return ""
+}
+
+func cannotReplace(r *resource.Resource, stuck []diff.Field) *fault.Fault {
+	var lines []string
+	for _, f := range stuck {
+		lines = append(lines, fmt.Sprintf("%s: %v → %v", f.Path, f.Old, f.New))
+	}
+	f := &fault.Fault{
+		Summary: "A change that cannot be made in place",
+		Detail:  fmt.Sprintf("%s: Google fixes these fields when it is created:\n    %s", r.ID(), strings.Join(lines, "\n    ")),
+		Remedy:  "Take the change back, or destroy the stack and apply it anew:\n    difyup destroy",
+	}
+	if r.Kind.HoldsData {
+		f.Detail += "\nIt holds data, which a replacement would lose."
+		f.Remedy = "Take the change back. To lose the data on purpose, destroy the stack and apply it anew:\n    difyup destroy --delete-data " + string(r.ID())
+	}
+	return f
+}
