@@ -129,6 +129,7 @@ func Make(ctx context.Context, g *resource.Graph, cloud Reader, owned []resource
 	if err := faults.Err(); err != nil {
 		return nil, err
 	}
+	p.contents()
 	p.order(g, owned)
 	return p, nil
 }
@@ -149,6 +150,7 @@ func Destroy(ctx context.Context, owned []resource.Ref, cloud Reader, kinds func
 			p.Steps = append(p.Steps, Step{ID: r.ID(), Action: Delete, Why: "the stack is destroyed", Res: r, Live: live[r.ID()], Lane: lane(r)})
 		}
 	}
+	p.contents()
 	p.order(nil, owned)
 	return p, nil
 }
@@ -171,6 +173,23 @@ func orphans(g *resource.Graph, owned []resource.Ref, kinds func(string) (*resou
 		gone = append(gone, &resource.Resource{Kind: k, Name: ref.Name, Params: ref.Params, Needs: ref.Needs})
 	}
 	return gone, nil
+}
+
+// contents takes out the deletion of what lies in something that holds data and is deleted too: the databases and users
+// of a SQL instance, a bucket's objects, a secret's policy. They go with it, and could not all be deleted before it (a
+// user that owns tables, for one).
+func (p *Plan) contents() {
+	var holders []*resource.Resource
+	for _, s := range p.Steps {
+		if s.Action == Delete && s.Res.Kind.HoldsData {
+			holders = append(holders, s.Res)
+		}
+	}
+	p.Steps = slices.DeleteFunc(p.Steps, func(s Step) bool {
+		return s.Action == Delete && slices.ContainsFunc(holders, func(h *resource.Resource) bool {
+			return h != s.Res && h.Kind.API == s.Res.Kind.API && strings.HasPrefix(s.Res.CollectionPath()+"/", h.Link()+"/")
+		})
+	})
 }
 
 // order sets After on every step and sorts the steps. What is created or updated waits for what it needs. What is

@@ -1,0 +1,187 @@
+package plan_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/plan"
+	"github.com/difyup/difyup/internal/resource"
+)
+
+var (
+	api       = &resource.API{Name: "compute"}
+	sqlAPI    = &resource.API{Name: "sqladmin", Operation: resource.SQL}
+	templates = &resource.Kind{Name: "templates", API: api, Collection: "projects/p/templates"}
+	groups    = &resource.Kind{Name: "groups", API: api, Collection: "projects/p/groups", Update: resource.Patch, Immutable: []resource.Path{"zone"}}
+	rules     = &resource.Kind{Name: "rules", API: api, Collection: "projects/p/rules", Update: resource.Patch}
+	sqls      = &resource.Kind{Name: "sqls", API: sqlAPI, Collection: "projects/p/instances", Update: resource.Patch, HoldsData: true, Immutable: []resource.Path{"region"}, Ready: map[resource.Path]string{"state": "RUNNABLE"}}
+	dbs       = &resource.Kind{Name: "dbs", API: sqlAPI, Collection: "projects/p/instances/main/dbs", HoldsData: true}
+)
+
+func kinds(name string) (*resource.Kind, bool) {
+	for _, k := range []*resource.Kind{templates, groups, rules, sqls, dbs} {
+		if k.Name == name {
+			return k, true
+		}
+	}
+	return nil, false
+}
+
+func res(k *resource.Kind, name string, body map[string]any) *resource.Resource {
+	return &resource.Resource{Kind: k, Name: name, Body: body}
+}
+
+// cloud is what exists, by ID.
+type cloud map[resource.ID]map[string]any
+
+func (c cloud) ReadAll(_ context.Context, rs []*resource.Resource) (map[resource.ID]map[string]any, error) {
+	out := map[resource.ID]map[string]any{}
+	for _, r := range rs {
+		if body, ok := c[r.ID()]; ok {
+			out[r.ID()] = body
+		}
+	}
+	return out, nil
+}
+
+func graph(t *testing.T, rs ...*resource.Resource) *resource.Graph {
+	t.Helper()
+	g, err := resource.NewGraph(rs...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func stack(t *testing.T, template string, max float64) *resource.Graph {
+	tpl := res(templates, template, map[string]any{"name": template})
+	sql := res(sqls, "main", map[string]any{"region": "r"})
+	return graph(t,
+		tpl,
+		res(groups, "g", map[string]any{"template": tpl.Link(), "max": max, "zone": "a"}),
+		sql,
+		res(dbs, "main/dify", map[string]any{"name": "dify"}),
+		res(rules, "dns", map[string]any{"ip": sql.Output("ip")}),
+	)
+}
+
+func text(p *plan.Plan) string {
+	var b strings.Builder
+	for _, s := range p.Steps {
+		fmt.Fprintf(&b, "%s %s", s.Action, s.ID)
+		if len(s.After) > 0 {
+			fmt.Fprintf(&b, " after %v", s.After)
+		}
+		if s.Lane != "" {
+			fmt.Fprintf(&b, " in %s", s.Lane)
+		}
+		for _, f := range s.Changes {
+			fmt.Fprintf(&b, "; %s: %v → %v", f.Path, f.Old, f.New)
+		}
+		b.WriteString("\n")
+	}
+	fmt.Fprintf(&b, "%d unchanged\n", p.Unchanged)
+	return b.String()
+}
+
+func TestMake(t *testing.T) {
+	full := cloud{
+		"templates/t1": {"name": "t1"}, "groups/g": {"template": "https://x/compute/v1/projects/p/templates/t1", "max": 2.0, "zone": "a"},
+		"sqls/main": {"region": "r", "state": "RUNNABLE", "ip": "10.0.0.3"}, "dbs/main/dify": {"name": "dify"}, "rules/dns": {"ip": "10.0.0.3"},
+	}
+	half := cloud{"templates/t1": full["templates/t1"], "sqls/main": {"region": "r", "state": "PENDING_CREATE"}}
+	owned := stack(t, "t1", 2).Refs()
+	for _, tc := range []struct {
+		name  string
+		graph *resource.Graph
+		cloud cloud
+		owned []resource.Ref
+		want  string
+	}{
+		{"from nothing", stack(t, "t1", 2), cloud{}, nil, `
+create sqls/main in sql/main
+create dbs/main/dify after [sqls/main] in sql/main
+create rules/dns after [sqls/main]
+create templates/t1
+create groups/g after [templates/t1]
+0 unchanged
+`},
+		{"nothing to do", stack(t, "t1", 2), full, owned, "\n5 unchanged\n"},
+		{"in place", stack(t, "t1", 5), full, owned, "\nupdate groups/g; max: 2 → 5\n4 unchanged\n"},
+		{"a new template: create, switch, delete", stack(t, "t2", 2), full, owned, `
+create templates/t2
+update groups/g after [templates/t2]; template: https://x/compute/v1/projects/p/templates/t1 → projects/p/templates/t2
+delete templates/t1 after [groups/g]
+3 unchanged
+`},
+		{"interrupted while a database was made", stack(t, "t1", 2), half, owned, `
+create groups/g
+await sqls/main in sql/main
+create dbs/main/dify after [sqls/main] in sql/main
+create rules/dns after [sqls/main]
+1 unchanged
+`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p, err := plan.Make(t.Context(), tc.graph, tc.cloud, tc.owned, kinds)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(strings.TrimPrefix(tc.want, "\n"), text(p)); d != "" {
+				t.Errorf("plan (-want +got):\n%s", d)
+			}
+			if empty := tc.name == "nothing to do"; p.Empty() != empty {
+				t.Errorf("Empty() = %v", p.Empty())
+			}
+		})
+	}
+}
+
+func TestMakeRefusesReplacement(t *testing.T) {
+	live := cloud{"groups/g": {"zone": "a"}, "sqls/main": {"region": "r", "state": "RUNNABLE"}}
+	g := graph(t, res(groups, "g", map[string]any{"zone": "b"}), res(sqls, "main", map[string]any{"region": "q"}))
+	_, err := plan.Make(t.Context(), g, live, nil, kinds)
+	faults := fault.All(err)
+	if len(faults) != 2 {
+		t.Fatalf("got %v", err)
+	}
+	if !strings.Contains(faults[0].Detail, "zone: a → b") || !strings.Contains(faults[1].Remedy, "--delete-data sqls/main") {
+		t.Errorf("faults: %v\n%v", faults[0], faults[1].Remedy)
+	}
+}
+
+func TestDestroy(t *testing.T) {
+	owned := stack(t, "t1", 2).Refs()
+	// The database exists too, but goes with its instance.
+	live := cloud{"templates/t1": {}, "groups/g": {}, "sqls/main": {}, "dbs/main/dify": {}, "rules/dns": {}}
+	p, err := plan.Destroy(t.Context(), owned, live, kinds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `delete groups/g
+delete rules/dns
+delete sqls/main after [rules/dns] in sql/main
+delete templates/t1 after [groups/g]
+0 unchanged
+`
+	if d := cmp.Diff(want, text(p)); d != "" {
+		t.Errorf("plan (-want +got):\n%s", d)
+	}
+	if losses := p.Losses(); len(losses) != 1 || losses[0].ID != "sqls/main" {
+		t.Errorf("losses: %v", losses)
+	}
+}
+
+func TestUnknownKindInState(t *testing.T) {
+	_, err := plan.Destroy(t.Context(), []resource.Ref{{ID: "x/y", Kind: "x", Name: "y"}}, cloud{}, kinds)
+	var f *fault.Fault
+	if !errors.As(err, &f) || f.Remedy == "" {
+		t.Errorf("got %v", err)
+	}
+}
