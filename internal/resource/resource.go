@@ -136,3 +136,35 @@ func Expand(template string, params map[string]string) string {
 		template = template[j+1:]
 	}
 }
+
+// The ownership mark of a stack.
+const (
+	ManagedBy  = "managed-by"
+	StackLabel = "difyup-stack"
+)
+
+// Labels gives the labels that mark what belongs to the stack.
+func Labels(stack string) map[string]string {
+	return map[string]string{ManagedBy: "difyup", StackLabel: stack}
+}
+
+// Description gives the mark for what takes no labels when it is created.
+func Description(stack string) string { return ManagedBy + "=difyup;" + StackLabel + "=" + stack }
+
+// Mark gives the stack that a body is marked as belonging to, or "".
+func Mark(body map[string]any) string {
+	for _, p := range []Path{"labels", "settings.userLabels"} {
+		if v, ok := Lookup(body, p); ok {
+			if labels, ok := v.(map[string]any); ok && labels[ManagedBy] == "difyup" {
+				stack, _ := labels[StackLabel].(string)
+				return stack
+			}
+		}
+	}
+	if d, ok := body["description"].(string); ok {
+		if rest, ok := strings.CutPrefix(d, ManagedBy+"=difyup;"+StackLabel+"="); ok {
+			return rest
+		}
+	}
+	return ""
+}

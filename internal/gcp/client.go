@@ -1,0 +1,395 @@
+package gcp
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/oauth2/google"
+
+	"github.com/difyup/difyup/internal/event"
+	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/resource"
+)
+
+// Options say where and as whom to call.
+type Options struct {
+	Project   string
+	Endpoint  string       // "" = Google; otherwise every API is called there: "http://127.64.0.1:4443/"
+	HTTP      *http.Client // nil = application default credentials on Google, none at an endpoint
+	Events    event.Sink   // retries and long waits
+	UserAgent string
+	Drivers   map[string]func(*Client) Driver // by Kind.Driver
+}
+
+// Client calls Google. It is safe for concurrent use.
+type Client struct {
+	opts     Options
+	http     *http.Client
+	requests atomic.Int64
+	drivers  map[string]Driver
+
+	numberMu sync.Mutex
+	number   string // the project's number, once known
+	enabled  sync.Map
+}
+
+// New makes a client. On Google it needs application default credentials and says how to get them.
+func New(ctx context.Context, o Options) (*Client, error) {
+	c := &Client{opts: o, http: o.HTTP}
+	if c.http == nil {
+		transport := http.DefaultTransport.(*http.Transport).Clone()
+		transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 128, 64
+		c.http = &http.Client{Transport: transport}
+		if o.Endpoint == "" {
+			creds, err := google.FindDefaultCredentials(ctx, "https://www.googleapis.com/auth/cloud-platform")
+			if err != nil {
+				return nil, &fault.Fault{
+					Summary: "No Google Cloud credentials",
+					Detail:  "difyup uses application default credentials, and found none.",
+					Remedy:  "Log in, or rehearse without an account:\n    gcloud auth application-default login\n    difyup apply --local",
+					Cause:   err,
+				}
+			}
+			c.http = &http.Client{Transport: &tokenTransport{source: creds.TokenSource, base: transport}}
+		}
+	}
+	c.drivers = map[string]Driver{"": &REST{Client: c}}
+	for name, make := range o.Drivers {
+		c.drivers[name] = make(c)
+	}
+	return c, nil
+}
+
+// Project is the project's ID.
+func (c *Client) Project() string { return c.opts.Project }
+
+// Requests counts the HTTP requests sent so far, retries included.
+func (c *Client) Requests() int64 { return c.requests.Load() }
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Notify sends an event about a resource.
+func (c *Client) Notify(phase event.Phase, id resource.ID, detail string) {
+	c.opts.Events.Send(event.Event{Phase: phase, ID: string(id), Detail: detail})
+}
+
+// Call is one request. Path is relative to the API's base.
+type Call struct {
+	API    *resource.API
+	Method string
+	Path   string
+	Query  url.Values
+	Body   any    // JSON; nil for none
+	Raw    []byte // instead of Body, with Type
+	Type   string
+	Out    any          // where the JSON answer goes; *[]byte takes it as it is
+	Header *http.Header // where the answer's header goes, if not nil
+	For    resource.ID  // whom retries are told about
+	Once   bool         // no retries: the caller knows better
+}
+
+// Do sends a request and decodes the answer. What may pass by itself is tried again, for up to retryFor, each time
+// with an event. Bodies are in no error, for they may hold secrets.
+func (c *Client) Do(ctx context.Context, call Call) error {
+	body, contentType := call.Raw, call.Type
+	if call.Body != nil {
+		var err error
+		if body, err = json.Marshal(call.Body); err != nil {
+			return fmt.Errorf("encode the request to %s: %w", call.Path, err)
+		}
+		contentType = "application/json"
+	}
+	query := url.Values{}
+	for k, v := range call.Query {
+		query[k] = v
+	}
+	if takesRequestID(call) {
+		query.Set("requestId", newUUID())
+	}
+	host := call.API.Host
+	if c.opts.Endpoint != "" {
+		host = strings.TrimSuffix(c.opts.Endpoint, "/") + "/"
+	}
+	target := host + call.API.Base + call.Path
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
+	began := time.Now()
+	for try := 0; ; try++ {
+		raw, header, err := c.once(ctx, call.Method, target, body, contentType)
+		if err == nil {
+			if call.Header != nil {
+				*call.Header = header
+			}
+			return decode(raw, call)
+		}
+		why, wait := c.retry(call, err, try)
+		if why == "" || call.Once || ctx.Err() != nil || time.Since(began)+wait > retryFor(why) {
+			return fmt.Errorf("%s %s: %w", strings.ToLower(call.Method), call.Path, err)
+		}
+		c.Notify(event.Retried, call.For, fmt.Sprintf("%s; again in %s", why, wait.Round(10*time.Millisecond)))
+		if err := Sleep(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
+
+func decode(raw []byte, call Call) error {
+	switch out := call.Out.(type) {
+	case nil:
+		return nil
+	case *[]byte:
+		*out = raw
+		return nil
+	default:
+		if len(bytes.TrimSpace(raw)) == 0 {
+			return nil
+		}
+		if err := json.Unmarshal(raw, out); err != nil {
+			return fmt.Errorf("decode the answer of %s %s: %w", call.Method, call.Path, err)
+		}
+		return nil
+	}
+}
+
+func (c *Client) once(ctx context.Context, method, target string, body []byte, contentType string) ([]byte, http.Header, error) {
+	var reader io.Reader
+	if body != nil {
+		reader = bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, target, reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	req.Header.Set("User-Agent", c.opts.UserAgent)
+	c.requests.Add(1)
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err // the URL stands in the caller's message
+		}
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, nil, err
+	}
+	if resp.StatusCode >= 300 {
+		return nil, nil, parseError(resp, raw)
+	}
+	return raw, resp.Header, nil
+}
+
+// takesRequestID says whether Compute accepts ?requestId= here, which makes a repeated request the same request.
+func takesRequestID(call Call) bool {
+	if call.API.Operation != resource.Compute || call.Method == http.MethodGet || strings.Contains(call.Path, "/operations/") {
+		return false
+	}
+	return !strings.HasSuffix(call.Path, "/setLabels") && !strings.HasSuffix(call.Path, "/getHealth") && !strings.HasSuffix(call.Path, "listManagedInstances")
+}
+
+// retryFor is how long a reason is worth retrying.
+func retryFor(why string) time.Duration {
+	switch why {
+	case whyDisabled:
+		return 5 * time.Minute
+	case whyFreshAccount:
+		return 2 * time.Minute
+	case whyBusy:
+		return 30 * time.Minute
+	}
+	return 90 * time.Second
+}
+
+// The reasons to try again that are not plain overload.
+const (
+	whyDisabled     = "the API was just enabled and is not ready everywhere"
+	whyFreshAccount = "the service account was just created and is not known everywhere"
+	whyBusy         = "another operation is in progress"
+)
+
+// retry says why a failed call is worth another try ("" when it is not), and after how long.
+func (c *Client) retry(call Call, err error, try int) (why string, wait time.Duration) {
+	wait = Backoff(try, 200*time.Millisecond, 10*time.Second)
+	var e *Error
+	if !errors.As(err, &e) {
+		var netErr net.Error
+		switch {
+		case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+			return "", 0
+		case errors.As(err, &netErr), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return "the connection failed (" + err.Error() + ")", wait
+		}
+		return "", 0
+	}
+	wait = max(wait, e.After)
+	switch {
+	case e.Code == 429, e.Code >= 500 && e.Code != 501:
+		return fmt.Sprintf("Google answered %d %s", e.Code, e.Reason), wait
+	case e.Code == 408:
+		return "the request timed out", wait
+	case e.Code == 403 && (e.Reason == "rateLimitExceeded" || e.Reason == "CONCURRENT_OPERATIONS_QUOTA_EXCEEDED" || strings.Contains(e.Message, "per minute")):
+		return "the rate limit is reached", wait
+	case e.Disabled():
+		if _, ours := c.enabled.Load(call.API.Name); ours {
+			return whyDisabled, min(wait, 5*time.Second)
+		}
+	case e.Reason == "operationInProgress", e.Reason == "resourceNotReady", strings.Contains(e.Message, "peering operation in progress"), strings.Contains(e.Message, "Another activation or deactivation is in progress"):
+		return whyBusy, Backoff(try, 50*time.Millisecond, 5*time.Second)
+	case e.Code == 400 && strings.Contains(e.Message, "ervice account") && strings.Contains(e.Message, "does not exist"):
+		return whyFreshAccount, min(wait, 5*time.Second)
+	}
+	return "", 0
+}
+
+// Enabled tells the client that this run enabled a service, so that its first refusals are worth a retry.
+func (c *Client) Enabled(service string) {
+	c.enabled.Store(strings.TrimSuffix(service, ".googleapis.com"), true)
+}
+
+// ProjectNumber gives the number Google writes in place of the project's ID in some names. One request, once.
+func (c *Client) ProjectNumber(ctx context.Context, api *resource.API) (string, error) {
+	c.numberMu.Lock()
+	defer c.numberMu.Unlock()
+	if c.number != "" {
+		return c.number, nil
+	}
+	var project struct {
+		ProjectNumber string `json:"projectNumber"`
+	}
+	err := c.Do(ctx, Call{API: api, Method: http.MethodGet, Path: "projects/" + c.opts.Project, Out: &project})
+	if err != nil {
+		var e *Error
+		if errors.As(err, &e) && (e.Code == 403 || e.Code == 404) {
+			return "", &fault.Fault{
+				Summary: "The project cannot be read",
+				Detail:  fmt.Sprintf("Google does not let you see the project %s, or it does not exist.", c.opts.Project),
+				Remedy:  "Check the name and your rights on it:\n    gcloud projects describe " + c.opts.Project,
+				Cause:   err,
+			}
+		}
+		return "", err
+	}
+	c.number = project.ProjectNumber
+	return c.number, nil
+}
+
+// Backoff gives the wait before try number try (from 0): doubling from first to most, with up to a third of jitter.
+func Backoff(try int, first, most time.Duration) time.Duration {
+	d := most
+	if try < 20 {
+		d = min(first<<try, most)
+	}
+	n, err := rand.Int(rand.Reader, big.NewInt(int64(d)/3+1))
+	if err != nil {
+		return d
+	}
+	return d - time.Duration(n.Int64())
+}
+
+// Sleep waits for d or until ctx ends, whose cause it returns then.
+func Sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}
+
+func newUUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails since Go 1.24
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// Error is Google's refusal, of either style.
+type Error struct {
+	Code    int           // HTTP status, or 0 for an operation that failed
+	Reason  string        // "notFound", "SERVICE_DISABLED", "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE"
+	Status  string        // "NOT_FOUND"
+	Message string        // Google's sentence
+	After   time.Duration // Retry-After
+}
+
+// Error gives Google's sentence and reason.
+func (e *Error) Error() string {
+	parts := []string{e.Message}
+	if e.Code != 0 {
+		parts = append(parts, strconv.Itoa(e.Code))
+	}
+	if e.Reason != "" {
+		parts = append(parts, e.Reason)
+	}
+	return parts[0] + " (" + strings.Join(parts[1:], " ") + ")"
+}
+
+// Disabled says whether the API is not enabled in the project.
+func (e *Error) Disabled() bool {
+	return e.Code == 403 && (e.Reason == "SERVICE_DISABLED" || e.Reason == "accessNotConfigured")
+}
+
+// InUse says whether something else still refers to what was to be deleted.
+func (e *Error) InUse() bool {
+	return e.Reason == "resourceInUseByAnotherResource" || e.Reason == "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE"
+}
+
+// Is says whether err is Google's refusal with one of these HTTP codes.
+func Is(err error, codes ...int) bool {
+	var e *Error
+	return errors.As(err, &e) && slices.Contains(codes, e.Code)
+}
+
+func parseError(resp *http.Response, raw []byte) *Error {
+	e := &Error{Code: resp.StatusCode, Message: http.StatusText(resp.StatusCode)}
+	var envelope struct {
+		Error struct {
+			Message string
+			Status  string
+			Errors  []struct{ Reason, Message string }
+			Details []struct{ Reason string }
+		}
+	}
+	if json.Unmarshal(raw, &envelope) == nil && envelope.Error.Message != "" {
+		e.Message, e.Status = envelope.Error.Message, envelope.Error.Status
+		for _, d := range envelope.Error.Details {
+			if d.Reason != "" && e.Reason == "" {
+				e.Reason = d.Reason
+			}
+		}
+		if e.Reason == "" && len(envelope.Error.Errors) > 0 {
+			e.Reason = envelope.Error.Errors[0].Reason
+		}
+		if e.Reason == "" {
+			e.Reason = e.Status
+		}
+	}
+	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
+		e.After = time.Duration(s) * time.Second
+	}
+	return e
+}

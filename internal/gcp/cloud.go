@@ -1,0 +1,189 @@
+package gcp
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/resource"
+)
+
+// parallel bounds the requests of one reading round; HTTP/2 carries them on one connection.
+const parallel = 48
+
+// Driver gives the driver of a kind.
+func (c *Client) Driver(k *resource.Kind) Driver {
+	d, ok := c.drivers[k.Driver]
+	if !ok {
+		panic(fmt.Sprintf("gcp: no driver %q for %s. This is a bug in difyup.", k.Driver, k.Name))
+	}
+	return d
+}
+
+// Read gives the live body of one resource, nil when absent.
+func (c *Client) Read(ctx context.Context, r *resource.Resource) (map[string]any, error) {
+	body, err := c.Driver(r.Kind).Read(ctx, r)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", r.ID(), err)
+	}
+	return body, nil
+}
+
+// ReadAll gives the live bodies of those that exist, in one parallel round: several resources of one collection are
+// read with one list, the others one by one.
+func (c *Client) ReadAll(ctx context.Context, rs []*resource.Resource) (map[resource.ID]map[string]any, error) {
+	groups := map[string][]*resource.Resource{}
+	for _, r := range rs {
+		key := r.Kind.Name + " " + r.CollectionPath()
+		groups[key] = append(groups[key], r)
+	}
+	var (
+		mu   sync.Mutex
+		live = make(map[resource.ID]map[string]any, len(rs))
+	)
+	put := func(r *resource.Resource, body map[string]any) {
+		if body != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			live[r.ID()] = body
+		}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for _, key := range slices.Sorted(maps.Keys(groups)) {
+		group := groups[key]
+		kind := group[0].Kind
+		picker, canPick := c.Driver(kind).(Picker)
+		if len(group) < 2 || kind.List == "" || !canPick {
+			for _, r := range group {
+				g.Go(func() error {
+					body, err := c.Read(ctx, r)
+					put(r, body)
+					return err
+				})
+			}
+			continue
+		}
+		g.Go(func() error {
+			items, err := c.List(ctx, kind, group[0].CollectionPath(), nil)
+			if err != nil {
+				return fmt.Errorf("list %s: %w", kind.Name, err)
+			}
+			for _, r := range group {
+				put(r, picker.Pick(r, items))
+			}
+			return nil
+		})
+	}
+	return live, g.Wait()
+}
+
+// List gives every item of a collection, all pages; none when its parent is absent.
+func (c *Client) List(ctx context.Context, k *resource.Kind, path string, query url.Values) ([]map[string]any, error) {
+	if query == nil {
+		query = url.Values{}
+	}
+	var items []map[string]any
+	for {
+		var page map[string]any
+		err := c.Do(ctx, Call{API: k.API, Method: http.MethodGet, Path: path, Query: query, Out: &page})
+		if page, err = Absent(page, err); err != nil {
+			return nil, err
+		}
+		list, _ := page[k.List].([]any)
+		for _, item := range list {
+			if m, ok := item.(map[string]any); ok {
+				items = append(items, m)
+			}
+		}
+		next, _ := page["nextPageToken"].(string)
+		if next == "" {
+			return items, nil
+		}
+		query.Set("pageToken", next)
+	}
+}
+
+// Create makes the resource, or adopts it.
+func (c *Client) Create(ctx context.Context, r *resource.Resource, body map[string]any) error {
+	return c.Driver(r.Kind).Create(ctx, r, body)
+}
+
+// Update changes the resource in place.
+func (c *Client) Update(ctx context.Context, r *resource.Resource, body, live map[string]any, changed []resource.Path) error {
+	return c.Driver(r.Kind).Update(ctx, r, body, live, changed)
+}
+
+// Delete removes the resource.
+func (c *Client) Delete(ctx context.Context, r *resource.Resource) error {
+	return c.Driver(r.Kind).Delete(ctx, r)
+}
+
+// Await waits until the resource shows what Kind.Ready asks for, and gives its body.
+func (c *Client) Await(ctx context.Context, r *resource.Resource) (map[string]any, error) {
+	tell := c.teller(r.ID())
+	for try := 0; ; try++ {
+		live, err := c.Read(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		if live == nil {
+			return nil, fmt.Errorf("await %s: it is not there any more", r.ID())
+		}
+		waitFor := ""
+		for _, p := range slices.Sorted(maps.Keys(r.Kind.Ready)) {
+			v, _ := resource.Lookup(live, p)
+			if fmt.Sprint(v) == r.Kind.Ready[p] {
+				continue
+			}
+			if v == "FAILED" {
+				return nil, &fault.Fault{
+					Summary: "A resource could not be built",
+					Detail:  fmt.Sprintf("%s is in the state FAILED at Google.", r.ID()),
+					Remedy:  "Delete it in the console, then apply again. Google's log says why it failed.",
+				}
+			}
+			waitFor = fmt.Sprintf("%s is %v, waiting for %s", p, v, r.Kind.Ready[p])
+			break
+		}
+		if waitFor == "" {
+			return live, nil
+		}
+		tell(waitFor)
+		if err := Sleep(ctx, Backoff(try, 30*time.Millisecond, 5*time.Second)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// Output gives a value that a resource's body never shows. The value is a secret.
+func (c *Client) Output(ctx context.Context, r *resource.Resource, p resource.Path) (string, error) {
+	switch {
+	case r.Kind.Name == "secretmanager.secrets" && p == "payload":
+		var version struct {
+			Payload struct{ Data string }
+		}
+		if err := c.Do(ctx, Call{API: r.Kind.API, Method: http.MethodGet, Path: r.Link() + "/versions/latest:access", Out: &version, For: r.ID()}); err != nil {
+			return "", err
+		}
+		raw, err := base64.StdEncoding.DecodeString(version.Payload.Data)
+		if err != nil {
+			return "", fmt.Errorf("decode the payload of %s: %w", r.ID(), err)
+		}
+		return string(raw), nil
+	case r.Kind.Name == "redis.instances" && p == "authString":
+		var auth struct{ AuthString string }
+		err := c.Do(ctx, Call{API: r.Kind.API, Method: http.MethodGet, Path: r.Link() + "/authString", Out: &auth, For: r.ID()})
+		return auth.AuthString, err
+	}
+	return "", fmt.Errorf("%s has no output %s. This is a bug in difyup", r.ID(), p)
+}
