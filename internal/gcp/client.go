@@ -23,6 +23,7 @@ import (
 
 	"github.com/difyup/difyup/internal/event"
 	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/resource"
 )
 
@@ -269,7 +270,7 @@ func (c *Client) Enabled(service string) {
 }
 
 // ProjectNumber gives the number Google writes in place of the project's ID in some names. One request, once.
-func (c *Client) ProjectNumber(ctx context.Context, api *resource.API) (string, error) {
+func (c *Client) ProjectNumber(ctx context.Context) (string, error) {
 	c.numberMu.Lock()
 	defer c.numberMu.Unlock()
 	if c.number != "" {
@@ -278,7 +279,7 @@ func (c *Client) ProjectNumber(ctx context.Context, api *resource.API) (string, 
 	var project struct {
 		ProjectNumber string `json:"projectNumber"`
 	}
-	err := c.Do(ctx, Call{API: api, Method: http.MethodGet, Path: "projects/" + c.opts.Project, Out: &project})
+	err := c.Do(ctx, Call{API: kind.ResourceManagerAPI, Method: http.MethodGet, Path: "projects/" + c.opts.Project, Out: &project})
 	if err != nil {
 		var e *Error
 		if errors.As(err, &e) && (e.Code == 403 || e.Code == 404) {

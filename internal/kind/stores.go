@@ -16,6 +16,7 @@ var (
 		Immutable: []path{"name", "region", "instanceType", "settings.ipConfiguration.privateNetwork"},
 		Sets:      []path{"settings.databaseFlags"},
 		Ready:     map[path]string{"state": "RUNNABLE"},
+		Driver:    "sqlinstance",
 	}}
 	SQLDatabases = resource.Of[sqladmin.Database]{Kind: &kindData{
 		Name: "sql.databases", API: SQLAPI, Collection: "projects/{project}/instances/{instance}/databases", List: "items",

@@ -1,0 +1,180 @@
+package driver
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"hash/crc32"
+	"math/big"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/difyup/difyup/internal/gcp"
+	"github.com/difyup/difyup/internal/resource"
+)
+
+// secret makes a secret together with its value. Google takes two calls for that; the annotation below is written
+// third, so that a secret without it was interrupted half way and counts as absent.
+type secret struct{ gcp.REST }
+
+const complete = "difyup-complete"
+
+func (d *secret) shown(live map[string]any) map[string]any {
+	annotations, _ := live["annotations"].(map[string]any)
+	if annotations[complete] == nil {
+		return nil
+	}
+	return live
+}
+
+func (d *secret) Pick(r *resource.Resource, items []map[string]any) map[string]any {
+	return d.shown(d.REST.Pick(r, items))
+}
+
+func (d *secret) Read(ctx context.Context, r *resource.Resource) (map[string]any, error) {
+	live, err := d.REST.Read(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return d.shown(live), nil
+}
+
+func (d *secret) Create(ctx context.Context, r *resource.Resource, body map[string]any) error {
+	err := d.Do(ctx, gcp.Call{
+		API: r.Kind.API, Method: http.MethodPost, Path: r.CollectionPath(), Query: url.Values{"secretId": {r.Leaf()}}, For: r.ID(),
+		Body: map[string]any{"replication": map[string]any{"automatic": map[string]any{}}, "labels": body["labels"]},
+	})
+	if err != nil && !gcp.Exists(err) {
+		return err
+	}
+	if err != nil {
+		live, err := d.REST.Read(ctx, r)
+		if err != nil {
+			return err
+		}
+		if have := resource.Mark(live); have != resource.Mark(body) {
+			return gcp.Foreign(r, have)
+		}
+	}
+	return d.complete(ctx, r, body)
+}
+
+// complete gives the secret its value, unless it has the right one, and marks it complete. A generated value is
+// never generated twice.
+func (d *secret) complete(ctx context.Context, r *resource.Resource, body map[string]any) error {
+	have, err := d.Output(ctx, r, "payload")
+	if err != nil && !gcp.Is(err, 404) {
+		return err
+	}
+	payload, _ := body["payload"].(string)
+	if payload == "" {
+		if payload = have; payload == "" {
+			length, _ := body["generate"].(float64)
+			if payload, err = alphanumeric(int(length)); err != nil {
+				return err
+			}
+		}
+	}
+	if payload != have {
+		sum := crc32.Checksum([]byte(payload), crc32.MakeTable(crc32.Castagnoli))
+		err := d.Do(ctx, gcp.Call{
+			API: r.Kind.API, Method: http.MethodPost, Path: r.Link() + ":addVersion", For: r.ID(),
+			Body: map[string]any{"payload": map[string]any{
+				"data": base64.StdEncoding.EncodeToString([]byte(payload)), "dataCrc32c": strconv.FormatUint(uint64(sum), 10),
+			}},
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return d.Do(ctx, gcp.Call{
+		API: r.Kind.API, Method: http.MethodPatch, Path: r.Link(), Query: url.Values{"updateMask": {"annotations"}}, For: r.ID(),
+		Body: map[string]any{"annotations": map[string]any{complete: "1"}},
+	})
+}
+
+func (d *secret) Update(ctx context.Context, r *resource.Resource, body, live map[string]any, changed []resource.Path) error {
+	if slices.Contains(changed, "payload") {
+		if err := d.complete(ctx, r, body); err != nil {
+			return err
+		}
+	}
+	rest := slices.DeleteFunc(slices.Clone(changed), func(p resource.Path) bool { return p == "payload" })
+	if len(rest) == 0 {
+		return nil
+	}
+	return d.REST.Update(ctx, r, body, live, rest)
+}
+
+// alphanumeric gives n random characters of [A-Za-z0-9]: Dify's parts build URLs and DSNs without quoting.
+func alphanumeric(n int) (string, error) {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+	if n < 1 {
+		return "", fmt.Errorf("a generated secret needs a length. This is a bug in difyup")
+	}
+	out := make([]byte, n)
+	for i := range out {
+		k, err := rand.Int(rand.Reader, big.NewInt(int64(len(alphabet))))
+		if err != nil {
+			return "", fmt.Errorf("generate a secret: %w", err)
+		}
+		out[i] = alphabet[k.Int64()]
+	}
+	return string(out), nil
+}
+
+// certificate makes a self-signed certificate when one is wanted. Its key exists in memory only, and at Google.
+type certificate struct{ gcp.REST }
+
+// Self-signed certificates are for rehearsals and first steps: ten years spare their users an expiry.
+const validity = 10 * 365 * 24 * time.Hour
+
+func (d *certificate) Create(ctx context.Context, r *resource.Resource, body map[string]any) error {
+	want := map[string]any{"name": body["name"], "description": body["description"], "type": body["type"]}
+	domains := stringsAt(body, "domains")
+	if body["type"] == "MANAGED" {
+		want["managed"] = map[string]any{"domains": domains}
+	} else {
+		cert, key, err := selfSigned(domains, time.Now())
+		if err != nil {
+			return fmt.Errorf("make a certificate: %w", err)
+		}
+		want["selfManaged"] = map[string]any{"certificate": string(cert), "privateKey": string(key)}
+	}
+	return d.Insert(ctx, r, want, r.CollectionPath())
+}
+
+func selfSigned(domains []string, now time.Time) (certPEM, keyPEM []byte, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		return nil, nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial, DNSNames: domains,
+		Subject:   pkix.Name{CommonName: domains[0], Organization: []string{"difyup self-signed"}},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(validity),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, nil, err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), nil
+}

@@ -1,0 +1,213 @@
+package driver
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"mime/multipart"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"os"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/difyup/difyup/internal/gcp"
+	"github.com/difyup/difyup/internal/resource"
+)
+
+// sqlInstance clears the deletion protection before it deletes: whoever plans a deletion has made sure that it was
+// asked for by name.
+type sqlInstance struct{ gcp.REST }
+
+func (d *sqlInstance) Delete(ctx context.Context, r *resource.Resource) error {
+	live, err := d.REST.Read(ctx, r)
+	if err != nil || live == nil {
+		return err
+	}
+	if on, _ := resource.Lookup(live, "settings.deletionProtectionEnabled"); on == true {
+		_, err := d.Mutate(ctx, gcp.Call{
+			API: r.Kind.API, Method: http.MethodPatch, Path: r.Link(), For: r.ID(),
+			Body: map[string]any{"settings": map[string]any{"deletionProtectionEnabled": false}},
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return d.REST.Delete(ctx, r)
+}
+
+// sqlUser is named by query parameters. Its password is sent and never read.
+type sqlUser struct{ gcp.REST }
+
+func (d *sqlUser) Read(ctx context.Context, r *resource.Resource) (map[string]any, error) {
+	items, err := d.List(ctx, r.Kind, r.CollectionPath(), nil)
+	if err != nil {
+		return nil, err
+	}
+	return d.Pick(r, items), nil
+}
+
+func (d *sqlUser) Create(ctx context.Context, r *resource.Resource, body map[string]any) error {
+	// Inserting a user that exists sets its password, so that a repetition is harmless.
+	_, err := d.Mutate(ctx, gcp.Call{API: r.Kind.API, Method: http.MethodPost, Path: r.CollectionPath(), Body: body, For: r.ID()})
+	if gcp.Exists(err) {
+		return d.Update(ctx, r, body, nil, nil)
+	}
+	return err
+}
+
+func (d *sqlUser) Update(ctx context.Context, r *resource.Resource, body, _ map[string]any, _ []resource.Path) error {
+	_, err := d.Mutate(ctx, gcp.Call{API: r.Kind.API, Method: http.MethodPut, Path: r.CollectionPath(), Query: url.Values{"name": {r.Leaf()}}, Body: body, For: r.ID()})
+	return err
+}
+
+func (d *sqlUser) Delete(ctx context.Context, r *resource.Resource) error {
+	return d.DeleteAt(ctx, r, r.CollectionPath(), url.Values{"name": {r.Leaf()}})
+}
+
+// bucket is emptied, of all generations, before it is deleted.
+type bucket struct{ gcp.REST }
+
+func (d *bucket) Delete(ctx context.Context, r *resource.Resource) error {
+	for try := 0; ; try++ {
+		if err := Empty(ctx, d.Client, r.Kind, r.Leaf()); err != nil {
+			return err
+		}
+		err := d.REST.Delete(ctx, r)
+		if !gcp.Is(err, 409) || try == 5 {
+			return err
+		}
+		// Something was written meanwhile.
+		if err := gcp.Sleep(ctx, gcp.Backoff(try, 50_000_000, 2_000_000_000)); err != nil {
+			return err
+		}
+	}
+}
+
+// Empty deletes every generation of every object of a bucket. k is any kind of the Storage API whose lists have items.
+func Empty(ctx context.Context, c *gcp.Client, k *resource.Kind, name string) error {
+	items, err := c.List(ctx, k, "b/"+name+"/o", url.Values{"versions": {"true"}, "fields": {"items(name,generation),nextPageToken"}})
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	for _, item := range items {
+		g.Go(func() error {
+			path := "b/" + name + "/o/" + url.PathEscape(fmt.Sprint(item["name"]))
+			err := c.Do(ctx, gcp.Call{API: k.API, Method: http.MethodDelete, Path: path, Query: url.Values{"generation": {fmt.Sprint(item["generation"])}}})
+			if gcp.Is(err, 404) {
+				return nil
+			}
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+// object is a local file that must be in a bucket. Its metadata keeps the checksum.
+type object struct{ gcp.REST }
+
+func (d *object) name(r *resource.Resource) string {
+	_, name, _ := strings.Cut(r.Name, "/") // the first part is the bucket
+	return name
+}
+
+func (d *object) path(r *resource.Resource) string {
+	return r.CollectionPath() + "/" + url.PathEscape(d.name(r))
+}
+
+func (d *object) Read(ctx context.Context, r *resource.Resource) (map[string]any, error) {
+	var live map[string]any
+	err := d.Do(ctx, gcp.Call{API: r.Kind.API, Method: http.MethodGet, Path: d.path(r), Out: &live, For: r.ID()})
+	if live, err = gcp.Absent(live, err); err != nil || live == nil {
+		return nil, err
+	}
+	sum, _ := resource.Lookup(live, "metadata.sha256")
+	return map[string]any{"bucket": live["bucket"], "name": live["name"], "sha256": sum}, nil
+}
+
+func (d *object) Create(ctx context.Context, r *resource.Resource, body map[string]any) error {
+	source, _ := body["source"].(string)
+	content, err := os.ReadFile(source)
+	if err != nil {
+		return fmt.Errorf("upload to %s: %w", r.ID(), err)
+	}
+	sum := sha256.Sum256(content)
+	if got := hex.EncodeToString(sum[:]); got != body["sha256"] {
+		return fmt.Errorf("upload to %s: %s changed since the plan was made; plan again", r.ID(), source)
+	}
+	var buf bytes.Buffer
+	parts := multipart.NewWriter(&buf)
+	meta, err := json.Marshal(map[string]any{"name": d.name(r), "contentType": "application/octet-stream", "metadata": map[string]any{"sha256": body["sha256"]}})
+	if err != nil {
+		return err
+	}
+	for _, part := range []struct {
+		kind    string
+		content []byte
+	}{{"application/json", meta}, {"application/octet-stream", content}} {
+		w, err := parts.CreatePart(textproto.MIMEHeader{"Content-Type": {part.kind}})
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write(part.content); err != nil {
+			return err
+		}
+	}
+	if err := parts.Close(); err != nil {
+		return err
+	}
+	api := *r.Kind.API
+	api.Base = "upload/" + api.Base
+	return d.Do(ctx, gcp.Call{
+		API: &api, Method: http.MethodPost, Path: r.CollectionPath(), Query: url.Values{"uploadType": {"multipart"}},
+		Raw: buf.Bytes(), Type: "multipart/related; boundary=" + parts.Boundary(), For: r.ID(),
+	})
+}
+
+func (d *object) Update(ctx context.Context, r *resource.Resource, body, _ map[string]any, _ []resource.Path) error {
+	return d.Create(ctx, r, body)
+}
+
+func (d *object) Delete(ctx context.Context, r *resource.Resource) error {
+	return d.DeleteAt(ctx, r, d.path(r), nil)
+}
+
+// recordSet is named by its domain name and type: "ZONE/db.demo.internal./A".
+type recordSet struct{ gcp.REST }
+
+func (d *recordSet) path(r *resource.Resource) string {
+	_, rest, _ := strings.Cut(r.Name, "/")
+	return r.CollectionPath() + "/" + rest
+}
+
+func (d *recordSet) Pick(r *resource.Resource, items []map[string]any) map[string]any {
+	_, rest, _ := strings.Cut(r.Name, "/")
+	for _, item := range items {
+		if fmt.Sprint(item["name"], "/", item["type"]) == rest {
+			return item
+		}
+	}
+	return nil
+}
+
+func (d *recordSet) Read(ctx context.Context, r *resource.Resource) (map[string]any, error) {
+	var live map[string]any
+	err := d.Do(ctx, gcp.Call{API: r.Kind.API, Method: http.MethodGet, Path: d.path(r), Out: &live, For: r.ID()})
+	return gcp.Absent(live, err)
+}
+
+func (d *recordSet) Update(ctx context.Context, r *resource.Resource, body, live map[string]any, changed []resource.Path) error {
+	_, err := d.Mutate(ctx, gcp.Call{API: r.Kind.API, Method: http.MethodPatch, Path: d.path(r), Body: body, For: r.ID()})
+	return err
+}
+
+func (d *recordSet) Delete(ctx context.Context, r *resource.Resource) error {
+	return d.DeleteAt(ctx, r, d.path(r), nil)
+}
