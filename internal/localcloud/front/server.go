@@ -1,0 +1,442 @@
+package front
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"log/slog"
+	"maps"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"bufio"
+
+	"github.com/difyup/difyup/internal/localcloud/schema"
+)
+
+// maxBody bounds a JSON request: an instance template's metadata may take 512 KB.
+const maxBody = 4 << 20
+
+// Options say how the local cloud behaves as a whole.
+type Options struct {
+	// TimeScale multiplies Google's latencies: 0 makes operations take milliseconds, 1 as long as on Google.
+	TimeScale float64
+	// Delay is how much later every request is answered.
+	Delay time.Duration
+	Log   *slog.Logger // nil discards
+}
+
+// Request is a call of a method, its parameters and body checked.
+type Request struct {
+	Method *schema.Method
+	Path   map[string]string // parameters in the path, by the documents' names without "sId": project, location, …
+	Query  url.Values
+	Body   map[string]any // nil when there is none
+	HTTP   *http.Request
+	Upload bool   // came in below /upload: HTTP.Body holds media
+	Caller string // the email of a service account that the metadata server gave a token, or "owner"
+}
+
+// Owner is the caller of every request without an instance's token.
+const Owner = "owner"
+
+// Project is the project the request is about, "" where there is none.
+func (r *Request) Project() string {
+	for _, name := range []string{"project", "projectId", "resource"} {
+		if p := r.Path[name]; p != "" && (name != "resource" || strings.HasPrefix(r.Method.ID, "cloudresourcemanager.")) {
+			return p
+		}
+	}
+	return r.Query.Get("project")
+}
+
+// Handler carries out a method. What it returns is written as JSON; nil becomes 204, an http.Handler writes the
+// answer itself. An *Error is written in the API's envelope.
+type Handler func(ctx context.Context, r *Request) (any, error)
+
+// Server matches requests to methods and answers them. It is safe for concurrent use once all is registered.
+type Server struct {
+	opts     Options
+	set      *schema.Set
+	log      *slog.Logger
+	router   router
+	known    map[string]bool
+	handlers map[string]Handler
+	http     *http.ServeMux
+	before   []func(ctx context.Context, r *Request) error
+	tokens   *Tokens
+	ops      *Ops
+	delay    atomic.Int64
+	requests atomic.Int64
+	byMethod sync.Map // method ID → *atomic.Int64
+}
+
+// New gives a server without methods.
+func New(opts Options) (*Server, error) {
+	set, err := schema.Load()
+	if err != nil {
+		return nil, err
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{
+		opts: opts, set: set, log: opts.Log, router: router{routes: map[string][]route{}}, known: map[string]bool{},
+		handlers: map[string]Handler{}, http: http.NewServeMux(), tokens: &Tokens{emails: map[string]string{}},
+	}
+	s.delay.Store(int64(opts.Delay))
+	for _, api := range set.APIs() {
+		methods, err := set.Methods(api)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range methods {
+			s.known[m.ID] = true
+			s.router.add(m.HTTPMethod, m.Path, m, false)
+			if m.Upload {
+				s.router.add(m.HTTPMethod, "/upload"+m.Path, m, true)
+				s.router.add(http.MethodPut, "/upload"+m.Path, m, true) // parts of a resumable upload
+			}
+			if m.ID == "storage.objects.get" {
+				s.router.add(m.HTTPMethod, "/download"+m.Path, m, false)
+			}
+		}
+	}
+	s.ops = newOps(s)
+	s.http.HandleFunc("POST /batch/compute/v1", s.batch)
+	return s, nil
+}
+
+// Handle registers what a method does. It panics when Google has no such method, or it is registered already.
+func (s *Server) Handle(methodID string, h Handler) {
+	if !s.known[methodID] || s.handlers[methodID] != nil {
+		panic(fmt.Sprintf("front: method %q is unknown or registered twice. This is a bug in difyup.", methodID))
+	}
+	s.handlers[methodID] = h
+}
+
+// HandleHTTP serves what is not a method of Google's: "GET /local/v1/status".
+func (s *Server) HandleHTTP(pattern string, h http.Handler) { s.http.Handle(pattern, h) }
+
+// Before adds a check that every call of a method passes first.
+func (s *Server) Before(check func(ctx context.Context, r *Request) error) {
+	s.before = append(s.before, check)
+}
+
+// Tokens gives the tokens of instances' service accounts.
+func (s *Server) Tokens() *Tokens { return s.tokens }
+
+// Ops gives the operations.
+func (s *Server) Ops() *Ops { return s.ops }
+
+// TimeScale is the factor of latencies.
+func (s *Server) TimeScale() float64 { return s.opts.TimeScale }
+
+// SetDelay changes how much later requests are answered.
+func (s *Server) SetDelay(d time.Duration) { s.delay.Store(int64(d)) }
+
+// Requests counts the requests to Google's APIs so far, and those of each method.
+func (s *Server) Requests() (total int64, byMethod map[string]int64) {
+	byMethod = map[string]int64{}
+	s.byMethod.Range(func(k, v any) bool {
+		byMethod[k.(string)] = v.(*atomic.Int64).Load()
+		return true
+	})
+	return s.requests.Load(), byMethod
+}
+
+// ProjectNumber gives the number of a project: twelve digits, always the same for a name.
+func (s *Server) ProjectNumber(project string) string {
+	if project != "" && strings.Trim(project, "0123456789") == "" {
+		return project
+	}
+	h := fnv.New64a()
+	h.Write([]byte(project))
+	return fmt.Sprint(100_000_000_000 + h.Sum64()%900_000_000_000)
+}
+
+// Close ends the operations that run.
+func (s *Server) Close() { s.ops.close() }
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	if _, pattern := s.http.Handler(req); pattern != "" {
+		s.http.ServeHTTP(w, req)
+		return
+	}
+	s.requests.Add(1)
+	if d := time.Duration(s.delay.Load()); d > 0 {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-req.Context().Done():
+			return
+		case <-timer.C:
+		}
+	}
+	s.serveMethod(w, req)
+}
+
+func (s *Server) serveMethod(w http.ResponseWriter, req *http.Request) {
+	rt, params := s.router.find(req)
+	if rt == nil {
+		s.fail(w, "", NotFound("The requested URL %s was not found on this server: the local cloud does not have this method.", req.URL.Path))
+		return
+	}
+	m := rt.method
+	count, _ := s.byMethod.LoadOrStore(m.ID, new(atomic.Int64))
+	count.(*atomic.Int64).Add(1)
+	r := &Request{Method: m, Path: params, Query: req.URL.Query(), HTTP: req, Upload: rt.upload, Caller: s.caller(req)}
+	answer, err := s.call(req.Context(), r)
+	if err != nil {
+		var e *Error
+		if !errors.As(err, &e) {
+			s.log.Error("a method failed", "method", m.ID, "error", err)
+			e = &Error{Code: http.StatusInternalServerError, Reason: "backendError", Message: err.Error()}
+		}
+		s.fail(w, m.API, e)
+		return
+	}
+	switch answer := answer.(type) {
+	case nil:
+		w.WriteHeader(http.StatusNoContent)
+	case http.Handler:
+		answer.ServeHTTP(w, req)
+	default:
+		s.write(w, http.StatusOK, answer, r.Query.Get("fields"))
+	}
+}
+
+func (s *Server) call(ctx context.Context, r *Request) (any, error) {
+	if err := s.checkQuery(r); err != nil {
+		return nil, err
+	}
+	if !r.Upload {
+		if err := s.readBody(r); err != nil {
+			return nil, err
+		}
+	}
+	for _, check := range s.before {
+		if err := check(ctx, r); err != nil {
+			return nil, err
+		}
+	}
+	h := s.handlers[r.Method.ID]
+	if h == nil {
+		return nil, &Error{Code: http.StatusNotImplemented, Reason: "notImplemented", Message: fmt.Sprintf("The local cloud does not implement %s.", r.Method.ID)}
+	}
+	return h(ctx, r)
+}
+
+// everywhere are the parameters that every Google API takes, in their two spellings.
+var everywhere = []string{
+	"alt", "fields", "key", "prettyPrint", "quotaUser", "userIp", "access_token", "oauth_token", "callback", "uploadType",
+	"upload_protocol", "upload_id", "$alt", "$.xgafv", "$prettyPrint", "$fields", "userProject", "trace", "name",
+}
+
+func (s *Server) checkQuery(r *Request) error {
+	for _, key := range slices.Sorted(maps.Keys(r.Query)) {
+		p, ok := r.Method.Query[key]
+		if !ok {
+			if _, dotted, isDotted := strings.Cut(key, "."); isDotted && dotted != "" || slices.Contains(everywhere, key) {
+				continue
+			}
+			return Invalid("Invalid JSON payload received. Unknown name %q: Cannot bind query parameter. Field '%s' could not be found in request message.", key, key)
+		}
+		if v := r.Query.Get(key); len(p.Enum) > 0 && v != "" && key != "alt" && !slices.Contains(p.Enum, v) {
+			return Invalid("Invalid value at '%s' : %q", key, v)
+		}
+	}
+	return nil
+}
+
+func (s *Server) readBody(r *Request) error {
+	raw, err := io.ReadAll(io.LimitReader(r.HTTP.Body, maxBody+1))
+	if err != nil {
+		return Invalid("The request's body could not be read: %v", err)
+	}
+	if len(raw) > maxBody {
+		return &Error{Code: http.StatusRequestEntityTooLarge, Reason: "uploadTooLarge", Message: "Request Entity Too Large"}
+	}
+	if len(bytes.TrimSpace(raw)) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(raw, &r.Body); err != nil {
+		return &Error{Code: http.StatusBadRequest, Reason: "parseError", Message: fmt.Sprintf("Invalid JSON payload received. %v", err)}
+	}
+	if r.Method.Request == "" {
+		return nil
+	}
+	problems, err := s.set.Check(r.Method.API, r.Method.Request, r.Body)
+	if err != nil || len(problems) == 0 {
+		return err
+	}
+	var lines []string
+	for _, p := range problems {
+		parent, field := "", p.Path
+		if i := strings.LastIndexByte(p.Path, '.'); i >= 0 {
+			parent, field = p.Path[:i], p.Path[i+1:]
+		}
+		switch {
+		case p.Unknown && parent == "":
+			lines = append(lines, fmt.Sprintf("Invalid JSON payload received. Unknown name %q: Cannot find field.", field))
+		case p.Unknown:
+			lines = append(lines, fmt.Sprintf("Invalid JSON payload received. Unknown name %q at '%s': Cannot find field.", field, parent))
+		case r.Method.API == "compute":
+			lines = append(lines, fmt.Sprintf("Invalid value for field 'resource.%s': '%s'. %s.", p.Path, strings.Trim(p.Value, `"`), p.Message))
+		default:
+			lines = append(lines, fmt.Sprintf("Invalid value at '%s', %s: %s", p.Path, p.Message, p.Value))
+		}
+	}
+	return Invalid("%s", strings.Join(lines, "\n"))
+}
+
+func (s *Server) caller(req *http.Request) string {
+	if token, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer "); ok {
+		if email, ok := s.tokens.Email(token); ok {
+			return email
+		}
+	}
+	return Owner
+}
+
+func (s *Server) fail(w http.ResponseWriter, api string, e *Error) {
+	s.write(w, e.Code, e.envelope(api), "")
+}
+
+func (s *Server) write(w http.ResponseWriter, code int, v any, fields string) {
+	raw, err := json.Marshal(v)
+	if err == nil && fields != "" && fields != "*" {
+		var m map[string]any
+		if json.Unmarshal(raw, &m) == nil {
+			raw, err = json.Marshal(selectFields(m, fields))
+		}
+	}
+	var out bytes.Buffer
+	if err == nil {
+		err = json.Indent(&out, raw, "", "  ")
+	}
+	if err != nil {
+		s.log.Error("encode an answer", "error", err)
+		http.Error(w, "the answer could not be encoded", http.StatusInternalServerError)
+		return
+	}
+	out.WriteByte('\n')
+	w.Header().Set("Content-Type", "application/json; charset=UTF-8")
+	w.Header().Set("Vary", "Origin")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	_, _ = w.Write(out.Bytes()) // the client may be gone
+}
+
+// Scale multiplies a latency of Google's by the time scale; three milliseconds at least, so that a client that forgets
+// to wait fails.
+func (s *Server) Scale(d time.Duration) time.Duration {
+	return max(time.Duration(float64(d)*s.opts.TimeScale), 3*time.Millisecond)
+}
+
+// batch answers several calls in one request, as Compute's batch endpoint does.
+func (s *Server) batch(w http.ResponseWriter, req *http.Request) {
+	kind, params, err := mime.ParseMediaType(req.Header.Get("Content-Type"))
+	if err != nil || !strings.HasPrefix(kind, "multipart/") {
+		s.fail(w, "compute", Invalid("Missing or malformed multipart content type."))
+		return
+	}
+	var out bytes.Buffer
+	parts := multipart.NewWriter(&out)
+	for in := multipart.NewReader(req.Body, params["boundary"]); ; {
+		part, err := in.NextRawPart()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			s.fail(w, "compute", Invalid("Malformed multipart body: %v", err))
+			return
+		}
+		raw, err := io.ReadAll(part)
+		if err != nil {
+			s.fail(w, "compute", Invalid("Malformed multipart body: %v", err))
+			return
+		}
+		if !bytes.Contains(raw, []byte("\r\n\r\n")) {
+			raw = append(bytes.TrimRight(raw, "\r\n"), "\r\n\r\n"...)
+		}
+		inner, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
+		if err != nil {
+			// Clients write the request line's target as a path and leave out Host; HTTP/1.0 rules then apply.
+			s.fail(w, "compute", Invalid("Malformed request in the batch: %v", err))
+			return
+		}
+		if _, body, ok := bytes.Cut(raw, []byte("\r\n\r\n")); ok && len(bytes.TrimSpace(body)) > 0 {
+			inner.Body = io.NopCloser(bytes.NewReader(body))
+		}
+		if inner.Header.Get("Authorization") == "" {
+			inner.Header.Set("Authorization", req.Header.Get("Authorization"))
+		}
+		rec := &recorder{header: http.Header{}, code: http.StatusOK}
+		s.requests.Add(1)
+		s.serveMethod(rec, inner.WithContext(req.Context()))
+		head := textproto.MIMEHeader{"Content-Type": {"application/http"}}
+		if id := part.Header.Get("Content-ID"); id != "" {
+			head.Set("Content-ID", "<response-"+strings.TrimPrefix(id, "<"))
+		}
+		pw, err := parts.CreatePart(head)
+		if err != nil {
+			return
+		}
+		fmt.Fprintf(pw, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", rec.code, http.StatusText(rec.code), rec.header.Get("Content-Type"), rec.body.Len())
+		_, _ = pw.Write(rec.body.Bytes())
+	}
+	_ = parts.Close() // writes to a buffer
+	w.Header().Set("Content-Type", "multipart/mixed; boundary="+parts.Boundary())
+	_, _ = w.Write(out.Bytes())
+}
+
+type recorder struct {
+	header http.Header
+	code   int
+	body   bytes.Buffer
+}
+
+func (r *recorder) Header() http.Header         { return r.header }
+func (r *recorder) WriteHeader(code int)        { r.code = code }
+func (r *recorder) Write(p []byte) (int, error) { return r.body.Write(p) }
+
+// Tokens are the access tokens that the metadata servers gave out.
+type Tokens struct {
+	mu     sync.RWMutex
+	emails map[string]string // by token
+}
+
+// Issue gives a new token for a service account.
+func (t *Tokens) Issue(email string) string {
+	var b [24]byte
+	_, _ = rand.Read(b[:]) // never fails since Go 1.24
+	token := "local." + hex.EncodeToString(b[:])
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.emails[token] = email
+	return token
+}
+
+// Email gives whose token it is.
+func (t *Tokens) Email(token string) (string, bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	email, ok := t.emails[token]
+	return email, ok
+}

@@ -1,0 +1,217 @@
+package schema
+
+import (
+	"bytes"
+	"compress/gzip"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+//go:embed data/*.json.gz
+var data embed.FS
+
+// Method is one method of an API.
+type Method struct {
+	ID         string `json:"id"`   // "compute.networks.insert"
+	HTTPMethod string `json:"http"` // "POST"
+	// Path is from the host's root, parameters in braces: "/compute/v1/projects/{project}/global/networks".
+	Path     string           `json:"path"`
+	Query    map[string]Param `json:"query"`
+	Request  string           `json:"request"` // the type of the body, "" for none
+	Response string           `json:"response"`
+	Upload   bool             `json:"upload"` // takes media, below /upload
+	API      string           `json:"-"`      // "compute"
+}
+
+// Param is a query parameter.
+type Param struct {
+	Type string   `json:"type"`
+	Enum []string `json:"enum"`
+}
+
+type property struct {
+	Ref                  string              `json:"$ref"`
+	Type                 string              `json:"type"`
+	Format               string              `json:"format"`
+	Enum                 []string            `json:"enum"`
+	Items                *property           `json:"items"`
+	AdditionalProperties *property           `json:"additionalProperties"`
+	Properties           map[string]property `json:"properties"`
+}
+
+type api struct {
+	Methods []*Method           `json:"methods"`
+	Types   map[string]property `json:"types"`
+}
+
+// Set is the data of every API. It is safe for concurrent use; an API's data is decoded when it is first asked for.
+type Set struct {
+	apis map[string]func() (*api, error)
+}
+
+// Load gives the embedded data.
+func Load() (*Set, error) {
+	entries, err := data.ReadDir("data")
+	if err != nil {
+		return nil, fmt.Errorf("read the embedded discovery data: %w", err)
+	}
+	s := &Set{apis: map[string]func() (*api, error){}}
+	for _, e := range entries {
+		name := strings.TrimSuffix(e.Name(), ".json.gz")
+		s.apis[name] = sync.OnceValues(func() (*api, error) { return decode(name) })
+	}
+	return s, nil
+}
+
+func decode(name string) (*api, error) {
+	packed, err := data.ReadFile("data/" + name + ".json.gz")
+	if err != nil {
+		return nil, err
+	}
+	z, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return nil, fmt.Errorf("discovery data of %s: %w", name, err)
+	}
+	var a api
+	if err := json.NewDecoder(z).Decode(&a); err != nil {
+		return nil, fmt.Errorf("discovery data of %s: %w", name, err)
+	}
+	for _, m := range a.Methods {
+		m.API = name
+	}
+	return &a, nil
+}
+
+// APIs gives the names of the APIs, sorted: "compute", "sqladmin", "sqladmin-v1beta4", …
+func (s *Set) APIs() []string { return slices.Sorted(maps.Keys(s.apis)) }
+
+// Methods gives an API's methods, in the order of their IDs.
+func (s *Set) Methods(name string) ([]*Method, error) {
+	load, ok := s.apis[name]
+	if !ok {
+		return nil, fmt.Errorf("no discovery data of %q", name)
+	}
+	a, err := load()
+	if err != nil {
+		return nil, err
+	}
+	return a.Methods, nil
+}
+
+// Problem is something in a body that its type does not allow.
+type Problem struct {
+	Path    string // "autoscalingPolicy.mode", "" for the body itself
+	Unknown bool   // the field does not exist
+	Value   string // the offending value, for a bad enum value or type
+	Message string
+}
+
+// Check gives what the type does not allow in a body: unknown fields, wrong types, values that an enum has not. It is
+// ordered by path.
+func (s *Set) Check(apiName, typ string, body map[string]any) ([]Problem, error) {
+	load, ok := s.apis[apiName]
+	if !ok {
+		return nil, fmt.Errorf("no discovery data of %q", apiName)
+	}
+	a, err := load()
+	if err != nil {
+		return nil, err
+	}
+	var problems []Problem
+	a.check("", property{Ref: typ}, body, &problems)
+	return problems, nil
+}
+
+func (a *api) check(at string, p property, v any, out *[]Problem) {
+	if v == nil {
+		return // null clears a field
+	}
+	for p.Ref != "" {
+		p = a.Types[p.Ref]
+	}
+	add := func(message string) {
+		raw, _ := json.Marshal(v)
+		*out = append(*out, Problem{Path: at, Value: string(raw), Message: message})
+	}
+	switch p.Type {
+	case "object":
+		m, ok := v.(map[string]any)
+		if !ok {
+			add("an object is expected")
+			return
+		}
+		for _, key := range slices.Sorted(maps.Keys(m)) {
+			below := key
+			if at != "" {
+				below = at + "." + key
+			}
+			if sub, ok := p.Properties[key]; ok {
+				a.check(below, sub, m[key], out)
+			} else if p.AdditionalProperties != nil {
+				a.check(below, *p.AdditionalProperties, m[key], out)
+			} else {
+				*out = append(*out, Problem{Path: below, Unknown: true, Message: "no such field"})
+			}
+		}
+	case "array":
+		list, ok := v.([]any)
+		if !ok {
+			add("a list is expected")
+			return
+		}
+		for i, e := range list {
+			a.check(at+"["+strconv.Itoa(i)+"]", *p.Items, e, out)
+		}
+	case "string":
+		switch s := v.(type) {
+		case string:
+			if len(p.Enum) > 0 && !slices.Contains(p.Enum, s) {
+				add("not one of the field's values")
+			} else if (p.Format == "int64" || p.Format == "uint64") && !isInteger(s) {
+				add("a whole number is expected")
+			}
+		case float64: // 64-bit integers may come as numbers
+			if p.Format != "int64" && p.Format != "uint64" || s != math.Trunc(s) {
+				add("a string is expected")
+			}
+		default:
+			add("a string is expected")
+		}
+	case "integer":
+		switch n := v.(type) {
+		case float64:
+			if n != math.Trunc(n) {
+				add("a whole number is expected")
+			}
+		case string:
+			if !isInteger(n) {
+				add("a whole number is expected")
+			}
+		default:
+			add("a whole number is expected")
+		}
+	case "number":
+		if _, ok := v.(float64); !ok {
+			add("a number is expected")
+		}
+	case "boolean":
+		if _, ok := v.(bool); !ok {
+			add("true or false is expected")
+		}
+	}
+}
+
+func isInteger(s string) bool {
+	_, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		_, err = strconv.ParseUint(s, 10, 64)
+	}
+	return err == nil
+}
