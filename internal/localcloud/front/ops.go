@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -235,7 +236,11 @@ func (o *Ops) SQL(r *Request, opType, instance string, latency time.Duration, w 
 // "projects/p/locations/l/operations/operation-". What w returns becomes the response.
 func (o *Ops) LongRunning(r *Request, prefix string, metadata map[string]any, latency time.Duration, w func(ctx context.Context) (map[string]any, error)) map[string]any {
 	name := fmt.Sprintf("%s%d-%x", prefix, time.Now().UnixMilli(), o.next.Add(1))
-	op := o.add("lro/"+name, map[string]any{"name": name, "metadata": metadata, "done": false})
+	body := map[string]any{"name": name, "done": false}
+	if metadata != nil {
+		body["metadata"] = metadata
+	}
+	op := o.add("lro/"+name, body)
 	first := op.snapshot()
 	delete(first, "done")
 	var response map[string]any
@@ -244,6 +249,11 @@ func (o *Ops) LongRunning(r *Request, prefix string, metadata map[string]any, la
 		return err
 	}, func(b map[string]any, err error) {
 		b["done"] = true
+		if metadata["createTime"] != nil { // a copy, since answers under way hold the old one
+			ended := maps.Clone(metadata)
+			ended["endTime"] = time.Now().UTC().Format("2006-01-02T15:04:05.000000Z")
+			b["metadata"] = ended
+		}
 		if err == nil {
 			b["response"] = response
 			return

@@ -1,0 +1,696 @@
+package group
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/difyup/difyup/internal/localcloud/fleet/metadata"
+	"github.com/difyup/difyup/internal/localcloud/fleet/probe"
+	"github.com/difyup/difyup/internal/localcloud/fleet/wire"
+)
+
+// Instance statuses and actions, in Google's words.
+const (
+	statusProvisioning = "PROVISIONING"
+	statusStaging      = "STAGING"
+	statusRunning      = "RUNNING"
+	statusStopping     = "STOPPING"
+	statusTerminated   = "TERMINATED"
+
+	actionNone       = "NONE"
+	actionCreating   = "CREATING"
+	actionVerifying  = "VERIFYING"
+	actionRecreating = "RECREATING"
+	actionRestarting = "RESTARTING"
+	actionDeleting   = "DELETING"
+)
+
+// How long things take on Google, and how short a scaled cloud may make them.
+const (
+	provisioningTime     = 8 * time.Second
+	stagingTime          = 4 * time.Second
+	bootTime             = 40 * time.Second // kernel, cloud-init, packages
+	shutdownTime         = 90 * time.Second // what the operating system is given
+	shortestShutdown     = 10 * time.Second
+	shortestInitialDelay = 30 * time.Second
+	firstBackoff         = 10 * time.Second
+	shortestBackoff      = 250 * time.Millisecond
+	longestBackoff       = 5 * time.Minute
+)
+
+// Why a life of an instance ended.
+var (
+	errLeaving   = errors.New("the instance is being deleted")
+	errOrdered   = errors.New("the instance is being replaced")
+	errUnhealthy = errors.New("the health check says it is unhealthy")
+	errExited    = errors.New("the program ended")
+)
+
+// order is a wanted new life.
+type order struct {
+	act               Act // Recreate or Restart
+	template, version string
+}
+
+// vm is one instance: a name, an address and a directory, through one or more lives.
+type vm struct {
+	g                       *group
+	project, zone, name, id string
+	key                     string
+	created                 time.Time
+	wake                    chan struct{} // holds at most one: look at leaving and pending
+
+	// Guarded by group.mu.
+	template, version string
+	status, action    string
+	addr              netip.Addr
+	metadata          *metadata.Server
+	running           bool // it has its address and may answer
+	bootedAt          time.Time
+	health            probe.Count
+	everHealthy       bool // in this life
+	leaving           bool
+	pending           *order
+	pid               int
+	vcpus             int
+	lastError         map[string]any
+}
+
+func (v *vm) poke() {
+	select {
+	case v.wake <- struct{}{}:
+	default:
+	}
+}
+
+// leave has the instance deleted. The group is locked.
+func (v *vm) leave() {
+	if !v.leaving {
+		v.leaving = true
+		v.action = actionDeleting
+		v.poke()
+	}
+}
+
+// order has the instance begin a new life. The group is locked.
+func (v *vm) order(o order) {
+	if v.leaving || v.pending != nil {
+		return
+	}
+	v.pending = &o
+	v.action = actionRecreating
+	if o.act == Restart {
+		v.action = actionRestarting
+	}
+	v.poke()
+}
+
+func (v *vm) opts() *Options { return &v.g.all.opts }
+
+func (v *vm) dir() string { return filepath.Join(v.opts().Dir, v.project, v.name) }
+
+func (v *vm) scaled(d, floor time.Duration) time.Duration {
+	return wire.Scaled(d, v.opts().TimeScale, floor)
+}
+
+// run is the instance from its creation until nothing of it is left.
+func (v *vm) run(ctx context.Context) {
+	defer v.clean()
+	backoff := v.scaled(firstBackoff, shortestBackoff)
+	for wait := time.Duration(0); ; {
+		if !v.pause(ctx, wait) {
+			return
+		}
+		err := v.equip()
+		if err == nil {
+			err = v.live(ctx)
+		}
+		v.g.mu.Lock()
+		leaving, pending, wasHealthy := v.leaving || ctx.Err() != nil, v.pending, v.everHealthy
+		v.pending, v.everHealthy, v.health = nil, false, probe.Count{}
+		if pending != nil && !leaving {
+			v.template, v.version = pending.template, pending.version
+		}
+		v.g.mu.Unlock()
+		switch {
+		case leaving:
+			return
+		case pending != nil:
+			wait = 0
+			continue
+		}
+		again := v.repair(err)
+		if !again {
+			v.setStatus(statusTerminated, actionNone)
+			wait = -1 // until something is ordered
+			continue
+		}
+		if wasHealthy {
+			backoff = v.scaled(firstBackoff, shortestBackoff)
+		}
+		wait, backoff = backoff, min(2*backoff, v.scaled(longestBackoff, 20*shortestBackoff))
+	}
+}
+
+// pause waits, forever if d is negative, and is false when the instance is to go. An order ends the wait, and is
+// taken.
+func (v *vm) pause(ctx context.Context, d time.Duration) bool {
+	var timer <-chan time.Time
+	if d >= 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		timer = t.C
+	}
+	for {
+		v.g.mu.Lock()
+		leaving, pending := v.leaving, v.pending
+		if pending != nil && !leaving {
+			v.template, v.version, v.pending = pending.template, pending.version, nil
+		}
+		v.g.mu.Unlock()
+		if leaving || ctx.Err() != nil {
+			return false
+		}
+		if pending != nil {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-v.wake:
+		case <-timer:
+			return true
+		}
+	}
+}
+
+// repair tells whether a dead instance is to live again, at which version, and notes why it died.
+func (v *vm) repair(err error) bool {
+	m, _ := wire.Get[wire.GroupManager](v.opts().Resources, v.g.key)
+	spec := SpecOf(m)
+	v.note("%v", err)
+	v.opts().Log.Info("instance is repaired", "instance", v.name, "reason", err)
+	v.g.mu.Lock()
+	defer v.g.mu.Unlock()
+	code := "INSTANCE_FAILED"
+	if errors.Is(err, errUnhealthy) {
+		code = "UNHEALTHY"
+	}
+	v.lastError = v.g.report(v.key, actionRecreating, v.template, v.version, code, fmt.Sprintf("Instance '%s' is recreated: %v", v.name, err))
+	if m.Lifecycle.OnFailure == "DO_NOTHING" {
+		return false
+	}
+	if m.Lifecycle.ForceUpdateOnRepair == "YES" && len(spec.Versions) == 1 {
+		v.template, v.version = spec.Versions[0].Template, spec.Versions[0].Name
+	}
+	v.action = actionRecreating
+	return true
+}
+
+// equip gives the instance its address, directory and metadata server, once.
+func (v *vm) equip() error {
+	v.g.mu.Lock()
+	equipped := v.metadata != nil
+	addr := v.addr
+	v.g.mu.Unlock()
+	if equipped {
+		return nil
+	}
+	if err := os.MkdirAll(v.dir(), 0o755); err != nil {
+		return fmt.Errorf("make directory of instance %s: %w", v.name, err)
+	}
+	if !addr.IsValid() {
+		var err error
+		if addr, err = v.opts().Address(); err != nil {
+			return fmt.Errorf("find address for instance %s: %w", v.name, err)
+		}
+		v.g.mu.Lock()
+		v.addr = addr
+		v.g.mu.Unlock()
+	}
+	server, err := metadata.Serve(addr, metadata.Options{Describe: v.document, Token: v.opts().Token, Log: v.opts().Log})
+	if err != nil {
+		return fmt.Errorf("start metadata server of instance %s: %w", v.name, err)
+	}
+	v.g.mu.Lock()
+	v.metadata = server
+	v.g.mu.Unlock()
+	return nil
+}
+
+// clean gives back all that equip took, and removes the instance's body.
+func (v *vm) clean() {
+	v.g.mu.Lock()
+	server, addr := v.metadata, v.addr
+	v.metadata, v.running = nil, false
+	v.g.mu.Unlock()
+	if server != nil {
+		if err := server.Close(); err != nil {
+			v.opts().Log.Warn("close metadata server", "instance", v.name, "error", err)
+		}
+	}
+	v.opts().Instances.Delete(v.key)
+	v.opts().Members()
+	if addr.IsValid() {
+		v.opts().Release(addr)
+	}
+	if err := os.RemoveAll(v.dir()); err != nil {
+		v.opts().Log.Warn("remove directory of instance", "instance", v.name, "error", err)
+	}
+}
+
+// live is one life: it boots, runs the program and probes it, until it ends for one of the reasons above.
+func (v *vm) live(ctx context.Context) (why error) {
+	life, end := context.WithCancelCause(ctx)
+	var helpers []func()
+	together := func(f func()) {
+		done := make(chan struct{})
+		helpers = append(helpers, func() { <-done })
+		go func() { defer close(done); f() }()
+	}
+	together(func() { // orders end a life
+		for {
+			v.g.mu.Lock()
+			leaving, ordered := v.leaving, v.pending != nil
+			v.g.mu.Unlock()
+			switch {
+			case leaving:
+				end(errLeaving)
+				return
+			case ordered:
+				end(errOrdered)
+				return
+			}
+			select {
+			case <-life.Done():
+				return
+			case <-v.wake:
+			}
+		}
+	})
+	var proc Process
+	defer func() {
+		why = context.Cause(life)
+		v.die(ctx, proc, why)
+		end(nil)
+		for _, wait := range helpers {
+			wait()
+		}
+	}()
+
+	v.g.mu.Lock()
+	if v.action == actionNone || v.action == actionVerifying {
+		v.action = actionRecreating
+	}
+	v.g.mu.Unlock()
+	v.setStatus(statusProvisioning, "")
+	if !sleep(life, v.scaled(provisioningTime, 0)) {
+		return nil
+	}
+	v.setStatus(statusStaging, "")
+	if !sleep(life, v.scaled(stagingTime, 0)) {
+		return nil
+	}
+	v.g.mu.Lock()
+	v.running, v.bootedAt = true, time.Now()
+	action := actionNone
+	if v.g.healing.ok {
+		action = actionVerifying
+	}
+	v.g.mu.Unlock()
+	v.setStatus(statusRunning, action)
+	v.opts().Undrain(v.key)
+	v.opts().Members()
+	v.g.poke()
+	together(func() { v.heal(life, end) })
+
+	if !sleep(life, v.scaled(bootTime, 0)) {
+		return nil
+	}
+	var err error
+	if proc, err = v.boot(life); err != nil {
+		if life.Err() == nil {
+			end(fmt.Errorf("%w: %w", errExited, err))
+		}
+		return nil
+	}
+	if proc == nil { // a machine without a program runs all the same
+		<-life.Done()
+		return nil
+	}
+	v.g.mu.Lock()
+	v.pid = proc.PID()
+	v.g.mu.Unlock()
+	select {
+	case <-life.Done():
+	case <-proc.Done():
+		if err := proc.Err(); err != nil {
+			end(fmt.Errorf("%w: %w", errExited, err))
+		} else {
+			end(errExited)
+		}
+	}
+	return nil
+}
+
+// die ends a life: traffic first, then the process.
+func (v *vm) die(ctx context.Context, proc Process, why error) {
+	v.g.mu.Lock()
+	v.pid = 0
+	action := v.action
+	if action == actionNone || action == actionVerifying {
+		action = actionRecreating
+	}
+	running := v.running
+	v.g.mu.Unlock()
+	v.setStatus(statusStopping, action)
+	if running && ctx.Err() == nil && !errors.Is(why, errExited) {
+		v.opts().Drain(ctx, v.key)
+	}
+	if proc != nil {
+		// The process must be gone even if we are being closed.
+		grace := v.scaled(shutdownTime, shortestShutdown)
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace+10*time.Second)
+		if err := proc.Stop(stop, grace); err != nil {
+			v.opts().Log.Debug("instance program ended", "instance", v.name, "error", err)
+		}
+		cancel()
+	}
+	v.g.mu.Lock()
+	v.running = false
+	v.g.mu.Unlock()
+	v.opts().Members()
+}
+
+// heal probes as the group's policy says, and ends the life of an instance that is not well.
+func (v *vm) heal(life context.Context, end context.CancelCauseFunc) {
+	since := time.Now()
+	for life.Err() == nil {
+		v.g.mu.Lock()
+		h, addr := v.g.healing, v.addr
+		v.health = probe.Count{}
+		v.g.mu.Unlock()
+		if !h.ok {
+			select {
+			case <-life.Done():
+			case <-h.changed:
+			}
+			continue
+		}
+		ctx, stop := context.WithCancel(life)
+		probe.Run(ctx, h.check, func(ctx context.Context) error { return h.check.Ask(ctx, addr) }, func(n probe.Count, changed bool) {
+			v.g.mu.Lock()
+			defer v.g.mu.Unlock()
+			v.health = n
+			select {
+			case <-h.changed:
+				stop()
+				return
+			default:
+			}
+			switch n.Verdict {
+			case probe.Healthy:
+				v.everHealthy = true
+				if v.action == actionVerifying {
+					v.action, v.lastError = actionNone, nil
+				}
+			case probe.Unhealthy, probe.Timeout:
+				if v.everHealthy || time.Since(since) >= h.delay {
+					end(fmt.Errorf("%w: %s", errUnhealthy, n.Detail))
+				}
+			}
+			if changed {
+				v.g.poke()
+			}
+		})
+		stop()
+	}
+}
+
+// setStatus writes the instance's body with a new status, and a new action unless that is "".
+func (v *vm) setStatus(status, action string) {
+	v.g.mu.Lock()
+	v.status = status
+	if action != "" && !v.leaving {
+		v.action = action
+	}
+	body, server := v.body(), v.metadata
+	v.g.mu.Unlock()
+	v.opts().Instances.Put(v.key, body)
+	if server != nil {
+		server.Changed() // a new life may be one of another template
+	}
+	v.note("instance %s is %s", v.name, status)
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// serialFile is where the program's output and our own notes go.
+func (v *vm) serialFile() string { return filepath.Join(v.dir(), "serial.log") }
+
+// note writes a line to the serial port.
+func (v *vm) note(format string, args ...any) {
+	f, err := os.OpenFile(v.serialFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return // the directory is not there yet: nothing is running that could be watched
+	}
+	defer f.Close()
+	fmt.Fprintf(f, "%s localcloud: %s\n", time.Now().UTC().Format("2006-01-02T15:04:05.000Z"), fmt.Sprintf(format, args...))
+}
+
+func (v *vm) serial() string {
+	f, err := os.Open(v.serialFile())
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Size() > 1<<20 {
+		if _, err := f.Seek(-1<<20, io.SeekEnd); err != nil {
+			return ""
+		}
+	}
+	data, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	if err != nil {
+		return ""
+	}
+	return string(data)
+}
+
+// boot does what cloud-init would: it fetches the program named by the metadata and starts it. It tries until life
+// ends; a template without a program gives no process.
+func (v *vm) boot(life context.Context) (Process, error) {
+	v.g.mu.Lock()
+	template := v.template
+	v.g.mu.Unlock()
+	t, ok := wire.Get[wire.InstanceTemplate](v.opts().Resources, template)
+	if !ok {
+		return nil, fmt.Errorf("boot: no instance template %s", wire.Name(template))
+	}
+	source := t.Item("difyup-agent")
+	if source == "" {
+		v.note("the metadata names no program (difyup-agent): nothing to start")
+		return nil, nil
+	}
+	bucket, object, ok := strings.Cut(strings.TrimPrefix(source, "gs://"), "/")
+	if !ok || !strings.HasPrefix(source, "gs://") {
+		return nil, fmt.Errorf("boot: difyup-agent is %q, not gs://BUCKET/OBJECT", source)
+	}
+	path := filepath.Join(v.dir(), "difyup-agent")
+	email := v.email(t, 0)
+	wait := v.scaled(time.Second, 100*time.Millisecond)
+	for said := ""; ; wait = min(wait*3/2, v.scaled(10*time.Second, time.Second)) {
+		err := v.fetch(life, bucket, object, email, t.Item("difyup-agent-sha256"), path)
+		if err == nil {
+			break
+		}
+		if text := err.Error(); text != said {
+			said = text
+			v.note("cannot fetch %s as %s, trying again: %v", source, email, err)
+		}
+		if !sleep(life, wait) {
+			return nil, context.Cause(life)
+		}
+	}
+	v.note("starting %s", source)
+	v.g.mu.Lock()
+	host := v.metadata.Addr().String()
+	v.g.mu.Unlock()
+	p := Program{
+		Name: v.name, Path: path, Dir: v.dir(), Log: v.serialFile(),
+		Env: []string{"GCE_METADATA_HOST=" + host, "DIFYUP_DNS=" + v.opts().DNS, "HOME=" + v.dir(), "PATH=" + os.Getenv("PATH")},
+	}
+	for try := 0; ; try++ {
+		proc, err := v.opts().Start(life, p)
+		// Another process that is being started may still hold the file open for writing, for a moment.
+		if errors.Is(err, syscall.ETXTBSY) && try < 50 && sleep(life, 10*time.Millisecond) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("start program of %s: %w", v.name, err)
+		}
+		return proc, nil
+	}
+}
+
+// fetch stores an object as an executable file, if its contents have the sum.
+func (v *vm) fetch(ctx context.Context, bucket, object, email, sum, path string) error {
+	r, err := v.opts().Objects(ctx, bucket, object, email)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	next := path + ".next"
+	f, err := os.OpenFile(next, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	_, err = io.Copy(io.MultiWriter(f, h), r)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("store %s: %w", object, err)
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != sum {
+		return fmt.Errorf("%s has the sha256 %s, and difyup-agent-sha256 says %s", object, got, sum)
+	}
+	if err := os.Chmod(next, 0o755); err != nil {
+		return err
+	}
+	return os.Rename(next, path)
+}
+
+// email is the address of the template's nth service account.
+func (v *vm) email(t wire.InstanceTemplate, n int) string {
+	if len(t.Properties.ServiceAccounts) <= n {
+		return ""
+	}
+	email := t.Properties.ServiceAccounts[n].Email
+	if email == "default" || email == "" {
+		email = v.opts().Number(v.project) + "-compute@developer.gserviceaccount.com"
+	}
+	return email
+}
+
+// document is what the metadata server tells.
+func (v *vm) document() metadata.Document {
+	v.g.mu.Lock()
+	template, addr := v.template, v.addr
+	v.g.mu.Unlock()
+	t, _ := wire.Get[wire.InstanceTemplate](v.opts().Resources, template)
+	d := metadata.Document{
+		ProjectID: v.project, ProjectNumber: v.opts().Number(v.project), ProjectAttributes: v.opts().Project(v.project),
+		ID: v.id, Name: v.name, Zone: v.zone, MachineType: wire.Name(t.Properties.MachineType), Address: addr, Network: "default",
+		Tags: t.Properties.Tags.Items, Attributes: map[string]string{"created-by": wire.Key(v.g.key), "instance-template": template},
+	}
+	if n := t.Properties.NetworkInterfaces; len(n) > 0 && n[0].Network != "" {
+		d.Network = wire.Name(n[0].Network)
+	}
+	for _, disk := range t.Properties.Disks {
+		if disk.Boot {
+			d.Image = disk.Initialize.Image
+		}
+	}
+	for _, item := range t.Properties.Metadata.Items {
+		d.Attributes[item.Key] = item.Value
+	}
+	for i, a := range t.Properties.ServiceAccounts {
+		d.Accounts = append(d.Accounts, metadata.Account{Email: v.email(t, i), Scopes: a.Scopes})
+	}
+	return d
+}
+
+// body is the instance as instances.get shows it. The group is locked.
+func (v *vm) body() map[string]any {
+	t, _ := wire.Get[wire.InstanceTemplate](v.opts().Resources, v.template)
+	p := t.Properties
+	v.vcpus = wire.VCPUs(p.MachineType)
+	zone := "projects/" + v.project + "/zones/" + v.zone
+	items := []any{}
+	for _, i := range p.Metadata.Items {
+		items = append(items, map[string]any{"key": i.Key, "value": i.Value})
+	}
+	items = append(items, map[string]any{"key": "instance-template", "value": v.template}, map[string]any{"key": "created-by", "value": v.g.key})
+	body := map[string]any{
+		"kind": "compute#instance", "id": v.id, "name": v.name, "zone": wire.Link(zone), "status": v.status,
+		"creationTimestamp": v.created.UTC().Format("2006-01-02T15:04:05.000-07:00"),
+		"selfLink":          wire.Link(v.key),
+		"machineType":       wire.Link(zone + "/machineTypes/" + wire.Name(p.MachineType)),
+		"cpuPlatform":       "Local Cloud (" + runtime.GOARCH + ")",
+		"metadata":          map[string]any{"kind": "compute#metadata", "items": items},
+		"scheduling":        map[string]any{"automaticRestart": true, "onHostMaintenance": "MIGRATE", "preemptible": false, "provisioningModel": "STANDARD"},
+		"startRestricted":   false, "deletionProtection": false, "canIpForward": false,
+	}
+	if p.Description != "" {
+		body["description"] = p.Description
+	}
+	if !v.bootedAt.IsZero() {
+		body["lastStartTimestamp"] = v.bootedAt.UTC().Format("2006-01-02T15:04:05.000-07:00")
+	}
+	if len(p.Labels) > 0 {
+		labels := map[string]any{}
+		for k, l := range p.Labels {
+			labels[k] = l
+		}
+		body["labels"] = labels
+	}
+	tags := []any{}
+	for _, tag := range p.Tags.Items {
+		tags = append(tags, tag)
+	}
+	body["tags"] = map[string]any{"items": tags}
+	nic := map[string]any{"kind": "compute#networkInterface", "name": "nic0", "stackType": "IPV4_ONLY"}
+	if v.addr.IsValid() {
+		nic["networkIP"] = v.addr.String()
+	}
+	if len(p.NetworkInterfaces) > 0 {
+		for field, link := range map[string]string{"network": p.NetworkInterfaces[0].Network, "subnetwork": p.NetworkInterfaces[0].Subnetwork} {
+			if link != "" {
+				nic[field] = wire.Link(wire.Key(link))
+			}
+		}
+	}
+	body["networkInterfaces"] = []any{nic}
+	accounts := []any{}
+	for i, a := range p.ServiceAccounts {
+		scopes := []any{}
+		for _, s := range a.Scopes {
+			scopes = append(scopes, s)
+		}
+		accounts = append(accounts, map[string]any{"email": v.email(t, i), "scopes": scopes})
+	}
+	body["serviceAccounts"] = accounts
+	disks := []any{}
+	for i, d := range p.Disks {
+		device := d.DeviceName
+		if device == "" {
+			device = fmt.Sprintf("persistent-disk-%d", i)
+		}
+		disk := map[string]any{"kind": "compute#attachedDisk", "type": "PERSISTENT", "mode": "READ_WRITE", "boot": d.Boot, "autoDelete": d.AutoDelete,
+			"index": i, "deviceName": device, "source": wire.Link(zone + "/disks/" + v.name)}
+		if size := d.Initialize.SizeGB.String(); size != "" {
+			disk["diskSizeGb"] = size
+		}
+		disks = append(disks, disk)
+	}
+	body["disks"] = disks
+	return body
+}
