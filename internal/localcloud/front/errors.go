@@ -113,3 +113,8 @@ func (e *Error) envelope(api string) map[string]any {
 	}
 	return map[string]any{"error": body}
 }
+
+// Taken is 409 with reason conflict: Cloud Storage says so of buckets that exist and of those that are not empty.
+func Taken(message string) *Error {
+	return &Error{Code: http.StatusConflict, Reason: "conflict", Message: message}
+}

@@ -1,0 +1,122 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/difyup/difyup/internal/fault"
+)
+
+// maxSize is far above what a stack needs, so that a wrong file is not read to its end.
+const maxSize = 1 << 20
+
+// Load reads the stack described in the file at path. The error is a fault.List with all problems, in the order of
+// their places, or one fault if the file cannot be read.
+func Load(path string) (*Spec, error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, &fault.Fault{
+			Summary: "No configuration file",
+			Detail:  fmt.Sprintf("There is no file %s.", quote(path)),
+			Remedy:  "Begin with the example, and edit it:\n    cp examples/difyup.yaml .\nOr name the file with -f.",
+			Cause:   err,
+		}
+	case err != nil:
+		return nil, unreadable(path, err)
+	case info.IsDir():
+		return nil, &fault.Fault{
+			Summary: "Configuration is a directory",
+			Detail:  fmt.Sprintf("%s is a directory; a stack is described in one file.", quote(path)),
+			Remedy:  "Name the file in it:\n    difyup plan -f " + filepath.Join(path, "difyup.yaml"),
+		}
+	case info.Size() > maxSize:
+		return nil, tooLarge(path)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, unreadable(path, err)
+	}
+	return Parse(path, data)
+}
+
+func unreadable(path string, err error) *fault.Fault {
+	return &fault.Fault{
+		Summary: "Configuration cannot be read",
+		Detail:  fmt.Sprintf("%s exists, but you may not read it.", quote(path)),
+		Remedy:  "Check its permissions:\n    ls -l " + path,
+		Cause:   err,
+	}
+}
+
+func tooLarge(path string) *fault.Fault {
+	return &fault.Fault{
+		Summary: "Configuration is too large",
+		Detail:  fmt.Sprintf("%s has more than 1 MiB. That is not the description of a stack.", quote(path)),
+		Remedy:  "Name the right file with -f.",
+	}
+}
+
+// Parse reads the stack described by data. The name of the file is used in places only. Errors are as with Load.
+func Parse(file string, data []byte) (*Spec, error) {
+	if len(data) > maxSize {
+		return nil, fault.List{tooLarge(file)}
+	}
+	r := &reader{file: file, lines: splitLines(data), places: map[string]fault.Position{}, bad: map[string]bool{}}
+	spec := &Spec{file: file, places: r.places}
+	root := r.document(data)
+	if root != nil {
+		r.root(root, spec)
+		derive(spec)
+		validate(r, spec)
+	}
+	if len(r.faults) > 0 {
+		slices.SortStableFunc(r.faults, func(a, b *fault.Fault) int {
+			if a.At.Line != b.At.Line {
+				return a.At.Line - b.At.Line
+			}
+			return a.At.Column - b.At.Column
+		})
+		return nil, r.faults
+	}
+	return spec, nil
+}
+
+// At says where the value at path is written, for instance "compute.zones[1]". For a value that is not written, it gives
+// the nearest section above it, and at last the file.
+func (s *Spec) At(path string) fault.Position {
+	if p, ok := lookup(s.places, path); ok {
+		return p
+	}
+	return fault.Position{File: s.file}
+}
+
+// Has says whether the value at path is written in the file.
+func (s *Spec) Has(path string) bool {
+	_, ok := s.places[path]
+	return ok
+}
+
+func lookup(places map[string]fault.Position, path string) (fault.Position, bool) {
+	for path != "" {
+		if p, ok := places[path]; ok {
+			return p, true
+		}
+		path = path[:max(0, strings.LastIndexAny(path, ".["))]
+	}
+	return fault.Position{}, false
+}
+
+func splitLines(data []byte) []string {
+	lines := strings.Split(string(bytes.TrimPrefix(data, []byte(byteOrderMark))), "\n")
+	for i := range lines {
+		lines[i] = strings.TrimSuffix(lines[i], "\r")
+	}
+	return lines
+}

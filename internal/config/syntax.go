@@ -1,0 +1,189 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/difyup/difyup/internal/fault"
+	"go.yaml.in/yaml/v3"
+)
+
+const byteOrderMark = "\xef\xbb\xbf"
+
+// document gives the top-level mapping of the file, or nil after a fault.
+func (r *reader) document(data []byte) *yaml.Node {
+	data = bytes.TrimPrefix(data, []byte(byteOrderMark))
+	if !r.encoding(data) {
+		return nil
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var doc yaml.Node
+	err := dec.Decode(&doc)
+	switch {
+	case errors.Is(err, io.EOF):
+		r.empty()
+		return nil
+	case err != nil:
+		r.syntax(err)
+		return nil
+	}
+	var second yaml.Node
+	if err := dec.Decode(&second); err == nil {
+		r.add(r.position(second.Line, second.Column), "Several documents",
+			"The file holds more than one YAML document, separated by a line `---`. One file describes one stack.",
+			"Move the second document into a file of its own, and name it with -f.")
+	} else if !errors.Is(err, io.EOF) {
+		r.syntax(err)
+		return nil
+	}
+	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 {
+		r.empty()
+		return nil
+	}
+	root := doc.Content[0]
+	switch {
+	case root.Kind == yaml.ScalarNode && root.ShortTag() == "!!null":
+		r.empty()
+		return nil
+	case root.Kind != yaml.MappingNode:
+		r.add(r.position(root.Line, root.Column), "Not a configuration",
+			"The file is "+kindOf(root)+". A stack is described by keys and values, one to a line.",
+			"Begin like this:\n"+minimal)
+		return nil
+	}
+	r.anchors(&doc)
+	return root
+}
+
+const minimal = "    stack: demo\n    project: my-project-123\n    region: asia-northeast1"
+
+func (r *reader) empty() {
+	r.add(fault.Position{File: r.file}, "Empty configuration", "The file describes nothing: it is empty, or all of it is comments.",
+		"Three lines are enough:\n"+minimal)
+}
+
+// encoding refuses what is not text, so that the parser's messages are about YAML only.
+func (r *reader) encoding(data []byte) bool {
+	if bytes.HasPrefix(data, []byte{0xff, 0xfe}) || bytes.HasPrefix(data, []byte{0xfe, 0xff}) {
+		r.add(fault.Position{File: r.file}, "Configuration is not UTF-8", "The file is written in UTF-16.", "Save it as UTF-8:\n    iconv -f UTF-16 -t UTF-8 "+r.file)
+		return false
+	}
+	line, column := 1, 1
+	for i := 0; i < len(data); {
+		c, size := utf8.DecodeRune(data[i:])
+		at := fault.Position{File: r.file, Line: line, Column: column}
+		if c == utf8.RuneError && size == 1 {
+			r.add(at, "Configuration is not UTF-8", fmt.Sprintf("The byte 0x%02x begins no character in UTF-8. Files from older systems often are in another encoding.", data[i]),
+				"Save the file as UTF-8 in your editor.")
+			return false
+		}
+		if unicode.IsControl(c) && c != '\n' && c != '\r' && c != '\t' || c == '\uFEFF' {
+			r.add(at, "Control character", fmt.Sprintf("The character U+%04X cannot be seen, and YAML does not allow it.", c), "Delete it.")
+			return false
+		}
+		i += size
+		column++
+		if c == '\n' {
+			line, column = line+1, 1
+		}
+	}
+	return true
+}
+
+var lineInError = regexp.MustCompile(`line (\d+): `)
+
+// syntax turns what the YAML parser says into what a person can use.
+func (r *reader) syntax(err error) {
+	for i, line := range r.lines {
+		indent := line[:len(line)-len(strings.TrimLeft(line, " \t"))]
+		if tab := strings.IndexByte(indent, '\t'); tab >= 0 && strings.TrimSpace(line) != "" {
+			r.add(r.position(i+1, tab+1), "Tab in the indentation", "YAML takes spaces only at the beginning of a line.", "Replace the tab with two spaces.")
+			return
+		}
+	}
+	message := strings.TrimPrefix(err.Error(), "yaml: ")
+	at := fault.Position{File: r.file}
+	if m := lineInError.FindStringSubmatch(message); m != nil {
+		if n, err := strconv.Atoi(m[1]); err == nil && n > 0 && n <= len(r.lines) {
+			at = r.position(n, 0)
+		}
+		message = strings.Replace(message, m[0], "", 1)
+	}
+	detail, remedy := "The line cannot be read as YAML: "+message+".", "Check the line and the one before it."
+	for _, k := range []struct{ part, detail, remedy string }{
+		{"mapping values are not allowed", "There is a second colon on the line, or the line is indented further than the one before it, which already has a value.",
+			"Align the line with its neighbours. A text with a colon and a space in it stands in quotes:\n    key: \"a: b\""},
+		{"found unexpected end of stream", "A quote is opened here and never closed.", "Close it at the end of the text."},
+		{"could not find expected ':'", "A key stands here without its colon.", "Write a colon and a space after the key:\n    key: value"},
+		{"did not find expected ',' or ']'", "A list is opened with [ and never closed, or a comma is missing in it.", "Write it like this:\n    key: [first, second]"},
+		{"did not find expected ',' or '}'", "A section is opened with { and never closed, or a comma is missing in it.", "Write one key to a line, indented by two spaces."},
+		{"did not find expected key", "The line is indented neither like the one before it nor like a line above.", "Align it with the keys that belong to the same section."},
+		{"did not find expected '-' indicator", "The list goes on with something that is no item.", "Begin each item with a hyphen and a space, all at the same indentation."},
+		{"did not find expected node content", "A value is missing before a comma or a bracket.", "Write the value, or remove the comma."},
+		{"block sequence entries are not allowed", "A hyphen begins an item of a list, where none can be.", "Write the list below its key, or as [first, second]."},
+		{"cannot start any token", "The line begins with a character that means something else in YAML, such as @, ` or %.", "Put the text in quotes."},
+		{"unknown escape character", "There is a backslash in a text in double quotes, followed by a character that needs none.", "Use single quotes: they take every character as it is."},
+		{"unknown anchor", "An alias, *NAME, stands where no such anchor, &NAME, is. difyup takes neither.", "Write the value itself. A text that begins with * stands in quotes: \"*\"."},
+	} {
+		if strings.Contains(message, k.part) {
+			detail, remedy = k.detail, k.remedy
+			break
+		}
+	}
+	r.add(at, "Not valid YAML", detail, remedy)
+}
+
+// anchors refuses what makes a value stand elsewhere than where it is used: a fault could not name its line, and a
+// reader would have to look for it. One fault stands for all.
+func (r *reader) anchors(n *yaml.Node) bool {
+	say := func(what string) bool {
+		r.add(r.position(n.Line, n.Column), "Anchor, alias or tag", "The value "+what+". difyup reads values where they stand only.",
+			"Write the value itself, also where it is the same twice.")
+		return true
+	}
+	switch {
+	case n.Kind == yaml.AliasNode:
+		r.aliased = true
+		return say("is an alias, *" + n.Value)
+	case n.Anchor != "":
+		r.aliased = true
+		return say("has an anchor, &" + n.Anchor)
+	case n.Style&yaml.TaggedStyle != 0:
+		return say("has a tag, " + n.Tag)
+	}
+	for _, c := range n.Content {
+		if r.anchors(c) {
+			return true
+		}
+	}
+	return false
+}
+
+func kindOf(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "a section"
+	case yaml.SequenceNode:
+		return "a list"
+	case yaml.AliasNode:
+		return "an alias"
+	}
+	switch n.ShortTag() {
+	case "!!int", "!!float":
+		return "a number"
+	case "!!bool":
+		return "true or false"
+	case "!!null":
+		return "empty"
+	case "!!timestamp":
+		return "a date"
+	}
+	return "a text"
+}

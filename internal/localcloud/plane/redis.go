@@ -1,0 +1,227 @@
+//go:build linux
+
+package plane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"maps"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/difyup/difyup/internal/fault"
+)
+
+const redisPort = 6379
+
+// FindRedis gives the redis-server program: $DIFYUP_REDIS or the one in the path.
+func FindRedis() (string, error) {
+	name := os.Getenv("DIFYUP_REDIS")
+	if name == "" {
+		name = "redis-server"
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", &fault.Fault{
+			Summary: "No Redis",
+			Detail:  fmt.Sprintf("The local cloud runs a real Redis, and %s was not found.", name),
+			Remedy:  "Install it, from the source tree:\n    make deps",
+			Cause:   err,
+		}
+	}
+	return filepath.Abs(path)
+}
+
+// Cache runs Redis servers. It is safe for concurrent use.
+type Cache struct {
+	net        *Net
+	supervisor *Supervisor
+	path       string
+	dir        string
+
+	mu      sync.Mutex
+	servers map[string]*cache
+	waited  time.Duration
+}
+
+type cache struct {
+	mu       sync.Mutex
+	name     string
+	dir      string
+	addr     netip.Addr
+	password string
+	process  *Process
+}
+
+// NewCache gives an engine that keeps its servers' data below dir and runs the program at path.
+func NewCache(n *Net, s *Supervisor, path, dir string) *Cache {
+	return &Cache{net: n, supervisor: s, path: path, dir: dir, servers: map[string]*cache{}}
+}
+
+// Waited is the time spent in waiting for servers to start and stop, added up.
+func (e *Cache) Waited() time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.waited
+}
+
+func (e *Cache) wait(since time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.waited += time.Since(since)
+}
+
+func (e *Cache) find(name string) (*cache, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := e.servers[name]
+	if c == nil {
+		return nil, fmt.Errorf("there is no Redis server %s", name)
+	}
+	return c, nil
+}
+
+// Create starts a server and gives its address; the port is 6379. An empty password means none. Config is Redis's own:
+// "maxmemory", "maxmemory-policy", "save".
+func (e *Cache) Create(ctx context.Context, name, password string, config map[string]string) (addr netip.Addr, err error) {
+	c := &cache{name: name, dir: filepath.Join(e.dir, strings.ReplaceAll(name, "/", "_")), password: password}
+	if c.addr, err = e.net.Addr(Redis); err != nil {
+		return netip.Addr{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e.mu.Lock()
+	if e.servers[name] != nil {
+		e.mu.Unlock()
+		e.net.Release(c.addr)
+		return netip.Addr{}, fmt.Errorf("there is a Redis server %s already", name)
+	}
+	e.servers[name] = c
+	e.mu.Unlock()
+	if err := e.start(ctx, c, config); err != nil {
+		return netip.Addr{}, errors.Join(fmt.Errorf("create Redis server %s: %w", name, err), e.remove(context.WithoutCancel(ctx), c))
+	}
+	return c.addr, nil
+}
+
+func (e *Cache) start(ctx context.Context, c *cache, config map[string]string) error {
+	defer e.wait(time.Now())
+	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+		return err
+	}
+	if err := own(c.dir); err != nil {
+		return err
+	}
+	// The configuration, with its password, goes through a pipe, not an argument or a file.
+	lines := []string{"bind " + c.addr.String(), "port " + strconv.Itoa(redisPort), "dir " + strconv.Quote(c.dir), "daemonize no", "protected-mode no", `save ""`}
+	for _, key := range slices.Sorted(maps.Keys(config)) {
+		lines = append(lines, key+" "+strconv.Quote(config[key]))
+	}
+	if c.password != "" {
+		lines = append(lines, "requirepass "+strconv.Quote(c.password))
+	}
+	p, err := e.supervisor.Start(ctx, Spec{
+		Name: "redis " + c.name, Path: e.path, Args: []string{"-"}, Env: environment(c.dir), Dir: c.dir, Log: filepath.Join(c.dir, "redis.log"),
+		Stdin: strings.NewReader(strings.Join(lines, "\n") + "\n"), Unprivileged: true,
+	})
+	if err != nil {
+		return err
+	}
+	c.process = p
+	for {
+		err := c.do(ctx, func(r *redis.Client) error { return r.Ping(ctx).Err() })
+		if err == nil {
+			return nil
+		}
+		timer := time.NewTimer(10 * time.Millisecond)
+		select {
+		case <-p.Done():
+			timer.Stop()
+			raw, _ := os.ReadFile(filepath.Join(c.dir, "redis.log")) // the error is told without it, too
+			return fmt.Errorf("redis-server ended: %w: %s", errors.Join(p.Err(), errEnded), lastLine(string(raw)))
+		case <-ctx.Done():
+			timer.Stop()
+			return errors.Join(ctx.Err(), err, p.Stop(ctx, 0))
+		case <-timer.C:
+		}
+	}
+}
+
+func (c *cache) do(ctx context.Context, f func(*redis.Client) error) (err error) {
+	r := redis.NewClient(&redis.Options{
+		Addr: netip.AddrPortFrom(c.addr, redisPort).String(), Password: c.password, MaxRetries: -1, PoolSize: 1, DisableIdentity: true,
+	})
+	defer func() { err = errors.Join(err, r.Close()) }()
+	return f(r)
+}
+
+// SetPassword changes the password; "" takes it away.
+func (e *Cache) SetPassword(ctx context.Context, name, password string) error {
+	return e.change(ctx, name, func(c *cache, r *redis.Client) error {
+		if err := r.ConfigSet(ctx, "requirepass", password).Err(); err != nil {
+			return err
+		}
+		c.password = password
+		return nil
+	})
+}
+
+// SetConfig changes settings while the server runs. Nothing is changed when one is refused.
+func (e *Cache) SetConfig(ctx context.Context, name string, config map[string]string) error {
+	return e.change(ctx, name, func(_ *cache, r *redis.Client) error {
+		args := []any{"CONFIG", "SET"}
+		for _, key := range slices.Sorted(maps.Keys(config)) {
+			args = append(args, key, config[key])
+		}
+		if len(config) == 0 {
+			return nil
+		}
+		return r.Do(ctx, args...).Err()
+	})
+}
+
+func (e *Cache) change(ctx context.Context, name string, f func(*cache, *redis.Client) error) error {
+	c, err := e.find(name)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.do(ctx, func(r *redis.Client) error { return f(c, r) })
+}
+
+// Delete ends a server and removes its data.
+func (e *Cache) Delete(ctx context.Context, name string) error {
+	c, err := e.find(name)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return e.remove(ctx, c)
+}
+
+func (e *Cache) remove(ctx context.Context, c *cache) error {
+	defer e.wait(time.Now())
+	var err error
+	if c.process != nil {
+		err = c.process.Stop(ctx, 5*time.Second)
+	}
+	err = errors.Join(err, os.RemoveAll(c.dir))
+	e.net.Release(c.addr)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.servers, c.name)
+	return err
+}

@@ -1,0 +1,193 @@
+//go:build linux
+
+package plane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/user"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Spec is a program to run.
+type Spec struct {
+	Name   string // for messages
+	Path   string // absolute
+	Args   []string
+	Env    []string // complete: nothing is inherited
+	Dir    string
+	Log    string // file that stdout and stderr are appended to; it should be private
+	Stdin  io.Reader
+	Signal syscall.Signal // asks it to end; SIGTERM if 0
+	// Unprivileged runs the program as the user "postgres" or "nobody" when difyup itself is root.
+	Unprivileged bool
+}
+
+// Supervisor starts programs that end when this process ends, even by kill -9.
+type Supervisor struct {
+	start chan func()
+	done  chan struct{}
+
+	mu     sync.Mutex
+	all    []*Process
+	closed bool
+}
+
+// NewSupervisor gives a supervisor. Close ends it.
+func NewSupervisor() *Supervisor {
+	s := &Supervisor{start: make(chan func()), done: make(chan struct{})}
+	go func() {
+		// The kernel sends a child its parent-death signal when the *thread* that forked it ends. One thread, which lives as
+		// long as the supervisor, forks them all.
+		runtime.LockOSThread()
+		defer close(s.done)
+		for f := range s.start {
+			f()
+		}
+	}()
+	return s
+}
+
+// Process is a program that was started.
+type Process struct {
+	spec Spec
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error
+}
+
+// Start runs a program. The context is of the starting alone.
+func (s *Supervisor) Start(ctx context.Context, spec Spec) (*Process, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	log, err := os.OpenFile(spec.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", spec.Name, err)
+	}
+	defer log.Close()
+	if spec.Signal == 0 {
+		spec.Signal = syscall.SIGTERM
+	}
+	cmd := exec.Command(spec.Path, spec.Args...)
+	cmd.Env, cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = spec.Env, spec.Dir, spec.Stdin, log, log
+	// A group of its own: Ctrl-C at the terminal is ours to handle, and a forced end takes the program's children along.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if spec.Unprivileged {
+		if cmd.SysProcAttr.Credential, err = unprivileged(); err != nil {
+			return nil, fmt.Errorf("start %s: %w", spec.Name, err)
+		}
+	}
+	p := &Process{spec: spec, cmd: cmd, done: make(chan struct{})}
+
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil, fmt.Errorf("start %s: the local cloud is ending", spec.Name)
+	}
+	started := make(chan error, 1)
+	s.start <- func() { started <- cmd.Start() }
+	err = <-started
+	if err == nil {
+		s.all = append(s.all, p)
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", spec.Name, err)
+	}
+	go func() {
+		p.err = cmd.Wait()
+		s.mu.Lock()
+		s.all = slices.DeleteFunc(s.all, func(q *Process) bool { return q == p })
+		s.mu.Unlock()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// PID is the process's number.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Done is closed when the process is gone.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Err says why it ended, once Done is closed; nil for exit status 0.
+func (p *Process) Err() error { return p.err }
+
+// Stop asks the process to end, and ends it by force after grace or when ctx ends. It returns when the process is gone.
+func (p *Process) Stop(ctx context.Context, grace time.Duration) error {
+	_ = p.cmd.Process.Signal(p.spec.Signal) // it may be gone already
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-p.done:
+		return nil
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	_ = syscall.Kill(-p.PID(), syscall.SIGKILL)
+	<-p.done
+	return nil
+}
+
+// Close stops what still runs, all at once, and returns when nothing is left.
+func (s *Supervisor) Close(ctx context.Context, grace time.Duration) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	all := slices.Clone(s.all)
+	s.mu.Unlock()
+	errs := make([]error, len(all))
+	var wg sync.WaitGroup
+	for i, p := range all {
+		wg.Go(func() { errs[i] = p.Stop(ctx, grace) })
+	}
+	wg.Wait()
+	close(s.start)
+	<-s.done
+	return errors.Join(errs...)
+}
+
+// unprivileged gives the user that servers run as when we are root, nil when we are not: PostgreSQL refuses root.
+func unprivileged() (*syscall.Credential, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	for _, name := range []string{"postgres", "nobody"} {
+		u, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, err := strconv.ParseUint(u.Uid, 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		gid, err := strconv.ParseUint(u.Gid, 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+	}
+	return nil, errors.New(`neither a user "postgres" nor "nobody" exists, and PostgreSQL refuses to run as root`)
+}
+
+// own gives a directory to the user that servers run as.
+func own(dir string) error {
+	cred, err := unprivileged()
+	if err != nil || cred == nil {
+		return err
+	}
+	return os.Chown(dir, int(cred.Uid), int(cred.Gid))
+}
