@@ -422,4 +422,3 @@ func (v *Service) Usage(bucket string) (objects int, bytes int64) {
 	}
 	return objects, bytes
 }
-

@@ -1,0 +1,190 @@
+package localcloud
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/difyup/difyup/internal/fault"
+)
+
+// Info is a running local cloud, as it says itself.
+type Info struct {
+	PID       int       `json:"pid"`
+	URL       string    `json:"url"` // of Google's APIs: "http://127.64.0.1:4000/"
+	Dir       string    `json:"dir"`
+	StartedAt time.Time `json:"startedAt"`
+	Version   string    `json:"version"` // of difyup
+	Addresses string    `json:"addresses"`
+	DNS       string    `json:"dns"`
+	TimeScale float64   `json:"timeScale"`
+
+	Listeners []Listener     `json:"listeners"`
+	Servers   []Server       `json:"servers"`
+	Instances []Instance     `json:"instances"`
+	Buckets   []Bucket       `json:"buckets"`
+	Resources map[string]int `json:"resources"` // number by collection
+
+	Requests int64            `json:"requests"` // to Google's APIs, so far
+	Methods  map[string]int64 `json:"methods"`  // the same by method
+	Waited   float64          `json:"waited"`   // seconds spent in waiting for database servers, added up
+}
+
+// Listener is a forwarding rule and where it really listens.
+type Listener struct {
+	Name    string `json:"name"`
+	Project string `json:"project"`
+	Scheme  string `json:"scheme"`
+	Address string `json:"address"`
+	Port    int    `json:"port"` // the rule's, or a free one where that may not be bound
+}
+
+// URL is where a browser finds it.
+func (l Listener) URL() string {
+	if l.Scheme == "https" && l.Port == 443 || l.Scheme == "http" && l.Port == 80 {
+		return l.Scheme + "://" + l.Address
+	}
+	return fmt.Sprintf("%s://%s:%d", l.Scheme, l.Address, l.Port)
+}
+
+// Server is a database or cache server.
+type Server struct {
+	Kind    string `json:"kind"` // "PostgreSQL", "Redis"
+	Name    string `json:"name"`
+	Project string `json:"project"`
+	State   string `json:"state"`
+	Address string `json:"address"` // with its port
+}
+
+// Instance is a machine.
+type Instance struct {
+	Name    string `json:"name"`
+	Project string `json:"project"`
+	Zone    string `json:"zone"`
+	Status  string `json:"status"`
+	Address string `json:"address"`
+}
+
+// Bucket is a bucket.
+type Bucket struct {
+	Name    string `json:"name"`
+	Objects int    `json:"objects"`
+	Bytes   int64  `json:"bytes"`
+}
+
+// DefaultDir is where a local cloud keeps its state: $DIFYUP_LOCAL_DIR, else a directory that root's servers, which run
+// as another user, can reach, else below the user's own state directory.
+func DefaultDir() (string, error) {
+	if dir := os.Getenv("DIFYUP_LOCAL_DIR"); dir != "" {
+		return filepath.Abs(dir)
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/difyup/local", nil
+	}
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "difyup", "local"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("find the user's home: %w", err)
+	}
+	return filepath.Join(home, ".local", "state", "difyup", "local"), nil
+}
+
+const (
+	infoFile = "cloud.json"
+	lockFile = "lock"
+	logFile  = "cloud.log"
+)
+
+// guard is a header that a web page cannot make a browser send without asking.
+const guard = "X-Difyup-Local"
+
+// ErrNotRunning says that no local cloud runs in a directory.
+var ErrNotRunning = errors.New("no local cloud runs there")
+
+// Find gives the local cloud that runs in dir, or ErrNotRunning.
+func Find(ctx context.Context, dir string) (*Info, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, infoFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, ErrNotRunning
+	}
+	if err != nil {
+		return nil, err
+	}
+	var at Info
+	if err := json.Unmarshal(raw, &at); err != nil {
+		return nil, fmt.Errorf("read %s: %w", filepath.Join(dir, infoFile), err)
+	}
+	var info Info
+	if err := ask(ctx, http.MethodGet, at.URL+"local/v1/status", nil, &info); err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, ErrNotRunning
+	}
+	if info.PID != at.PID { // somebody else took the port
+		return nil, ErrNotRunning
+	}
+	return &info, nil
+}
+
+// SetDelay has every request to Google's APIs answered that much later.
+func (i *Info) SetDelay(ctx context.Context, d time.Duration) error {
+	return ask(ctx, http.MethodPut, i.URL+"local/v1/delay", map[string]any{"milliseconds": d.Milliseconds()}, nil)
+}
+
+func ask(ctx context.Context, method, url string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		raw, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(raw)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, url, body)
+	if err != nil {
+		return err
+	}
+	req.Header.Set(guard, "1")
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // never through a proxy
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		return fmt.Errorf("%s %s: %s", method, url, resp.Status)
+	}
+	if out == nil {
+		return nil
+	}
+	return json.NewDecoder(resp.Body).Decode(out)
+}
+
+func needsLinux() error {
+	return &fault.Fault{
+		Summary: "The local cloud needs Linux",
+		Detail:  "It gives every machine and server an address of its own in 127.0.0.0/8 and ends what it started together with itself; only Linux lets it.",
+		Remedy:  "Run it in a Linux machine, container or WSL. Without --local, difyup works here.",
+	}
+}
+
+// lastLines gives the end of a log, for an error.
+func lastLines(path string, n int) string {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}

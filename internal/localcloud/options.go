@@ -1,0 +1,17 @@
+package localcloud
+
+import (
+	"log/slog"
+	"time"
+)
+
+// Options say how a local cloud behaves.
+type Options struct {
+	Dir string // its state; it is removed at the end
+	// TimeScale multiplies Google's latencies: 0 is instant (operations take milliseconds), 1 realistic.
+	TimeScale float64
+	Delay     time.Duration // every request is answered that much later
+	Version   string        // of difyup, shown in Info
+	Log       *slog.Logger
+	Ready     func(Info) // called once its APIs answer; may be nil
+}

@@ -1,0 +1,327 @@
+package localcloud
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/difyup/difyup/internal/localcloud/body"
+	"github.com/difyup/difyup/internal/localcloud/compute"
+	"github.com/difyup/difyup/internal/localcloud/dns"
+	"github.com/difyup/difyup/internal/localcloud/fleet"
+	"github.com/difyup/difyup/internal/localcloud/fleet/group"
+	"github.com/difyup/difyup/internal/localcloud/front"
+	"github.com/difyup/difyup/internal/localcloud/iam"
+	"github.com/difyup/difyup/internal/localcloud/plane"
+	"github.com/difyup/difyup/internal/localcloud/redis"
+	"github.com/difyup/difyup/internal/localcloud/secrets"
+	"github.com/difyup/difyup/internal/localcloud/services"
+	"github.com/difyup/difyup/internal/localcloud/sql"
+	"github.com/difyup/difyup/internal/localcloud/storage"
+	"github.com/difyup/difyup/internal/localcloud/store"
+)
+
+// endGrace is how long the parts get to end politely.
+const endGrace = 15 * time.Second
+
+// cloud is the parts of a running local cloud.
+type cloud struct {
+	opts       Options
+	info       Info // what does not change
+	net        *plane.Net
+	supervisor *plane.Supervisor
+	store      *store.Store
+	front      *front.Server
+	storage    *storage.Service
+	sql        *plane.SQL
+	cache      *plane.Cache
+	fleet      *fleet.Fleet
+	stop       context.CancelFunc
+}
+
+// Serve is a local cloud. It returns when ctx ends or a client asks it to end, and has then removed its directory.
+func Serve(ctx context.Context, o Options) (err error) {
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+		return err
+	}
+	lock, err := takeLock(o.Dir, true)
+	if err != nil {
+		return fmt.Errorf("%s: %w", o.Dir, err)
+	}
+	defer lock.Close()
+	// What a killed local cloud left is of no use: what its servers and instances were is known to nobody.
+	entries, err := os.ReadDir(o.Dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() != lockFile && e.Name() != logFile {
+			if err := os.RemoveAll(filepath.Join(o.Dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	c := &cloud{opts: o, store: store.New(), stop: stop}
+	err = c.run(ctx)
+	if err != nil {
+		// The log stays for whoever asks why.
+		return errors.Join(err, os.Remove(filepath.Join(o.Dir, lockFile)), removeIfThere(filepath.Join(o.Dir, infoFile)))
+	}
+	return os.RemoveAll(o.Dir)
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (c *cloud) run(ctx context.Context) (err error) {
+	log := c.opts.Log
+	bin, err := plane.FindPostgres()
+	if err != nil {
+		return err
+	}
+	redisServer, err := plane.FindRedis()
+	if err != nil {
+		return err
+	}
+	objects := filepath.Join(c.opts.Dir, "objects")
+	for _, dir := range []string{"sql", "redis", "instances"} {
+		if err := os.MkdirAll(filepath.Join(c.opts.Dir, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(objects, 0o700); err != nil {
+		return err
+	}
+
+	if c.net, err = plane.Claim(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.net.Close()) }()
+	c.supervisor = plane.NewSupervisor()
+	defer func() { err = errors.Join(err, c.supervisor.Close(context.WithoutCancel(ctx), endGrace)) }()
+	listener, err := net.Listen("tcp4", netip.AddrPortFrom(c.net.API(), 0).String())
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	url := "http://" + listener.Addr().String() + "/"
+
+	c.front, err = front.New(front.Options{TimeScale: c.opts.TimeScale, Delay: c.opts.Delay, Log: log})
+	if err != nil {
+		return err
+	}
+	defer c.front.Close()
+	c.sql = plane.NewSQL(c.net, c.supervisor, bin, filepath.Join(c.opts.Dir, "sql"))
+	c.cache = plane.NewCache(c.net, c.supervisor, redisServer, filepath.Join(c.opts.Dir, "redis"))
+
+	policies := iam.NewPolicies(c.front, c.store)
+	services.Register(c.front, c.store, policies, services.Options{})
+	iam.Register(c.front, c.store, policies)
+	secrets.Register(c.front, c.store, policies)
+	sql.Register(c.front, c.store, c.sql)
+	redis.Register(c.front, c.store, c.cache)
+	c.storage = storage.Register(c.front, c.store, policies, objects)
+	names := dns.Register(c.front, c.store)
+	machines := compute.Register(c.front, c.store, compute.Options{Addresses: balancerAddresses{c.net}, Log: log})
+	c.fleet, err = fleet.New(fleet.Options{
+		Store: c.store, Addresses: instanceAddresses{c.net}, Start: c.startInstance, Objects: c.open(),
+		Issue: c.front.Tokens().Issue, Number: c.front.ProjectNumber, Lookup: names.Lookup, Zones: names.Zones, KeyPair: machines.KeyPair,
+		DNS: c.net.DNS(), Endpoint: url, Dir: filepath.Join(c.opts.Dir, "instances"), TimeScale: c.opts.TimeScale, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endGrace)
+		defer cancel()
+		err = errors.Join(err, c.fleet.Close(end))
+	}()
+	machines.Observe(c.fleet)
+	machines.SetFleet(c.fleet)
+
+	c.info = Info{
+		PID: os.Getpid(), URL: url, Dir: c.opts.Dir, StartedAt: time.Now().UTC().Truncate(time.Second), Version: c.opts.Version,
+		Addresses: c.net.Block().String(), DNS: c.fleet.DNS().String(), TimeScale: c.opts.TimeScale,
+	}
+	c.front.HandleHTTP("GET /local/v1/status", http.HandlerFunc(c.status))
+	c.front.HandleHTTP("PUT /local/v1/delay", http.HandlerFunc(c.setDelay))
+	c.front.HandleHTTP("POST /local/v1/shutdown", http.HandlerFunc(c.shutdown))
+	server := &http.Server{
+		Handler: ownPages(c.front), ReadHeaderTimeout: 30 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	if err := c.publish(); err != nil {
+		return errors.Join(err, server.Close())
+	}
+	log.Info("the local cloud is up", "url", url, "addresses", c.info.Addresses, "postgres", bin, "redis", redisServer)
+	if c.opts.Ready != nil {
+		c.opts.Ready(c.info)
+	}
+	select {
+	case <-ctx.Done():
+	case err := <-served:
+		return err
+	}
+	log.Info("the local cloud is ending")
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := server.Shutdown(end); err != nil {
+		return server.Close() // requests that still wait, as operations' waits do, are cut off
+	}
+	return nil
+}
+
+// publish writes where the cloud is, for other processes.
+func (c *cloud) publish() error {
+	raw, err := json.MarshalIndent(map[string]any{"pid": c.info.PID, "url": c.info.URL, "dir": c.info.Dir, "startedAt": c.info.StartedAt}, "", "  ")
+	if err != nil {
+		return err
+	}
+	next := filepath.Join(c.opts.Dir, infoFile+".next")
+	if err := os.WriteFile(next, append(raw, '\n'), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(next, filepath.Join(c.opts.Dir, infoFile))
+}
+
+// ownPages refuses what a web page of somebody else's makes the user's browser send.
+func ownPages(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" {
+			http.Error(w, "the local cloud answers no requests of other sites' pages", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+type balancerAddresses struct{ net *plane.Net }
+
+func (a balancerAddresses) Allocate(string) (string, error) {
+	addr, err := a.net.Addr(plane.LoadBalancer)
+	if err != nil {
+		return "", err
+	}
+	return addr.String(), nil
+}
+
+func (a balancerAddresses) Release(address string) {
+	if addr, err := netip.ParseAddr(address); err == nil {
+		a.net.Release(addr)
+	}
+}
+
+type instanceAddresses struct{ net *plane.Net }
+
+func (a instanceAddresses) Addr() (netip.Addr, error) { return a.net.Addr(plane.Instance) }
+func (a instanceAddresses) Release(addr netip.Addr)   { a.net.Release(addr) }
+
+func (c *cloud) startInstance(ctx context.Context, p group.Program) (group.Process, error) {
+	process, err := c.supervisor.Start(ctx, plane.Spec{Name: p.Name, Path: p.Path, Env: p.Env, Dir: p.Dir, Log: p.Log})
+	if err != nil {
+		return nil, err
+	}
+	return process, nil
+}
+
+func (c *cloud) open() func(ctx context.Context, bucket, object, email string) (io.ReadCloser, error) {
+	return c.storage.Open
+}
+
+func (c *cloud) setDelay(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Milliseconds int64 `json:"milliseconds"`
+	}
+	if err := json.NewDecoder(io.LimitReader(r.Body, 1000)).Decode(&in); err != nil || r.Header.Get(guard) == "" || in.Milliseconds < 0 {
+		http.Error(w, "bad request", http.StatusBadRequest)
+		return
+	}
+	c.front.SetDelay(time.Duration(in.Milliseconds) * time.Millisecond)
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (c *cloud) shutdown(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get(guard) == "" {
+		http.Error(w, "bad request", http.StatusBadRequest)
+		return
+	}
+	w.WriteHeader(http.StatusAccepted)
+	c.stop()
+}
+
+func (c *cloud) status(w http.ResponseWriter, _ *http.Request) {
+	info := c.info
+	info.Listeners, info.Servers, info.Instances, info.Buckets = []Listener{}, []Server{}, []Instance{}, []Bucket{}
+	for _, l := range c.fleet.Listeners() {
+		info.Listeners = append(info.Listeners, Listener{Name: last(l.Rule), Project: project(l.Rule), Scheme: l.Scheme, Address: l.Address, Port: l.Port})
+	}
+	instances := c.store.Collection("sql.instances")
+	for _, k := range instances.Keys("") {
+		b, _ := instances.Get(k)
+		s := Server{Kind: "PostgreSQL", Name: last(k), Project: project(k), State: body.String(b, "state")}
+		for _, a := range body.Maps(b, "ipAddresses") {
+			s.Address = body.String(a, "ipAddress") + ":5432"
+		}
+		info.Servers = append(info.Servers, s)
+	}
+	instances = c.store.Collection("redis.instances")
+	for _, k := range instances.Keys("") {
+		b, _ := instances.Get(k)
+		s := Server{Kind: "Redis", Name: last(k), Project: project(k), State: body.String(b, "state")}
+		if host := body.String(b, "host"); host != "" {
+			s.Address = host + ":" + body.String(b, "port")
+		}
+		info.Servers = append(info.Servers, s)
+	}
+	instances = c.store.Collection("instances")
+	for _, k := range instances.Keys("") {
+		b, _ := instances.Get(k)
+		i := Instance{Name: last(k), Project: project(k), Zone: last(body.String(b, "zone")), Status: body.String(b, "status")}
+		for _, n := range body.Maps(b, "networkInterfaces") {
+			i.Address = body.String(n, "networkIP")
+		}
+		info.Instances = append(info.Instances, i)
+	}
+	for _, name := range c.store.Collection("buckets").Keys("") {
+		n, size := c.storage.Usage(name)
+		info.Buckets = append(info.Buckets, Bucket{Name: name, Objects: n, Bytes: size})
+	}
+	info.Resources = map[string]int{}
+	for _, name := range c.store.Names() {
+		info.Resources[name] = c.store.Collection(name).Len()
+	}
+	info.Requests, info.Methods = c.front.Requests()
+	info.Waited = (c.sql.Waited() + c.cache.Waited()).Seconds()
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(info); err != nil {
+		c.opts.Log.Debug("answer status", "error", err)
+	}
+}
+
+func last(key string) string { return key[strings.LastIndexByte(key, '/')+1:] }
+
+// project gives the project of a key, "projects/p/…".
+func project(key string) string {
+	parts := strings.SplitN(key, "/", 3)
+	if len(parts) < 3 {
+		return ""
+	}
+	return parts[1]
+}
