@@ -4,3 +4,5 @@
 // It knows what a value may be, and nothing of what becomes of it: that is internal/topology. It reads no cloud.
 // Start reading in spec.go, which is also the source of docs/config.md and docs/difyup.schema.json.
 package config
+
+//go:generate go run ./generate

@@ -16,6 +16,9 @@ import (
 // maxSize is far above what a stack needs, so that a wrong file is not read to its end.
 const maxSize = 1 << 20
 
+// maxFaults is how many problems are told: with more, it is the wrong file.
+const maxFaults = 100
+
 // Load reads the stack described in the file at path. The error is a fault.List with all problems, in the order of
 // their places, or one fault if the file cannot be read.
 func Load(path string) (*Spec, error) {
@@ -83,6 +86,13 @@ func Parse(file string, data []byte) (*Spec, error) {
 			}
 			return a.At.Column - b.At.Column
 		})
+		if more := len(r.faults) - maxFaults; more > 0 {
+			r.faults = append(r.faults[:maxFaults:maxFaults], &fault.Fault{
+				Summary: "More problems", At: fault.Position{File: file},
+				Detail: fmt.Sprintf("These are the first %d problems; there are %d more.", maxFaults, more),
+				Remedy: "Mend these first. Or is it another file that you meant? Name it with -f.",
+			})
+		}
 		return nil, r.faults
 	}
 	return spec, nil

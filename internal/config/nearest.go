@@ -4,7 +4,7 @@ import "slices"
 
 // nearest gives the known word that a person who wrote word most likely meant, or "".
 func nearest(word string, known []string) string {
-	best, distance := "", max(1, len(word)/2) // further away it is another word
+	best, distance := "", max(1, len(word)/3) // further away it is another word
 	if len(word) > 100 {
 		return ""
 	}

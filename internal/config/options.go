@@ -1,6 +1,7 @@
 package config
 
 import (
+	_ "embed"
 	"fmt"
 	"reflect"
 	"strconv"
@@ -39,6 +40,12 @@ type Option struct {
 	Children []Option // of Section and Entries
 	index    []int
 }
+
+//go:embed spec.go
+var source string
+
+// Source gives the Go source of the options, whose comments describe them.
+func Source() string { return source }
 
 // Options gives the description of the whole file: the top-level keys and, below them, all others.
 func Options() []Option { return optionsOf(reflect.TypeFor[Spec](), shapes()) }

@@ -23,9 +23,6 @@ type reader struct {
 }
 
 func (r *reader) add(at fault.Position, summary, detail, remedy string) {
-	if at.Line > 0 && at.Line <= len(r.lines) {
-		at.Text = r.lines[at.Line-1]
-	}
 	r.faults = append(r.faults, &fault.Fault{Summary: summary, Detail: detail, Remedy: remedy, At: at})
 }
 
@@ -52,7 +49,11 @@ func (r *reader) ok(paths ...string) bool {
 }
 
 func (r *reader) position(line, column int) fault.Position {
-	return fault.Position{File: r.file, Line: line, Column: column}
+	p := fault.Position{File: r.file, Line: line, Column: column}
+	if line > 0 && line <= len(r.lines) {
+		p.Text = r.lines[line-1]
+	}
+	return p
 }
 
 func (r *reader) root(n *yaml.Node, spec *Spec) {
@@ -117,6 +118,8 @@ func (r *reader) section(n *yaml.Node, options []Option, v reflect.Value, path s
 func (o Option) example() string {
 	text := "…"
 	switch {
+	case o.Default != "":
+		return o.Default
 	case o.Shape != nil:
 		text = o.Shape.Example
 	case len(o.Enum) > 0:
@@ -133,6 +136,10 @@ func (r *reader) unknown(at fault.Position, key, path string, siblings []Option)
 	detail := fmt.Sprintf("There is no option %s.", quote(join(path, key)))
 	if before, after, ok := strings.Cut(key, ":"); ok && after != "" && slices.ContainsFunc(siblings, func(o Option) bool { return o.Key == before }) {
 		r.add(at, "Unknown option", detail+" A space is missing after the colon.", "Write:\n    "+before+": "+after)
+		return
+	}
+	if len(r.faults) > maxFaults { // it will not be told
+		r.add(at, "Unknown option", detail, "Remove it.")
 		return
 	}
 	here := make([]string, len(siblings))
@@ -155,15 +162,15 @@ func (r *reader) unknown(at fault.Position, key, path string, siblings []Option)
 		known = append(known, k)
 	}
 	word := strings.ToLower(strings.ReplaceAll(key, "-", "_"))
+	far := nearest(word, known)
 	var remedy string
 	switch {
 	case len(elsewhere[word]) > 0 && !slices.Contains(here, word):
 		remedy = belongs(word, elsewhere[word])
 	case nearest(word, here) != "":
 		remedy = fmt.Sprintf("Did you mean %s?", quote(nearest(word, here)))
-	case nearest(word, known) != "":
-		k := nearest(word, known)
-		remedy = fmt.Sprintf("Did you mean %s? %s", quote(k), belongs(k, elsewhere[k]))
+	case far != "" && edits(word, far) <= 2:
+		remedy = fmt.Sprintf("Did you mean %s? %s", quote(far), belongs(far, elsewhere[far]))
 	default:
 		remedy = "Remove it. The options here are " + list(here, "and") + "."
 	}
@@ -286,8 +293,8 @@ func (r *reader) texts(n *yaml.Node, o Option, v reflect.Value, path string) {
 }
 
 var (
-	wholeNumber   = regexp.MustCompile(`^(0|-?[1-9][0-9]{0,17})$`)
-	decimalNumber = regexp.MustCompile(`^-?(0|[1-9][0-9]{0,17})?(\.[0-9]{1,18})?$`)
+	wholeNumber   = regexp.MustCompile(`^(0|-?[1-9][0-9]*)$`)
+	decimalNumber = regexp.MustCompile(`^-?(0|[1-9][0-9]*|(0|[1-9][0-9]*)?\.[0-9]+)$`)
 	leadingNumber = regexp.MustCompile(`^-?[0-9]+`)
 )
 
@@ -299,18 +306,21 @@ func (r *reader) scalar(n *yaml.Node, o Option, v reflect.Value, path string) bo
 	}
 	tag, text := n.ShortTag(), n.Value
 	if tag == "!!null" {
-		example := o.Default
-		if example == "" {
-			example = o.example()
-		}
-		r.at(path, "Missing value", quote(path)+" has no value.", fmt.Sprintf("Write one, or remove the line:\n    %s: %s", o.Key, example))
+		r.at(path, "Missing value", quote(path)+" has no value.", fmt.Sprintf("Write one, or remove the line:\n    %s: %s", o.Key, o.example()))
 		return false
 	}
 	number := tag == "!!int" || tag == "!!float"
 	switch o.Type {
 	case Text:
 		if tag != "!!str" && !(o.Numbers && (number || tag == "!!timestamp")) {
-			r.wrong(n, o, path, strconv.Quote(text))
+			if o.Shape != nil && !o.Shape.Fits(text) { // quotes would not make it right
+				return r.words(path, text, o)
+			}
+			hint := strconv.Quote(text)
+			if tag == "!!bool" && strings.Contains(path, ".flags.") {
+				hint = map[bool]string{true: "on", false: "off"}[strings.EqualFold(text, "true")]
+			}
+			r.wrong(n, o, path, hint)
 			return false
 		}
 		v.SetString(text)
@@ -339,13 +349,16 @@ func (r *reader) scalar(n *yaml.Node, o Option, v reflect.Value, path string) bo
 			r.wrong(n, o, path, hint)
 			return false
 		}
+		f, err := strconv.ParseFloat(text, 64)
+		if err == nil && !r.limits(path, text, f, o) {
+			return false
+		}
 		i, err := strconv.Atoi(text)
 		if err != nil {
 			r.wrong(n, o, path, "")
 			return false
 		}
 		v.SetInt(int64(i))
-		return r.limits(path, text, float64(i), o)
 	case Decimal:
 		if !number || !decimalNumber.MatchString(text) {
 			hint := ""
@@ -367,7 +380,7 @@ func (r *reader) scalar(n *yaml.Node, o Option, v reflect.Value, path string) bo
 		v.SetFloat(f)
 		return r.limits(path, text, f, o)
 	}
-	return r.words(path, text, o)
+	return o.Type != Text || r.words(path, text, o)
 }
 
 // wrong reports a value of the wrong type. With a hint it says what to write.
@@ -378,6 +391,9 @@ func (r *reader) wrong(n *yaml.Node, o Option, path, hint string) {
 	got := kindOf(n)
 	if n.Kind == yaml.ScalarNode && n.ShortTag() != "!!null" {
 		got = quote(n.Value) + ", " + got
+		if n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) != 0 {
+			got = quote(strconv.Quote(n.Value)) + ", a text"
+		}
 		if n.ShortTag() == "!!bool" {
 			got = quote(n.Value)
 		}
@@ -391,6 +407,9 @@ func (r *reader) wrong(n *yaml.Node, o Option, path, hint string) {
 	}[o.Type]
 	detail := fmt.Sprintf("%s takes %s. Here it is %s.", quote(path), want, got)
 	remedy := "Write " + want + "."
+	if example := o.example(); example != "…" && n.Kind != yaml.SequenceNode {
+		remedy = "Write " + want + ", for instance:\n    " + o.Key + ": " + example
+	}
 	if hint != "" {
 		remedy = "Write:\n    " + o.Key + ": " + hint
 	} else {
@@ -399,7 +418,7 @@ func (r *reader) wrong(n *yaml.Node, o Option, path, hint string) {
 			before, after, _ := strings.Cut(n.Value, ":")
 			remedy = fmt.Sprintf("A space is missing after the colon. Write:\n    %s:\n      %s: %s", o.Key, before, strings.TrimSpace(after))
 		case o.Type == Section && len(o.Children) > 0:
-			remedy = fmt.Sprintf("Write the options below it, indented:\n    %s:\n      %s: …", o.Key, o.Children[0].Key)
+			remedy = fmt.Sprintf("Write the options below it, indented:\n    %s:\n      %s: %s", o.Key, o.Children[0].Key, o.Children[0].example())
 			if strings.HasSuffix(path, "]") {
 				remedy = fmt.Sprintf("Write its options as keys with values:\n    - %s: %s", o.Children[0].Key, o.Children[0].example())
 			}

@@ -53,8 +53,9 @@ func (s Shape) repair(text string) string {
 		if !strings.Contains(fixed, "://") {
 			fixed = "https://" + fixed
 		}
-		if i := strings.Index(fixed[len("https://"):], "/"); i >= 0 {
-			fixed = fixed[:len("https://")+i]
+		if scheme, rest, ok := strings.Cut(fixed, "://"); ok {
+			host, _, _ := strings.Cut(rest, "/")
+			fixed = scheme + "://" + host
 		}
 	case "method":
 		fixed = strings.ToUpper(fixed)

@@ -132,7 +132,7 @@ type SQL struct {
 	// Whether a standby in another zone takes over when the first fails. Doubles the price.
 	HighAvailability bool `yaml:"high_availability" default:"false" change:"restart"`
 	// How many connections PostgreSQL allows. difyup refuses a number that the instances could exceed.
-	MaxConnections int `yaml:"max_connections" default:"500" min:"25" max:"10000" change:"restart"`
+	MaxConnections int `yaml:"max_connections" default:"600" min:"25" max:"10000" change:"restart"`
 	// Whether Google refuses to delete the instance. `difyup destroy` lifts it for what you name.
 	DeletionProtection bool `yaml:"deletion_protection" default:"true" change:"in place"`
 	// Further PostgreSQL flags, as Cloud SQL names them, for instance `log_min_duration_statement: 500`.
@@ -158,10 +158,10 @@ type Backups struct {
 	Enabled bool `yaml:"enabled" default:"true" change:"in place"`
 	// When they start, in UTC.
 	StartTime string `yaml:"start_time" default:"18:00" shape:"time" accept:"numbers" change:"in place"`
-	// How many are kept.
+	// How many are kept: as many as `log_days`, or more.
 	Retained int `yaml:"retained" default:"7" min:"1" max:"365" change:"in place"`
 	// Whether the write-ahead log is kept too, so that the state of any second can be restored. Needs backups.
-	PointInTimeRecovery bool `yaml:"point_in_time_recovery" default:"true" change:"in place"`
+	PointInTimeRecovery bool `yaml:"point_in_time_recovery" default:"true" change:"restart"`
 	// For how many days the log is kept: up to 7, or 35 in the edition enterprise-plus.
 	LogDays int `yaml:"log_days" default:"7" min:"1" max:"35" change:"in place"`
 }
@@ -211,7 +211,8 @@ type CORS struct {
 	MaxAgeSeconds int `yaml:"max_age_seconds" default:"3600" min:"0" max:"86400"`
 }
 
-// LifecycleRule does something to the objects that meet all its conditions. At least one condition is needed.
+// LifecycleRule does something to the objects that meet all its conditions. At least one of `age_days`,
+// `noncurrent_days` and `newer_versions` is needed.
 type LifecycleRule struct {
 	// What happens: `delete`, a move to a cheaper class, or the end of unfinished uploads.
 	Action string `yaml:"action" required:"true" enum:"delete nearline coldline archive abort-uploads"`
@@ -221,6 +222,6 @@ type LifecycleRule struct {
 	NoncurrentDays int `yaml:"noncurrent_days" default:"0" min:"0" max:"36500"`
 	// How many newer versions there must be. Only older versions meet this.
 	NewerVersions int `yaml:"newer_versions" default:"0" min:"0" max:"1000"`
-	// The object's name begins with one of these.
+	// The object's name begins with one of these. They narrow a rule, and are no condition alone.
 	Prefixes []string `yaml:"prefixes" default:"[]"`
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"unicode"
@@ -31,7 +33,7 @@ func (r *reader) document(data []byte) *yaml.Node {
 		r.empty()
 		return nil
 	case err != nil:
-		r.syntax(err)
+		r.syntax(data)
 		return nil
 	}
 	var second yaml.Node
@@ -40,7 +42,7 @@ func (r *reader) document(data []byte) *yaml.Node {
 			"The file holds more than one YAML document, separated by a line `---`. One file describes one stack.",
 			"Move the second document into a file of its own, and name it with -f.")
 	} else if !errors.Is(err, io.EOF) {
-		r.syntax(err)
+		r.syntax(data)
 		return nil
 	}
 	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 {
@@ -78,13 +80,14 @@ func (r *reader) encoding(data []byte) bool {
 	line, column := 1, 1
 	for i := 0; i < len(data); {
 		c, size := utf8.DecodeRune(data[i:])
-		at := fault.Position{File: r.file, Line: line, Column: column}
+		at := r.position(line, column)
 		if c == utf8.RuneError && size == 1 {
 			r.add(at, "Configuration is not UTF-8", fmt.Sprintf("The byte 0x%02x begins no character in UTF-8. Files from older systems often are in another encoding.", data[i]),
 				"Save the file as UTF-8 in your editor.")
 			return false
 		}
-		if unicode.IsControl(c) && c != '\n' && c != '\r' && c != '\t' || c == '\uFEFF' {
+		alone := c == '\r' && !bytes.HasPrefix(data[i:], []byte("\r\n")) // YAML takes it, and two more, for the end of a line
+		if unicode.IsControl(c) && c != '\n' && c != '\r' && c != '\t' || alone || strings.ContainsRune("\uFEFF\u2028\u2029", c) {
 			r.add(at, "Control character", fmt.Sprintf("The character U+%04X cannot be seen, and YAML does not allow it.", c), "Delete it.")
 			return false
 		}
@@ -100,7 +103,7 @@ func (r *reader) encoding(data []byte) bool {
 var lineInError = regexp.MustCompile(`line (\d+): `)
 
 // syntax turns what the YAML parser says into what a person can use.
-func (r *reader) syntax(err error) {
+func (r *reader) syntax(data []byte) {
 	for i, line := range r.lines {
 		indent := line[:len(line)-len(strings.TrimLeft(line, " \t"))]
 		if tab := strings.IndexByte(indent, '\t'); tab >= 0 && strings.TrimSpace(line) != "" {
@@ -108,13 +111,22 @@ func (r *reader) syntax(err error) {
 			return
 		}
 	}
-	message := strings.TrimPrefix(err.Error(), "yaml: ")
+	line, message := complaint(data)
+	if name, ok := strings.CutPrefix(message, "unknown anchor '"); ok {
+		name, _, _ = strings.Cut(name, "'")
+		line = 1 + max(-1, slices.IndexFunc(r.lines, func(l string) bool { return strings.Contains(l, "*"+name) }))
+	}
+	// The parser tells where a section begins. The line that does not fit into it is the first without which all is well.
+	if strings.HasSuffix(message, "did not find expected key") || strings.HasSuffix(message, "did not find expected '-' indicator") {
+		ends := bytes.SplitAfter(data, []byte("\n"))
+		line = sort.Search(len(ends), func(n int) bool {
+			_, m := complaint(bytes.Join(ends[:n], nil))
+			return m == message
+		})
+	}
 	at := fault.Position{File: r.file}
-	if m := lineInError.FindStringSubmatch(message); m != nil {
-		if n, err := strconv.Atoi(m[1]); err == nil && n > 0 && n <= len(r.lines) {
-			at = r.position(n, 0)
-		}
-		message = strings.Replace(message, m[0], "", 1)
+	if line > 0 && line <= len(r.lines) {
+		at = r.position(line, 0)
 	}
 	detail, remedy := "The line cannot be read as YAML: "+message+".", "Check the line and the one before it."
 	for _, k := range []struct{ part, detail, remedy string }{
@@ -129,6 +141,7 @@ func (r *reader) syntax(err error) {
 		{"did not find expected node content", "A value is missing before a comma or a bracket.", "Write the value, or remove the comma."},
 		{"block sequence entries are not allowed", "A hyphen begins an item of a list, where none can be.", "Write the list below its key, or as [first, second]."},
 		{"cannot start any token", "The line begins with a character that means something else in YAML, such as @, ` or %.", "Put the text in quotes."},
+		{"expected alphabetic or numeric character", "A text begins with * or &, which mean something else in YAML.", "Put it in quotes:\n    key: \"*\""},
 		{"unknown escape character", "There is a backslash in a text in double quotes, followed by a character that needs none.", "Use single quotes: they take every character as it is."},
 		{"unknown anchor", "An alias, *NAME, stands where no such anchor, &NAME, is. difyup takes neither.", "Write the value itself. A text that begins with * stands in quotes: \"*\"."},
 	} {
@@ -138,6 +151,37 @@ func (r *reader) syntax(err error) {
 		}
 	}
 	r.add(at, "Not valid YAML", detail, remedy)
+}
+
+// complaint gives the line and the words of the parser about data; line 0 means that it names none.
+func complaint(data []byte) (line int, message string) {
+	// The first line of a file is given as none. With a line before it, there is no first line.
+	dec := yaml.NewDecoder(io.MultiReader(strings.NewReader("#\n"), bytes.NewReader(data)))
+	var err error
+	for err == nil {
+		var n yaml.Node
+		err = dec.Decode(&n)
+	}
+	if errors.Is(err, io.EOF) {
+		return 0, ""
+	}
+	message = strings.TrimPrefix(err.Error(), "yaml: ")
+	m := lineInError.FindStringSubmatch(message)
+	if m == nil {
+		return 0, message
+	}
+	line, err = strconv.Atoi(m[1])
+	if err != nil {
+		return 0, message
+	}
+	message = strings.Replace(message, m[0], "", 1)
+	// What the scanner finds is counted from one, what the parser finds from zero.
+	if !slices.ContainsFunc([]string{"<", "node content", "key", "'-'", "','"}, func(s string) bool {
+		return strings.HasPrefix(message, "did not find expected "+s)
+	}) {
+		line--
+	}
+	return line, message
 }
 
 // anchors refuses what makes a value stand elsewhere than where it is used: a fault could not name its line, and a

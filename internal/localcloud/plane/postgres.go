@@ -75,22 +75,29 @@ func majorOf(bin string) int {
 	return n
 }
 
-// hasVector says whether a PostgreSQL's directory of programs is complete. Debian keeps extensions apart from programs,
-// ROOT/usr/share/postgresql/17; PostgreSQL's own layout is PREFIX/share.
+// hasVector says whether a PostgreSQL's directory of programs is complete.
 func hasVector(bin string) bool {
 	for _, program := range []string{"postgres", "initdb"} {
 		if _, err := os.Stat(filepath.Join(bin, program)); err != nil {
 			return false
 		}
 	}
-	shares := []string{
+	_, ok := shareOf(bin)
+	return ok
+}
+
+// shareOf gives the directory with pgvector's control file that belongs to a directory of programs. Debian keeps it
+// apart from the programs, ROOT/usr/share/postgresql/17; PostgreSQL's own layout is PREFIX/share.
+func shareOf(bin string) (string, bool) {
+	for _, share := range []string{
 		filepath.Join(bin, "../../../../share/postgresql", strconv.Itoa(majorOf(bin))),
 		filepath.Join(bin, "../share"), filepath.Join(bin, "../share/postgresql"),
+	} {
+		if _, err := os.Stat(filepath.Join(share, "extension/vector.control")); err == nil {
+			return share, true
+		}
 	}
-	return slices.ContainsFunc(shares, func(share string) bool {
-		_, err := os.Stat(filepath.Join(share, "extension/vector.control"))
-		return err == nil
-	})
+	return "", false
 }
 
 // SQL runs PostgreSQL servers. It is safe for concurrent use.
@@ -99,6 +106,8 @@ type SQL struct {
 	supervisor *Supervisor
 	bin        string
 	dir        string
+
+	prepare func() (string, error) // gives the directory of the programs that are run
 
 	mu      sync.Mutex
 	servers map[string]*server
@@ -117,7 +126,10 @@ type server struct {
 
 // NewSQL gives an engine that keeps its servers' data below dir and runs the programs in bin.
 func NewSQL(n *Net, s *Supervisor, bin, dir string) *SQL {
-	return &SQL{net: n, supervisor: s, bin: bin, dir: dir, servers: map[string]*server{}}
+	return &SQL{
+		net: n, supervisor: s, bin: bin, dir: dir, servers: map[string]*server{},
+		prepare: sync.OnceValues(func() (string, error) { return private(bin, filepath.Join(dir, "programs")) }),
+	}
 }
 
 // Version gives the version of the PostgreSQL it runs: "17.4".
@@ -203,8 +215,12 @@ func (e *SQL) initialise(ctx context.Context, s *server) error {
 	if err := own(s.dir); err != nil {
 		return err
 	}
+	bin, err := e.prepare()
+	if err != nil {
+		return err
+	}
 	// The password goes through a pipe, not an argument or a file.
-	cmd := exec.CommandContext(ctx, filepath.Join(e.bin, "initdb"), "--pgdata="+s.data(), "--username="+admin, "--pwfile=/dev/stdin",
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "--pgdata="+s.data(), "--username="+admin, "--pwfile=/dev/stdin",
 		"--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions")
 	cred, err := unprivileged()
 	if err != nil {
@@ -213,12 +229,33 @@ func (e *SQL) initialise(ctx context.Context, s *server) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
 	var out bytes.Buffer
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = s.dir, environment(s.dir), &out, &out
-	cmd.Stdin = strings.NewReader(s.password + "\n")
+	if cmd.Stdin, err = secretPipe(s.password+"\n", cred); err != nil {
+		return err
+	}
+	defer cmd.Stdin.(*os.File).Close()
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("initdb: %w: %s", err, lastLine(out.String()))
 	}
 	// Loopback connections come from 127.0.0.1 whatever address they go to.
 	return os.WriteFile(filepath.Join(s.data(), "pg_hba.conf"), []byte("host all all 127.0.0.0/8 scram-sha-256\nhost replication all 127.0.0.0/8 scram-sha-256\n"), 0o600)
+}
+
+// secretPipe gives the reading end of a pipe that holds a short text and belongs to the user, who may open it by name.
+func secretPipe(text string, cred *syscall.Credential) (*os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	if cred != nil {
+		err = r.Chown(int(cred.Uid), int(cred.Gid))
+	}
+	if err == nil {
+		_, err = w.WriteString(text) // fits the pipe's buffer
+	}
+	if err := errors.Join(err, w.Close()); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, nil
 }
 
 func lastLine(s string) string {
@@ -242,8 +279,12 @@ func (e *SQL) start(ctx context.Context, s *server) error {
 			args = append(args, "-c", flag+"="+s.flags[flag])
 		}
 	}
+	bin, err := e.prepare()
+	if err != nil {
+		return err
+	}
 	p, err := e.supervisor.Start(ctx, Spec{
-		Name: "postgres " + s.name, Path: filepath.Join(e.bin, "postgres"), Args: args, Env: environment(s.dir), Dir: s.dir, Log: s.log(),
+		Name: "postgres " + s.name, Path: filepath.Join(bin, "postgres"), Args: args, Env: environment(s.dir), Dir: s.dir, Log: s.log(),
 		Signal: syscall.SIGINT, Unprivileged: true, // fast shutdown: sessions are ended, not waited for
 	})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -140,9 +141,9 @@ func (e *Cache) start(ctx context.Context, c *cache, config map[string]string) e
 	}
 	c.process = p
 	for {
-		err := c.do(ctx, func(r *redis.Client) error { return r.Ping(ctx).Err() })
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp4", netip.AddrPortFrom(c.addr, redisPort).String())
 		if err == nil {
-			return nil
+			return errors.Join(conn.Close(), c.do(ctx, func(r *redis.Client) error { return r.Ping(ctx).Err() }))
 		}
 		timer := time.NewTimer(10 * time.Millisecond)
 		select {
@@ -160,7 +161,7 @@ func (e *Cache) start(ctx context.Context, c *cache, config map[string]string) e
 
 func (c *cache) do(ctx context.Context, f func(*redis.Client) error) (err error) {
 	r := redis.NewClient(&redis.Options{
-		Addr: netip.AddrPortFrom(c.addr, redisPort).String(), Password: c.password, MaxRetries: -1, PoolSize: 1, DisableIdentity: true,
+		Addr: netip.AddrPortFrom(c.addr, redisPort).String(), Password: c.password, MaxRetries: -1, DialerRetries: 1, PoolSize: 1, DisableIdentity: true,
 	})
 	defer func() { err = errors.Join(err, r.Close()) }()
 	return f(r)

@@ -45,7 +45,7 @@ type Service struct {
 // not enabled.
 func Register(s *front.Server, st *store.Store, policies *iam.Policies, opts Options) *Service {
 	v := &Service{
-		server: s, opts: opts, policies: policies, enabled: st.Collection("services"), networks: st.Collection("networks"), ranges: st.Collection("globalAddresses"),
+		server: s, opts: opts, policies: policies, enabled: st.Collection("services"), networks: st.Collection("networks"), ranges: st.Collection("addresses"),
 		connections: st.Collection("connections"), sql: st.Collection("sql.instances"), redis: st.Collection("redis.instances"),
 		began: time.Now(), projects: map[string]string{},
 	}

@@ -1,0 +1,166 @@
+package config
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// machineFamily is a series of x86 machine types.
+type machineFamily struct {
+	name        string
+	cpus        []int              // of its predefined types
+	classes     map[string]float64 // GB for each vCPU: "standard", "highmem", "highcpu"
+	persistent  string             // which Persistent Disks it takes: "all", "ssd" (balanced and ssd only) or ""
+	hyperdisk   bool               // whether it takes hyperdisk-balanced
+	custom      bool               // whether there are custom types
+	lssd        bool               // whether there are types with local SSDs
+	low, high   float64            // GB for each vCPU of custom types
+	customLimit int                // most vCPUs of custom types
+}
+
+// machineFamilies gives the series that suit a web application: general purpose and compute-optimised ones. Those built
+// for GPUs, huge memory or storage are left out.
+func machineFamilies() []machineFamily {
+	usual := map[string]float64{"standard": 4, "highmem": 8, "highcpu": 1}
+	newer := map[string]float64{"standard": 4, "highmem": 8, "highcpu": 2}
+	return []machineFamily{
+		{name: "e2", cpus: []int{2, 4, 8, 16, 32}, classes: usual, persistent: "all", custom: true, low: 0.5, high: 8, customLimit: 32},
+		{name: "n1", cpus: []int{1, 2, 4, 8, 16, 32, 64, 96}, classes: map[string]float64{"standard": 3.75, "highmem": 6.5, "highcpu": 0.9},
+			persistent: "all", custom: true, low: 0.9, high: 6.5, customLimit: 96},
+		{name: "n2", cpus: []int{2, 4, 8, 16, 32, 48, 64, 80, 96, 128}, classes: usual, persistent: "all", custom: true, low: 0.5, high: 8, customLimit: 128},
+		{name: "n2d", cpus: []int{2, 4, 8, 16, 32, 48, 64, 80, 96, 128, 224}, classes: usual, persistent: "all", custom: true, low: 0.5, high: 8, customLimit: 96},
+		{name: "n4", cpus: []int{2, 4, 8, 16, 32, 48, 64, 80}, classes: newer, hyperdisk: true, custom: true, low: 2, high: 8, customLimit: 80},
+		{name: "n4d", cpus: []int{2, 4, 8, 16, 32, 48, 64, 80, 96}, classes: newer, hyperdisk: true, custom: true, low: 2, high: 8, customLimit: 96},
+		{name: "c2", cpus: []int{4, 8, 16, 30, 60}, classes: map[string]float64{"standard": 4}, persistent: "all"},
+		{name: "c2d", cpus: []int{2, 4, 8, 16, 32, 56, 112}, classes: newer, persistent: "all"},
+		{name: "c3", cpus: []int{4, 8, 22, 44, 88, 176}, classes: newer, persistent: "ssd", hyperdisk: true, lssd: true},
+		{name: "c3d", cpus: []int{4, 8, 16, 30, 60, 90, 180, 360}, classes: newer, persistent: "ssd", hyperdisk: true, lssd: true},
+		{name: "c4", cpus: []int{2, 4, 8, 16, 24, 32, 48, 96, 144, 192, 288}, classes: map[string]float64{"standard": 3.75, "highmem": 7.75, "highcpu": 2}, hyperdisk: true, lssd: true},
+		{name: "c4d", cpus: []int{2, 4, 8, 16, 32, 48, 64, 96, 192, 384}, classes: map[string]float64{"standard": 3.875, "highmem": 7.875, "highcpu": 1.875}, hyperdisk: true, lssd: true},
+		{name: "t2d", cpus: []int{1, 2, 4, 8, 16, 32, 48, 60}, classes: map[string]float64{"standard": 4}, persistent: "all"},
+	}
+}
+
+// machine is what is known of one machine type.
+type machine struct {
+	family machineFamily
+	cpus   int
+	memory float64 // GB
+}
+
+// machines gives the predefined types by name.
+func machines() map[string]machine {
+	all := map[string]machine{}
+	for _, f := range machineFamilies() {
+		for class, each := range f.classes {
+			for _, n := range f.cpus {
+				name := fmt.Sprintf("%s-%s-%d", f.name, class, n)
+				all[name] = machine{f, n, each * float64(n)}
+				if f.lssd {
+					all[name+"-lssd"] = all[name]
+				}
+			}
+		}
+		switch f.name {
+		case "e2":
+			all["e2-micro"], all["e2-small"], all["e2-medium"] = machine{f, 2, 1}, machine{f, 2, 2}, machine{f, 2, 4}
+		case "n1":
+			all["f1-micro"], all["g1-small"] = machine{f, 1, 0.6}, machine{f, 1, 1.7}
+		}
+	}
+	return all
+}
+
+// machineNames gives the names of those types that Dify fits into.
+func machineNames() []string {
+	var names []string
+	for name, m := range machines() {
+		if m.cpus >= 2 && m.memory >= 4 {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// machineNamed finds a type, predefined or custom. Otherwise it says what is wrong with it, as a sentence, and a type
+// near to it, or "".
+func machineNamed(name string) (m machine, problem, instead string) {
+	all := machines()
+	if m, ok := all[name]; ok {
+		return m, "", ""
+	}
+	series, rest, _ := strings.Cut(name, "-")
+	if series == "custom" { // the old name of N1's
+		series, rest = "n1", name
+	}
+	switch series {
+	case "t2a", "c4a", "n4a", "a4x":
+		return machine{}, "Machines of the series " + quote(series) + " have Arm processors. The image and the agent that difyup uses are built for x86.",
+			map[string]string{"t2a": "t2d", "c4a": "c4", "n4a": "n4", "a4x": "c4"}[series] + "-standard-4"
+	}
+	for _, f := range machineFamilies() {
+		if f.name != series {
+			continue
+		}
+		size, ok := strings.CutPrefix(rest, "custom-")
+		if !ok || !f.custom {
+			return machine{}, "Google has no machine type of this name in the series " + quote(series) + ".", nextSize(name)
+		}
+		return customMachine(f, size)
+	}
+	if instead = nearest(name, machineNames()); instead != "" && edits(name, instead) > 2 {
+		instead = ""
+	}
+	return machine{}, "difyup does not know the series " + quote(series) + ". It knows the general-purpose and compute-optimised ones.", instead
+}
+
+// nextSize gives the type of the same class that is as large as the named one or, if there is none, the nearest name.
+func nextSize(name string) string {
+	all := machines()
+	i := strings.LastIndexByte(name, '-')
+	if size, err := strconv.Atoi(name[i+1:]); err == nil {
+		for n := size; n < size*2+2 && n < 1000; n++ {
+			larger := name[:i+1] + strconv.Itoa(n)
+			if _, ok := all[larger]; ok {
+				return larger
+			}
+		}
+	}
+	return nearest(name, machineNames())
+}
+
+// customMachine reads "CPUS-MEGABYTES" or "CPUS-MEGABYTES-ext".
+func customMachine(f machineFamily, size string) (m machine, problem, instead string) {
+	size, extended := strings.CutSuffix(size, "-ext")
+	c, mb, _ := strings.Cut(size, "-")
+	cpus, err := strconv.Atoi(c)
+	if err != nil {
+		return machine{}, "The number of vCPUs is no number.", ""
+	}
+	megabytes, err := strconv.Atoi(mb)
+	if err != nil {
+		return machine{}, "The memory is no number of MB.", ""
+	}
+	m = machine{f, cpus, float64(megabytes) / 1024}
+	low, high := int(f.low*float64(cpus)*1024), int(f.high*float64(cpus)*1024)
+	prefix := f.name + "-custom-"
+	switch {
+	case cpus < 1 || cpus > f.customLimit || cpus != 1 && cpus%2 != 0:
+		even := min(max(2, cpus+cpus%2), f.customLimit)
+		return machine{}, fmt.Sprintf("Custom types of the series %s have an even number of vCPUs, up to %d.", quote(f.name), f.customLimit),
+			fmt.Sprintf("%s%d-%d", prefix, even, clampMemory(megabytes, int(f.low*float64(even)*1024), int(f.high*float64(even)*1024)))
+	case megabytes%256 != 0:
+		return machine{}, "The memory of custom types is a multiple of 256 MB.", fmt.Sprintf("%s%d-%d", prefix, cpus, clampMemory(megabytes, low, high))
+	case megabytes < low || megabytes > high && !extended:
+		return machine{}, fmt.Sprintf("With %d vCPUs, custom types of the series %s have %d to %d MB.", cpus, quote(f.name), low, high),
+			fmt.Sprintf("%s%d-%d", prefix, cpus, clampMemory(megabytes, low, high))
+	}
+	return m, "", ""
+}
+
+// clampMemory gives the multiple of 256 in low…high that is nearest above megabytes.
+func clampMemory(megabytes, low, high int) int {
+	up := func(n int) int { return (n + 255) / 256 * 256 }
+	return max(up(low), min(up(megabytes), high/256*256))
+}

@@ -1,0 +1,86 @@
+package topology
+
+import (
+	_ "embed"
+	"encoding/json"
+	"fmt"
+
+	"google.golang.org/api/compute/v1"
+
+	"github.com/difyup/difyup/internal/kind"
+)
+
+// servicePort is where the agent serves Dify.
+const servicePort = 1080
+
+// userData makes an Ubuntu machine ready for the agent, and fetches and starts it.
+//
+//go:embed user-data.yaml
+var userData string
+
+func (b *builder) computeLayer() {
+	o := b.spec.Compute
+	settings, err := json.Marshal(b.settings())
+	if err != nil {
+		panic(fmt.Sprintf("topology: %v. This is a bug in difyup.", err))
+	}
+	metadata := &compute.Metadata{}
+	for _, item := range []struct{ key, value string }{
+		{"block-project-ssh-keys", "TRUE"},
+		{"difyup-agent", "gs://" + b.object.Name},
+		{"difyup-agent-sha256", b.agent.SHA256},
+		{"difyup-config", string(settings)},
+		{"difyup-stack", b.spec.Stack},
+		{"enable-oslogin", "TRUE"},
+		{"user-data", userData},
+	} {
+		metadata.Items = append(metadata.Items, &compute.MetadataItems{Key: item.key, Value: &item.value})
+	}
+	properties := &compute.InstanceProperties{
+		Description: b.mark(), MachineType: o.MachineType, Labels: b.labels(), Tags: &compute.Tags{Items: []string{b.name("vm")}},
+		// Without an access configuration there is no external address.
+		NetworkInterfaces: []*compute.NetworkInterface{{Network: b.network.Link(), Subnetwork: b.subnetwork.Link()}},
+		Disks: []*compute.AttachedDisk{{
+			Boot: true, AutoDelete: true, Type: "PERSISTENT",
+			InitializeParams: &compute.AttachedDiskInitializeParams{
+				SourceImage: "projects/ubuntu-os-cloud/global/images/family/ubuntu-2204-lts", DiskType: o.DiskType, DiskSizeGb: int64(o.DiskGB), Labels: b.labels(),
+			},
+		}},
+		ServiceAccounts:        []*compute.ServiceAccount{{Email: b.accountEmail(), Scopes: []string{"https://www.googleapis.com/auth/cloud-platform"}}},
+		Metadata:               metadata,
+		Scheduling:             &compute.Scheduling{AutomaticRestart: boolean(true), OnHostMaintenance: "MIGRATE", ProvisioningModel: "STANDARD"},
+		ShieldedInstanceConfig: &compute.ShieldedInstanceConfig{EnableSecureBoot: true, EnableVtpm: true, EnableIntegrityMonitoring: true},
+	}
+	// A template cannot be changed. Its name follows its contents, so that a change makes a new one beside it.
+	name := b.name("vm-" + hash(properties))
+	template := b.add(kind.InstanceTemplates.New(name, b.params(), &compute.InstanceTemplate{
+		Name: name, Description: b.mark(), Properties: properties,
+	}).After(b.account, b.object))
+
+	b.liveness = b.healthCheck("heal", "/alive", 10, 10, 3)
+	var zones []*compute.DistributionPolicyZoneConfiguration
+	for _, z := range o.Zones {
+		zones = append(zones, &compute.DistributionPolicyZoneConfiguration{Zone: "projects/" + b.spec.Project + "/zones/" + z})
+	}
+	// Instances need the NAT to reach anything; all else they wait for themselves.
+	b.group = b.add(kind.RegionInstanceGroupManagers.New(b.name("group"), b.params(), &compute.InstanceGroupManager{
+		Name: b.name("group"), Description: b.mark(), BaseInstanceName: b.name("vm"), TargetSize: int64(o.Min),
+		NamedPorts:          []*compute.NamedPort{{Name: "http", Port: servicePort}},
+		Versions:            []*compute.InstanceGroupManagerVersion{{InstanceTemplate: template.Link()}},
+		DistributionPolicy:  &compute.DistributionPolicy{Zones: zones, TargetShape: "EVEN"},
+		AutoHealingPolicies: []*compute.InstanceGroupManagerAutoHealingPolicy{{HealthCheck: b.liveness.Link(), InitialDelaySec: int64(o.HealingDelaySeconds), ForceSendFields: []string{"InitialDelaySec"}}},
+		UpdatePolicy: &compute.InstanceGroupManagerUpdatePolicy{
+			Type: "PROACTIVE", MinimalAction: "REPLACE", MostDisruptiveAllowedAction: "REPLACE", ReplacementMethod: "SUBSTITUTE", InstanceRedistributionType: "PROACTIVE",
+			MaxSurge:       &compute.FixedOrPercent{Fixed: int64(o.MaxSurge), ForceSendFields: []string{"Fixed"}},
+			MaxUnavailable: &compute.FixedOrPercent{Fixed: int64(o.MaxUnavailable), ForceSendFields: []string{"Fixed"}},
+		},
+		InstanceLifecyclePolicy: &compute.InstanceGroupManagerInstanceLifecyclePolicy{DefaultActionOnFailure: "REPAIR", ForceUpdateOnRepair: "YES"},
+	}).After(b.router))
+	b.add(kind.RegionAutoscalers.New(b.name("autoscaler"), b.params(), &compute.Autoscaler{
+		Name: b.name("autoscaler"), Description: b.mark(), Target: b.group.Link(),
+		AutoscalingPolicy: &compute.AutoscalingPolicy{
+			MinNumReplicas: int64(o.Min), MaxNumReplicas: int64(o.Max), CoolDownPeriodSec: int64(o.CooldownSeconds), Mode: "ON",
+			CpuUtilization: &compute.AutoscalingPolicyCpuUtilization{UtilizationTarget: o.CPUTarget, PredictiveMethod: "NONE"},
+		},
+	}))
+}

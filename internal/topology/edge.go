@@ -1,0 +1,81 @@
+package topology
+
+import (
+	"strings"
+
+	"google.golang.org/api/compute/v1"
+
+	"github.com/difyup/difyup/internal/kind"
+	"github.com/difyup/difyup/internal/resource"
+)
+
+// healthCheck asks the agent on the service port, every so many seconds; fails in a row make an instance unhealthy.
+func (b *builder) healthCheck(purpose, path string, interval, timeout, fails int64) *resource.Resource {
+	return b.add(kind.HealthChecks.New(b.name(purpose), b.params(), &compute.HealthCheck{
+		Name: b.name(purpose), Description: b.mark(), Type: "HTTP", CheckIntervalSec: interval, TimeoutSec: timeout, HealthyThreshold: 2, UnhealthyThreshold: fails,
+		HttpHealthCheck: &compute.HTTPHealthCheck{Port: servicePort, PortSpecification: "USE_FIXED_PORT", RequestPath: path, ProxyHeader: "NONE"},
+		LogConfig:       &compute.HealthCheckLogConfig{Enable: false, ForceSendFields: []string{"Enable"}},
+	}))
+}
+
+func (b *builder) edgeLayer() {
+	o := b.spec.LoadBalancer
+	logs := &compute.BackendServiceLogConfig{Enable: o.AccessLogs, ForceSendFields: []string{"Enable"}}
+	if o.AccessLogs {
+		logs.SampleRate = 1
+	}
+	health := b.healthCheck("lb-health", "/health", 5, 5, 2)
+	service := b.add(kind.BackendServices.New(b.name("backend"), b.params(), &compute.BackendService{
+		Name: b.name("backend"), Description: b.mark(), Protocol: "HTTP", PortName: "http", LoadBalancingScheme: "EXTERNAL_MANAGED",
+		TimeoutSec: int64(o.TimeoutSeconds), ConnectionDraining: &compute.ConnectionDraining{DrainingTimeoutSec: int64(o.DrainSeconds), ForceSendFields: []string{"DrainingTimeoutSec"}},
+		HealthChecks: []string{health.Link()},
+		Backends: []*compute.Backend{{
+			Group:         strings.Replace(b.group.Link(), "/instanceGroupManagers/", "/instanceGroups/", 1),
+			BalancingMode: "UTILIZATION", MaxUtilization: 0.8, CapacityScaler: 1,
+		}},
+		LogConfig: logs,
+	}).After(b.group))
+	urls := b.add(kind.URLMaps.New(b.name("urls"), b.params(), &compute.UrlMap{
+		Name: b.name("urls"), Description: b.mark(), DefaultService: service.Link(),
+	}))
+	profile := b.add(kind.SSLPolicies.New(b.name("tls"), b.params(), &compute.SslPolicy{
+		Name: b.name("tls"), Description: b.mark(), Profile: strings.ToUpper(o.TLSProfile), MinTlsVersion: "TLS_" + strings.ReplaceAll(o.MinTLS, ".", "_"),
+	}))
+	secure := b.add(kind.TargetHTTPSProxies.New(b.name("https"), b.params(), &compute.TargetHttpsProxy{
+		Name: b.name("https"), Description: b.mark(), UrlMap: urls.Link(), SslCertificates: []string{b.certificate().Link()}, SslPolicy: profile.Link(),
+	}))
+	b.forward("https", "443-443", secure)
+
+	if o.HTTPRedirect {
+		redirect := b.add(kind.URLMaps.New(b.name("redirect"), b.params(), &compute.UrlMap{
+			Name: b.name("redirect"), Description: b.mark(),
+			DefaultUrlRedirect: &compute.HttpRedirectAction{HttpsRedirect: true, StripQuery: false, RedirectResponseCode: "MOVED_PERMANENTLY_DEFAULT", ForceSendFields: []string{"StripQuery"}},
+		}))
+		plain := b.add(kind.TargetHTTPProxies.New(b.name("http"), b.params(), &compute.TargetHttpProxy{
+			Name: b.name("http"), Description: b.mark(), UrlMap: redirect.Link(),
+		}))
+		b.forward("http", "80-80", plain)
+	}
+}
+
+// certificate is managed by Google or signed by itself. Like a template it cannot be changed, so that its name follows
+// its contents.
+func (b *builder) certificate() *resource.Resource {
+	body := &kind.Certificate{Description: b.mark(), Type: "SELF_MANAGED", Domains: []string{b.spec.Domain}}
+	if b.spec.Domain == "" {
+		body.Domains = []string{b.spec.Stack + ".internal"}
+	}
+	if b.spec.LoadBalancer.Certificate == "managed" {
+		body.Type = "MANAGED"
+	}
+	body.Name = b.name("cert-" + hash(body))
+	return b.add(kind.SSLCertificates.New(body.Name, b.params(), body))
+}
+
+// forward opens a port of the stack's address.
+func (b *builder) forward(purpose, ports string, target *resource.Resource) {
+	b.add(kind.GlobalForwardingRules.New(b.name(purpose), b.params(), &compute.ForwardingRule{
+		Name: b.name(purpose), Description: b.mark(), IPAddress: b.address.Output("address"), IPProtocol: "TCP", PortRange: ports, Target: target.Link(),
+		LoadBalancingScheme: "EXTERNAL_MANAGED", NetworkTier: "PREMIUM",
+	}))
+}

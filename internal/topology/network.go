@@ -1,0 +1,77 @@
+package topology
+
+import (
+	"net/netip"
+	"strconv"
+
+	"google.golang.org/api/compute/v1"
+	"google.golang.org/api/servicenetworking/v1"
+
+	"github.com/difyup/difyup/internal/kind"
+	"github.com/difyup/difyup/internal/resource"
+)
+
+// project enables the services; everything else waits for that.
+func (b *builder) project() {
+	b.services = b.add(kind.Services.New("enabled", b.params(), &kind.ServiceList{Services: APIs()}))
+}
+
+func (b *builder) networkLayer() {
+	n := b.spec.Network
+	b.network = b.add(kind.Networks.New(b.name("net"), b.params(), &compute.Network{
+		Name: b.name("net"), Description: b.mark(), AutoCreateSubnetworks: false,
+		RoutingConfig:   &compute.NetworkRoutingConfig{RoutingMode: "REGIONAL"},
+		ForceSendFields: []string{"AutoCreateSubnetworks"},
+	}))
+	flowLogs := &compute.SubnetworkLogConfig{Enable: n.FlowLogs, ForceSendFields: []string{"Enable"}}
+	b.subnetwork = b.add(kind.Subnetworks.New(b.name("subnet"), b.params(), &compute.Subnetwork{
+		Name: b.name("subnet"), Description: b.mark(), Network: b.network.Link(), IpCidrRange: n.CIDR, PrivateIpGoogleAccess: true, LogConfig: flowLogs,
+	}))
+	b.router = b.add(kind.Routers.New(b.name("router"), b.params(), &compute.Router{
+		Name: b.name("router"), Description: b.mark(), Network: b.network.Link(),
+		Nats: []*compute.RouterNat{{
+			Name: b.name("nat"), NatIpAllocateOption: "AUTO_ONLY", SourceSubnetworkIpRangesToNat: "LIST_OF_SUBNETWORKS",
+			Subnetworks: []*compute.RouterNatSubnetworkToNat{{Name: b.subnetwork.Link(), SourceIpRangesToNat: []string{"ALL_IP_RANGES"}}},
+			LogConfig:   &compute.RouterNatLogConfig{Enable: true, Filter: "ERRORS_ONLY"},
+		}},
+	}))
+
+	// Databases and cache get their addresses from a range that is peered to Google's network.
+	services := netip.MustParsePrefix(n.ServicesCIDR)
+	reserved := b.add(kind.GlobalAddresses.New(b.name("services"), b.params(), &compute.Address{
+		Name: b.name("services"), Description: b.mark(), Purpose: "VPC_PEERING", AddressType: "INTERNAL",
+		Address: services.Addr().String(), PrefixLength: int64(services.Bits()), Network: b.network.Link(),
+	}))
+	b.connection = b.add(kind.Connections.New(b.network.Name, b.params(), &servicenetworking.Connection{
+		Network: b.network.Link(), ReservedPeeringRanges: []string{reserved.Name},
+	}).After(reserved))
+
+	// Addresses that Google's load balancers and health checks come from; documented as fixed.
+	google := []string{"130.211.0.0/22", "35.191.0.0/16"}
+	b.firewall("allow-lb", google, servicePort, 443)
+	b.firewall("allow-health", google, servicePort)
+	if len(n.SSHRanges) > 0 { // a rule without ranges would let everybody in
+		b.firewall("allow-ssh", n.SSHRanges, 22)
+	}
+	if n.IAPSSH {
+		b.firewall("allow-iap", []string{"35.235.240.0/20"}, 22) // Identity-Aware Proxy's
+	}
+	b.address = b.add(kind.GlobalAddresses.New(b.name("ip"), b.params(), &compute.Address{
+		Name: b.name("ip"), Description: b.mark(), AddressType: "EXTERNAL", IpVersion: "IPV4",
+	}))
+}
+
+// firewall lets ranges reach TCP ports of the instances.
+func (b *builder) firewall(purpose string, ranges []string, ports ...int) *resource.Resource {
+	var texts []string
+	for _, p := range ports {
+		texts = append(texts, strconv.Itoa(p))
+	}
+	return b.add(kind.Firewalls.New(b.name(purpose), b.params(), &compute.Firewall{
+		Name: b.name(purpose), Description: b.mark(), Network: b.network.Link(), Direction: "INGRESS", Priority: 1000,
+		SourceRanges: ranges, TargetTags: []string{b.name("vm")},
+		Allowed:   []*compute.FirewallAllowed{{IPProtocol: "tcp", Ports: texts}},
+		LogConfig: &compute.FirewallLogConfig{Enable: false, ForceSendFields: []string{"Enable"}},
+		Disabled:  false, ForceSendFields: []string{"Disabled"},
+	}))
+}

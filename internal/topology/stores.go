@@ -1,0 +1,157 @@
+package topology
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"google.golang.org/api/dns/v1"
+	"google.golang.org/api/redis/v1"
+	"google.golang.org/api/sqladmin/v1"
+	"google.golang.org/api/storage/v1"
+
+	"github.com/difyup/difyup/internal/config"
+	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/kind"
+	"github.com/difyup/difyup/internal/resource"
+)
+
+// The databases and their user, in both instances.
+const (
+	mainDatabase   = "dify"
+	pluginDatabase = "dify_plugin"
+	sqlUser        = "dify"
+)
+
+// privateAddress is where Cloud SQL shows an instance's private address.
+const privateAddress resource.Path = "ipAddresses[type=PRIVATE].ipAddress"
+
+func (b *builder) databaseLayer() {
+	b.main = b.sqlInstance("main", b.spec.Database.SQL, dify.DBPassword, mainDatabase, pluginDatabase)
+	b.vector = b.sqlInstance("vector", b.spec.Vector.SQL, dify.VectorPassword, mainDatabase)
+}
+
+func (b *builder) sqlInstance(purpose string, o config.SQL, password string, databases ...string) *resource.Resource {
+	flags := []*sqladmin.DatabaseFlags{{Name: "max_connections", Value: strconv.Itoa(o.MaxConnections)}}
+	for _, name := range slices.Sorted(maps.Keys(o.Flags)) {
+		flags = append(flags, &sqladmin.DatabaseFlags{Name: name, Value: o.Flags[name]})
+	}
+	availability := "ZONAL"
+	if o.HighAvailability {
+		availability = "REGIONAL"
+	}
+	instance := b.add(kind.SQLInstances.New(b.name(purpose), b.params(), &sqladmin.DatabaseInstance{
+		Name: b.name(purpose), Region: b.spec.Region, DatabaseVersion: "POSTGRES_" + strconv.Itoa(o.Version),
+		Settings: &sqladmin.Settings{
+			Edition: strings.ToUpper(strings.ReplaceAll(o.Edition, "-", "_")), Tier: o.Tier, AvailabilityType: availability, ActivationPolicy: "ALWAYS",
+			DataDiskSizeGb: int64(o.DiskGB), DataDiskType: "PD_SSD", StorageAutoResize: boolean(true),
+			DeletionProtectionEnabled: o.DeletionProtection,
+			BackupConfiguration: &sqladmin.BackupConfiguration{
+				Enabled: o.Backups.Enabled, StartTime: o.Backups.StartTime, PointInTimeRecoveryEnabled: o.Backups.PointInTimeRecovery,
+				TransactionLogRetentionDays: int64(o.Backups.LogDays),
+				BackupRetentionSettings:     &sqladmin.BackupRetentionSettings{RetainedBackups: int64(o.Backups.Retained), RetentionUnit: "COUNT"},
+				ForceSendFields:             []string{"Enabled", "PointInTimeRecoveryEnabled"},
+			},
+			IpConfiguration: &sqladmin.IpConfiguration{
+				Ipv4Enabled: false, PrivateNetwork: b.network.Link(), SslMode: "ALLOW_UNENCRYPTED_AND_ENCRYPTED", ForceSendFields: []string{"Ipv4Enabled"},
+			},
+			DatabaseFlags: flags, UserLabels: b.labels(), ForceSendFields: []string{"DeletionProtectionEnabled"},
+		},
+	}).After(b.connection))
+	params := b.params("instance", instance.Name)
+	for _, name := range databases {
+		b.add(kind.SQLDatabases.New(instance.Name+"/"+name, params, &sqladmin.Database{
+			Name: name, Project: b.spec.Project, Instance: instance.Name, Charset: "UTF8", Collation: "en_US.UTF8",
+		}))
+	}
+	b.add(kind.SQLUsers.New(instance.Name+"/"+sqlUser, params, &sqladmin.User{
+		Name: sqlUser, Project: b.spec.Project, Instance: instance.Name, Password: b.passwords[password].Output("payload"),
+	}))
+	return instance
+}
+
+func boolean(v bool) *bool { return &v }
+
+func (b *builder) cacheLayer() {
+	o := b.spec.Redis
+	tier := "BASIC"
+	if o.HighAvailability {
+		tier = "STANDARD_HA"
+	}
+	persistence := &redis.PersistenceConfig{PersistenceMode: "DISABLED"}
+	periods := map[string]string{"1h": "ONE_HOUR", "6h": "SIX_HOURS", "12h": "TWELVE_HOURS", "24h": "TWENTY_FOUR_HOURS"}
+	if period := periods[o.Persistence]; period != "" {
+		persistence = &redis.PersistenceConfig{PersistenceMode: "RDB", RdbSnapshotPeriod: period}
+	}
+	b.redis = b.add(kind.RedisInstances.New(b.name("redis"), b.params(), &redis.Instance{
+		DisplayName: b.name("redis"), Tier: tier, MemorySizeGb: int64(o.MemoryGB), RedisVersion: "REDIS_" + strings.ReplaceAll(o.Version, ".", "_"),
+		AuthEnabled: true, TransitEncryptionMode: "DISABLED", ConnectMode: "PRIVATE_SERVICE_ACCESS", AuthorizedNetwork: b.network.Link(),
+		RedisConfigs: map[string]string{"maxmemory-policy": o.MaxmemoryPolicy}, PersistenceConfig: persistence, Labels: b.labels(),
+	}).After(b.connection))
+}
+
+func (b *builder) storageLayer() {
+	o := b.spec.Storage
+	cors := make([]*storage.BucketCors, 0, len(o.CORS))
+	for _, c := range o.CORS {
+		cors = append(cors, &storage.BucketCors{
+			Origin: c.Origins, Method: c.Methods, ResponseHeader: c.Headers, MaxAgeSeconds: int64(c.MaxAgeSeconds),
+			ForceSendFields: []string{"MaxAgeSeconds", "ResponseHeader"},
+		})
+	}
+	rules := make([]*storage.BucketLifecycleRule, 0, len(o.Lifecycle))
+	for _, r := range o.Lifecycle {
+		rules = append(rules, lifecycleRule(r))
+	}
+	b.bucket = b.add(kind.Buckets.New(o.Bucket, b.params(), &storage.Bucket{
+		Name: o.Bucket, Location: strings.ToUpper(o.Location), StorageClass: "STANDARD", Labels: b.labels(),
+		Versioning: &storage.BucketVersioning{Enabled: o.Versioning, ForceSendFields: []string{"Enabled"}},
+		IamConfiguration: &storage.BucketIamConfiguration{
+			PublicAccessPrevention: "enforced", UniformBucketLevelAccess: &storage.BucketIamConfigurationUniformBucketLevelAccess{Enabled: true},
+		},
+		SoftDeletePolicy: &storage.BucketSoftDeletePolicy{RetentionDurationSeconds: int64(o.SoftDeleteDays) * 86400, ForceSendFields: []string{"RetentionDurationSeconds"}},
+		Cors:             cors, Lifecycle: &storage.BucketLifecycle{Rule: rules, ForceSendFields: []string{"Rule"}}, ForceSendFields: []string{"Cors"},
+	}))
+	file := "agent/difyup-agent-" + b.agent.SHA256[:min(12, len(b.agent.SHA256))]
+	b.object = b.add(kind.BucketObjects.New(o.Bucket+"/"+file, b.params("bucket", o.Bucket), &kind.Object{
+		Bucket: o.Bucket, Name: file, SHA256: b.agent.SHA256, Source: b.agent.Path,
+	}))
+}
+
+func lifecycleRule(r config.LifecycleRule) *storage.BucketLifecycleRule {
+	action := &storage.BucketLifecycleRuleAction{Type: "SetStorageClass", StorageClass: strings.ToUpper(r.Action)}
+	switch r.Action {
+	case "delete":
+		action = &storage.BucketLifecycleRuleAction{Type: "Delete"}
+	case "abort-uploads":
+		action = &storage.BucketLifecycleRuleAction{Type: "AbortIncompleteMultipartUpload"}
+	}
+	condition := &storage.BucketLifecycleRuleCondition{
+		DaysSinceNoncurrentTime: int64(r.NoncurrentDays), NumNewerVersions: int64(r.NewerVersions), MatchesPrefix: r.Prefixes,
+	}
+	if r.AgeDays > 0 {
+		days := int64(r.AgeDays)
+		condition.Age = &days
+	}
+	return &storage.BucketLifecycleRule{Action: action, Condition: condition}
+}
+
+// namingLayer gives the stores names that stay when what they stand for is replaced.
+func (b *builder) namingLayer() {
+	name, suffix := b.name("internal"), b.spec.Stack+".internal."
+	b.zone = b.add(kind.ManagedZones.New(name, b.params(), &dns.ManagedZone{
+		Name: name, Description: b.mark(), DnsName: suffix, Visibility: "private", Labels: b.labels(),
+		PrivateVisibilityConfig: &dns.ManagedZonePrivateVisibilityConfig{
+			Networks: []*dns.ManagedZonePrivateVisibilityConfigNetwork{{NetworkUrl: "https://www.googleapis.com/compute/v1/" + b.network.Link()}},
+		},
+	}))
+	for _, r := range []struct{ name, address string }{
+		{"db", b.main.Output(privateAddress)}, {"vector", b.vector.Output(privateAddress)}, {"redis", b.redis.Output("host")},
+	} {
+		full := b.host(r.name) + "."
+		b.add(kind.RecordSets.New(name+"/"+full+"/A", b.params("zone", name), &dns.ResourceRecordSet{
+			Name: full, Type: "A", Ttl: 30, Rrdatas: []string{r.address},
+		}))
+	}
+}

@@ -1,0 +1,157 @@
+package topology
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/difyup/difyup/internal/config"
+	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/resource"
+)
+
+// Agent is the program that every instance runs, as a file on this machine.
+type Agent struct {
+	Path   string
+	SHA256 string // hex
+}
+
+// APIs are the Google services that a stack uses.
+func APIs() []string {
+	return []string{
+		"cloudresourcemanager.googleapis.com", "compute.googleapis.com", "dns.googleapis.com", "iam.googleapis.com", "redis.googleapis.com",
+		"secretmanager.googleapis.com", "servicenetworking.googleapis.com", "sqladmin.googleapis.com", "storage.googleapis.com",
+	}
+}
+
+// builder gathers the resources of one stack.
+type builder struct {
+	spec  *config.Spec
+	agent Agent
+	all   []*resource.Resource
+
+	// What several layers refer to.
+	services, network, subnetwork, router, connection       *resource.Resource
+	address, liveness, group, bucket, object, account, zone *resource.Resource
+	main, vector, redis                                     *resource.Resource
+	passwords                                               map[string]*resource.Resource // by purpose
+}
+
+// Build gives the graph of a stack whose instances run agent.
+func Build(s *config.Spec, agent Agent) (*resource.Graph, error) {
+	b := &builder{spec: s, agent: agent, passwords: map[string]*resource.Resource{}}
+	b.project()
+	b.networkLayer()
+	b.storageLayer()
+	b.cacheLayer()
+	b.secretLayer()
+	b.databaseLayer()
+	b.namingLayer()
+	b.computeLayer()
+	b.edgeLayer()
+	return resource.NewGraph(b.all...)
+}
+
+// add puts a resource into the graph. All but the enabling of the APIs wait for it.
+func (b *builder) add(r *resource.Resource) *resource.Resource {
+	if b.services != nil {
+		r.After(b.services)
+	}
+	b.all = append(b.all, r)
+	return r
+}
+
+// params gives the parameters of collections, with further ones as pairs of name and value.
+func (b *builder) params(pairs ...string) map[string]string {
+	m := map[string]string{"project": b.spec.Project, "region": b.spec.Region}
+	for p := range slices.Chunk(pairs, 2) {
+		m[p[0]] = p[1]
+	}
+	return m
+}
+
+// name gives the name of the stack's only resource of a kind, or of the one with this purpose.
+func (b *builder) name(purpose string) string { return b.spec.Stack + "-" + purpose }
+
+// mark is the description that says to which stack a resource without labels belongs.
+func (b *builder) mark() string { return resource.Description(b.spec.Stack) }
+
+// labels gives the user's labels and those that say to which stack a resource belongs.
+func (b *builder) labels() map[string]string {
+	m := map[string]string{}
+	maps.Copy(m, b.spec.Labels)
+	maps.Copy(m, resource.Labels(b.spec.Stack))
+	return m
+}
+
+// host gives a name in the stack's private zone: "db" gives "db.demo.internal".
+func (b *builder) host(name string) string { return name + "." + b.spec.Stack + ".internal" }
+
+// accountEmail is the email of the service account that instances have; it is known before the account exists.
+func (b *builder) accountEmail() string {
+	return b.name("vm") + "@" + b.spec.Project + ".iam.gserviceaccount.com"
+}
+
+// hash gives eight characters that stand for a value.
+func hash(v any) string {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("topology: %v. This is a bug in difyup.", err))
+	}
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:4])
+}
+
+// settings is what instances are told.
+func (b *builder) settings() dify.Settings {
+	s := b.spec
+	out := dify.Settings{
+		Stack: s.Stack, Project: s.Project, Region: s.Region, Runtime: "standin", DifyVersion: s.Dify.Version, Domain: s.Domain,
+		Stores: dify.Stores{
+			Database: dify.Database{Host: b.host("db"), Port: 5432, User: sqlUser, Name: mainDatabase, PluginName: pluginDatabase},
+			Vector:   dify.Database{Host: b.host("vector"), Port: 5432, User: sqlUser, Name: mainDatabase},
+			Redis:    dify.Address{Host: b.host("redis"), Port: 6379},
+			Bucket:   s.Storage.Bucket,
+		},
+		Secrets: map[string]string{},
+	}
+	for _, p := range dify.Purposes() {
+		out.Secrets[p.Key] = b.name(p.Name)
+	}
+	return out
+}
+
+// Output is something a user wants to know about a running stack.
+type Output struct {
+	Name  string // "address"
+	Value string // text, perhaps with a placeholder of the graph
+	Doc   string // what it is, for people
+}
+
+// Outputs gives the outputs of a stack, in the order in which they are shown.
+func Outputs(s *config.Spec) []Output {
+	b := &builder{spec: s}
+	id := func(kind, name string, p resource.Path) string {
+		return "${" + kind + "/" + name + ":" + string(p) + "}"
+	}
+	address := id("compute.globalAddresses", b.name("ip"), "address")
+	url := "https://" + s.Domain
+	if s.Domain == "" {
+		url = "https://" + address
+	}
+	return []Output{
+		{"url", url, "where users reach Dify"},
+		{"address", address, "the load balancer's address, for the domain's A record"},
+		{"bucket", s.Storage.Bucket, "the files"},
+		{"database", id("sql.instances", b.name("main"), "connectionName"), "the main PostgreSQL instance"},
+		{"database_address", id("sql.instances", b.name("main"), privateAddress), "its private address"},
+		{"vector_database", id("sql.instances", b.name("vector"), "connectionName"), "the PostgreSQL instance with pgvector"},
+		{"vector_database_address", id("sql.instances", b.name("vector"), privateAddress), "its private address"},
+		{"redis_address", id("redis.instances", b.name("redis"), "host"), "the Redis instance's private address"},
+		{"service_account", b.accountEmail(), "whom the instances are"},
+		{"admin_password_secret", b.name("init-password"), "the secret with the password that Dify's setup page asks for"},
+	}
+}
