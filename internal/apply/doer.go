@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/difyup/difyup/internal/diff"
@@ -64,6 +65,11 @@ func (s *Steps) Do(ctx context.Context, step plan.Step) error {
 		return err
 	}
 	changed := diff.Fields(step.Res.Kind, step.Live, body)
+	for _, f := range step.Changes { // secrets cannot be compared: the plan knows
+		if slices.Contains(step.Res.Kind.Secret, f.Path) {
+			changed = append(changed, f)
+		}
+	}
 	if len(changed) == 0 {
 		return nil // what was unknown when planning turned out as it was
 	}

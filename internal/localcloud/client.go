@@ -38,6 +38,20 @@ type Info struct {
 	Waited   float64          `json:"waited"`   // seconds spent in waiting for database servers, added up
 }
 
+// Empty says whether nothing of anybody's is left. Enabled APIs and policies are not anybody's.
+func (i *Info) Empty() bool {
+	for name, n := range i.Resources {
+		switch name {
+		case "services", "iamPolicies", "serviceAccounts.deleted", "dns.changes":
+		default:
+			if n > 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // Listener is a forwarding rule and where it really listens.
 type Listener struct {
 	Name    string `json:"name"`

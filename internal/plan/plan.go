@@ -92,8 +92,16 @@ func Make(ctx context.Context, g *resource.Graph, cloud Reader, owned []resource
 		return nil, fmt.Errorf("read the cloud: %w", err)
 	}
 	p := &Plan{Graph: g, Live: live}
+	ours := map[resource.ID]bool{}
+	for _, ref := range owned {
+		ours[ref.ID] = true
+	}
 	var faults fault.List
 	for _, r := range all {
+		if !ours[r.ID()] && foreign(r, live[r.ID()]) {
+			faults = append(faults, taken(r, live[r.ID()]))
+			continue
+		}
 		step := Step{ID: r.ID(), Res: r, Live: live[r.ID()], Lane: lane(r)}
 		switch step.Live {
 		case nil:
@@ -102,7 +110,7 @@ func Make(ctx context.Context, g *resource.Graph, cloud Reader, owned []resource
 			want, _ := resource.Resolve(r.Body, func(ph resource.Placeholder) (any, bool) {
 				return resource.Lookup(live[ph.ID], ph.Path)
 			})
-			step.Changes = diff.Fields(r.Kind, step.Live, want)
+			step.Changes = append(diff.Fields(r.Kind, step.Live, want), renewed(r, live)...)
 			stuck := diff.Immutable(r.Kind, step.Changes)
 			wait := notReady(r.Kind, step.Live)
 			switch {
@@ -253,6 +261,37 @@ func notReady(k *resource.Kind, live map[string]any) string {
 		}
 	}
 	return ""
+}
+
+// renewed gives the secret fields whose value comes from something that does not exist and is made anew: nobody can read
+// what they are now, and they will not be that.
+func renewed(r *resource.Resource, live map[resource.ID]map[string]any) []diff.Field {
+	var fields []diff.Field
+	for _, path := range r.Kind.Secret {
+		v, _ := resource.Lookup(r.Body, path)
+		text, _ := v.(string)
+		if slices.ContainsFunc(resource.Placeholders(text), func(ph resource.Placeholder) bool { return live[ph.ID] == nil }) {
+			fields = append(fields, diff.Field{Path: path, Old: nil, New: diff.Unknown})
+		}
+	}
+	return fields
+}
+
+// foreign says whether something of the wanted name exists that is not marked as the stack's.
+func foreign(r *resource.Resource, live map[string]any) bool {
+	return live != nil && resource.Mark(r.Body) != "" && resource.Mark(live) != resource.Mark(r.Body)
+}
+
+func taken(r *resource.Resource, live map[string]any) *fault.Fault {
+	f := &fault.Fault{
+		Summary: "A name is taken",
+		Detail:  fmt.Sprintf("%s exists and was not made by difyup.", r.ID()),
+		Remedy:  "Choose another name for the stack, or remove what has this name.",
+	}
+	if other := resource.Mark(live); other != "" {
+		f.Detail = fmt.Sprintf("%s exists and belongs to the stack %s.", r.ID(), other)
+	}
+	return f
 }
 
 func cannotReplace(r *resource.Resource, stuck []diff.Field) *fault.Fault {

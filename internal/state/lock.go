@@ -88,6 +88,22 @@ func (s *Store) Lock(ctx context.Context, command string, breakIt bool) (context
 	}
 }
 
+// Holder gives who holds the lock, nil for nobody who is alive. One request.
+func (s *Store) Holder(ctx context.Context) (*Holder, error) {
+	var h Holder
+	generation, err := s.get(ctx, lockObject, &h)
+	if err != nil {
+		return nil, fmt.Errorf("read the lock: %w", err)
+	}
+	if generation == "" || !h.alive(time.Now()) {
+		return nil, nil
+	}
+	return &h, nil
+}
+
+// Fault is what another run is told while the holder is at work.
+func (h Holder) Fault() error { return h.fault() }
+
 // renew keeps the lease until the context ends.
 func (l *Lock) renew(ctx context.Context) {
 	defer close(l.done)
@@ -127,6 +143,12 @@ func (l *Lock) Release(ctx context.Context) error {
 		return fmt.Errorf("release the lock: %w", err)
 	}
 	return nil
+}
+
+// Forget ends the renewal of a lock that was deleted together with the state.
+func (l *Lock) Forget() {
+	l.cancel(context.Canceled)
+	<-l.done
 }
 
 // alive says whether the holder may still be at work.

@@ -12,6 +12,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -21,8 +22,30 @@ import (
 )
 
 // sqlInstance clears the deletion protection before it deletes: whoever plans a deletion has made sure that it was
-// asked for by name.
+// asked for by name. A disk that Cloud SQL has enlarged counts as having the wanted size, which is the smallest; it
+// could not be made smaller.
 type sqlInstance struct{ gcp.REST }
+
+func (d *sqlInstance) Read(ctx context.Context, r *resource.Resource) (map[string]any, error) {
+	live, err := d.REST.Read(ctx, r)
+	return grown(r, live), err
+}
+
+func (d *sqlInstance) Pick(r *resource.Resource, items []map[string]any) map[string]any {
+	return grown(r, d.REST.Pick(r, items))
+}
+
+func grown(r *resource.Resource, live map[string]any) map[string]any {
+	const size = "settings.dataDiskSizeGb"
+	want, _ := resource.Lookup(r.Body, size)
+	have, _ := resource.Lookup(live, size)
+	w, err1 := strconv.ParseInt(fmt.Sprint(want), 10, 64)
+	h, err2 := strconv.ParseInt(fmt.Sprint(have), 10, 64)
+	if err1 == nil && err2 == nil && h > w {
+		live["settings"].(map[string]any)["dataDiskSizeGb"] = want
+	}
+	return live
+}
 
 func (d *sqlInstance) Delete(ctx context.Context, r *resource.Resource) error {
 	live, err := d.REST.Read(ctx, r)

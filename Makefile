@@ -1,0 +1,53 @@
+# Each target is a line or two that can be typed as well. `make` by itself lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+COMMANDS  := ./cmd/difyup ./cmd/difyup-agent
+PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+
+.PHONY: help deps build demo test short race bench lint generate golden cross clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## install PostgreSQL with pgvector, and Redis, if they are missing
+	@scripts/install-deps
+
+build: ## build bin/difyup and bin/difyup-agent
+	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/ $(COMMANDS)
+
+demo: deps build ## raise the example on this machine and send it requests
+	@scripts/demo
+
+test: deps ## run every test
+	go test ./...
+
+short: ## run the tests that start no servers
+	go test -short ./...
+
+race: deps ## run every test under the race detector (needs a C compiler)
+	CGO_ENABLED=1 go test -race ./...
+
+bench: deps build ## print the figures
+	go test -run '^$$' -bench . -benchtime 1x ./internal/test/bench
+
+lint: ## check the formatting, vet, staticcheck
+	@unformatted=$$(gofmt -l cmd internal); if [[ -n $$unformatted ]]; then echo "gofmt -w these:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	go tool -modfile=tools/go.mod staticcheck ./...
+
+generate: ## refresh the generated code and documents
+	go generate ./...
+
+golden: ## rewrite the expected outputs in testdata; read the difference
+	go test $$(grep -rlE 'flag\.Bool\("update"' --include='*_test.go' internal | xargs -n1 dirname | sort -u | sed 's,^,./,') -update
+
+cross: ## check that difyup compiles for every platform
+	@for platform in $(PLATFORMS); do \
+		echo "go build ./cmd/difyup for $$platform"; \
+		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} go build -o /dev/null ./cmd/difyup; \
+	done
+
+clean: ## remove what build made
+	rm -rf bin

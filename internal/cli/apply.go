@@ -1,0 +1,205 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/difyup/difyup/internal/cli/view"
+	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/ops"
+	"github.com/difyup/difyup/internal/plan"
+)
+
+type applyOptions struct {
+	target
+	yes, json, breakLock, noWait bool
+	timeout                      time.Duration
+}
+
+func newApply(a *app) *cobra.Command {
+	var o applyOptions
+	c := &cobra.Command{
+		Use: "apply", Short: "Make the cloud as described",
+		Long: `Shows what is going to change, asks, and does it. Interrupting is safe at any time: the next apply goes on where this one
+stopped. With --local the local cloud is started if it is not up.`,
+		RunE: func(c *cobra.Command, _ []string) error { return runApply(c.Context(), a, o) },
+	}
+	o.flags(c)
+	c.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask")
+	c.Flags().BoolVar(&o.json, "json", false, "write the plan, every event and the result as JSON, one to a line; needs --yes")
+	c.Flags().BoolVar(&o.breakLock, "break-lock", false, "take the lock from another run, which is surely dead")
+	c.Flags().BoolVar(&o.noWait, "no-wait", false, "do not wait until the instances serve")
+	c.Flags().DurationVar(&o.timeout, "timeout", 20*time.Minute, "how long to wait until the instances serve")
+	return c
+}
+
+// needsYes refuses a run that would have to ask nobody.
+func needsYes(a *app, yes, json bool) error {
+	if yes || a.AskIn && !json {
+		return nil
+	}
+	return &fault.Fault{
+		Summary: "Nobody to ask",
+		Detail:  "This changes the cloud, and there is no terminal to confirm it on.",
+		Remedy:  "Add --yes to go ahead without being asked.",
+	}
+}
+
+func runApply(ctx context.Context, a *app, o applyOptions) error {
+	if err := needsYes(a, o.yes, o.json); err != nil {
+		return err
+	}
+	progress := a.progress(o.json)
+	defer progress.Close()
+	spec, stack, info, err := o.open(ctx, a, progress.Event, true)
+	if err != nil {
+		return err
+	}
+	defer stack.Close()
+	began := time.Now()
+	heading := view.Heading{Stack: spec.Stack, Project: spec.Project, Where: o.where()}
+	show := func(p *plan.Plan) error {
+		if o.json {
+			return a.line("plan", view.PlanJSON(spec.Stack, spec.Project, p))
+		}
+		view.Plan(a.Out, a.colour, heading, p)
+		return nil
+	}
+	run := ops.RunOptions{Command: "apply", BreakLock: o.breakLock, Confirm: func(p *plan.Plan) (bool, error) {
+		progress.Expect(len(p.Steps))
+		return true, show(p)
+	}}
+	if !o.yes {
+		if !o.breakLock {
+			if err := stack.Locked(ctx); err != nil {
+				return err
+			}
+		}
+		shown, err := stack.Plan(ctx)
+		if err != nil {
+			return err
+		}
+		if err := show(shown); err != nil {
+			return err
+		}
+		if shown.Empty() {
+			return nil
+		}
+		if ok, err := a.ask(ctx, "Make these changes?"); err != nil || !ok {
+			return declined(a, err)
+		}
+		run.Confirm = func(p *plan.Plan) (bool, error) {
+			progress.Expect(len(p.Steps))
+			if !reflect.DeepEqual(stepsOf(shown), stepsOf(p)) {
+				return false, &fault.Fault{
+					Summary: "The cloud changed meanwhile",
+					Detail:  "What would be done now is not what was shown.",
+					Remedy:  "Look at the new plan:\n    difyup apply" + o.flagsText(),
+				}
+			}
+			return true, nil
+		}
+	}
+	res, err := stack.Apply(ctx, run)
+	if res != nil && res.Plan != nil && res.Plan.Empty() && err == nil && o.yes {
+		if err := show(res.Plan); err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		progress.Close()
+		if res != nil && res.Created+res.Updated+res.Deleted+res.Failed+res.Skipped > 0 {
+			view.Unfinished(a.Err, a.colour, res.Created+res.Updated+res.Deleted, res.Failed, res.Skipped)
+		}
+		return hint(err, o.target, "apply")
+	}
+	if !o.noWait {
+		status, err := stack.Settle(ctx, o.timeout)
+		if err != nil {
+			return err
+		}
+		progress.Settled(status.Healthy, status.Target)
+	}
+	progress.Close()
+	values, err := stack.Outputs(ctx)
+	if err != nil {
+		return err
+	}
+	values = localURL(values, info, spec)
+	if o.json {
+		return a.line("result", map[string]any{
+			"created": res.Created, "updated": res.Updated, "deleted": res.Deleted, "seconds": time.Since(began).Seconds(), "requests": stack.Requests(), "outputs": values,
+		})
+	}
+	if !res.Plan.Empty() {
+		view.Applied(a.Out, a.colour, res.Created, res.Updated, res.Deleted, time.Since(began))
+	}
+	view.Outputs(a.Out, a.colour, values[:1])
+	view.Next(a.Err, a.colour, "difyup status"+o.flagsText())
+	return nil
+}
+
+// stepsOf is what two plans must agree in to be the same.
+func stepsOf(p *plan.Plan) []plan.Step {
+	steps := make([]plan.Step, len(p.Steps))
+	for i, s := range p.Steps {
+		s.Res, s.Live = nil, nil
+		steps[i] = s
+	}
+	return steps
+}
+
+// hint puts the flags of this command into the remedies that name a command of difyup's.
+func hint(err error, t target, command string) error {
+	for _, f := range fault.All(err) {
+		f.Remedy = strings.ReplaceAll(f.Remedy, "difyup apply --break-lock", "difyup "+command+t.flagsText()+" --break-lock")
+	}
+	return err
+}
+
+// line writes one value of a stream of JSON values.
+func (a *app) line(kind string, v any) error {
+	return json.NewEncoder(a.Out).Encode(map[string]any{"type": kind, kind: v})
+}
+
+// ask asks a yes-or-no question on the terminal; no is the default.
+func (a *app) ask(ctx context.Context, question string) (bool, error) {
+	fmt.Fprintf(a.Err, "%s [y/N] ", question)
+	answers := make(chan string, 1)
+	failed := make(chan error, 1)
+	go func() { // ends with the process when nobody answers: a read from a terminal cannot be taken back
+		text, err := bufio.NewReader(a.In).ReadString('\n')
+		if err != nil && text == "" {
+			failed <- err
+			return
+		}
+		answers <- text
+	}()
+	select {
+	case text := <-answers:
+		text = strings.ToLower(strings.TrimSpace(text))
+		return text == "y" || text == "yes", nil
+	case <-failed:
+		fmt.Fprintln(a.Err)
+		return false, nil
+	case <-ctx.Done():
+		fmt.Fprintln(a.Err)
+		return false, ctx.Err()
+	}
+}
+
+func declined(a *app, err error) error {
+	if err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	view.Note(a.Err, a.colour, "Nothing was changed.")
+	return errSaid
+}

@@ -1,0 +1,159 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/difyup/difyup/internal/cli/view"
+	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/localcloud"
+	"github.com/difyup/difyup/internal/ops"
+	"github.com/difyup/difyup/internal/plan"
+)
+
+type destroyOptions struct {
+	target
+	yes, json, breakLock bool
+	deleteData           []string
+}
+
+func newDestroy(a *app) *cobra.Command {
+	var o destroyOptions
+	c := &cobra.Command{
+		Use: "destroy", Short: "Take the stack away",
+		Long: `Shows what is going to be deleted, asks, and deletes it. On Google Cloud everything that holds data must be named with
+--delete-data, so that none of it is lost by mistake. When a stack was the local cloud's last, the local cloud ends too.`,
+		RunE: func(c *cobra.Command, _ []string) error { return runDestroy(c.Context(), a, o) },
+	}
+	o.flags(c)
+	c.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask")
+	c.Flags().BoolVar(&o.json, "json", false, "write the plan, every event and the result as JSON, one to a line; needs --yes")
+	c.Flags().BoolVar(&o.breakLock, "break-lock", false, "take the lock from another run, which is surely dead")
+	c.Flags().StringSliceVar(&o.deleteData, "delete-data", nil, "an ID, as the plan shows it, of something whose data may be lost; several with commas")
+	return c
+}
+
+func runDestroy(ctx context.Context, a *app, o destroyOptions) error {
+	if err := needsYes(a, o.yes, o.json); err != nil {
+		return err
+	}
+	progress := a.progress(o.json)
+	defer progress.Close()
+	spec, stack, _, err := o.open(ctx, a, progress.Event, false)
+	if errors.Is(err, errLocalDown) {
+		return o.endLocal(ctx, a)
+	}
+	if err != nil {
+		return err
+	}
+	defer stack.Close()
+	began := time.Now()
+	show := func(p *plan.Plan) error {
+		if o.json {
+			return a.line("plan", view.PlanJSON(spec.Stack, spec.Project, p))
+		}
+		view.Plan(a.Out, a.colour, view.Heading{Stack: spec.Stack, Project: spec.Project, Where: o.where(), Destroy: true}, p)
+		return nil
+	}
+	allowed := func(p *plan.Plan) error {
+		if o.local {
+			return nil
+		}
+		return o.losses(p)
+	}
+	shown := false
+	if !o.yes {
+		p, err := stack.PlanDestroy(ctx)
+		if err != nil {
+			return err
+		}
+		if err := show(p); err != nil {
+			return err
+		}
+		shown = true
+		if err := allowed(p); err != nil {
+			return err
+		}
+		if !p.Empty() {
+			if ok, err := a.ask(ctx, "Delete all this? It cannot be undone."); err != nil || !ok {
+				return declined(a, err)
+			}
+		}
+	}
+	res, err := stack.Destroy(ctx, ops.RunOptions{Command: "destroy", BreakLock: o.breakLock, Confirm: func(p *plan.Plan) (bool, error) {
+		progress.Expect(len(p.Steps))
+		if !shown {
+			if err := show(p); err != nil {
+				return false, err
+			}
+		}
+		return true, allowed(p)
+	}})
+	progress.Close()
+	if err != nil {
+		if res != nil && res.Deleted+res.Failed+res.Skipped > 0 {
+			view.Unfinished(a.Err, a.colour, res.Deleted, res.Failed, res.Skipped)
+		}
+		return hint(err, o.target, "destroy")
+	}
+	if o.json {
+		err = a.line("result", map[string]any{"deleted": res.Deleted, "seconds": time.Since(began).Seconds(), "requests": stack.Requests()})
+	} else {
+		view.Destroyed(a.Out, a.colour, spec.Stack, res.Deleted, time.Since(began))
+	}
+	if err != nil || !o.local {
+		return err
+	}
+	return o.endLocal(ctx, a)
+}
+
+// losses refuses to lose data that was not named.
+func (o *destroyOptions) losses(p *plan.Plan) error {
+	var missing []string
+	for _, s := range p.Losses() {
+		if !slices.Contains(o.deleteData, string(s.ID)) {
+			missing = append(missing, string(s.ID))
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return &fault.Fault{
+		Summary: "Data would be lost",
+		Detail:  fmt.Sprintf("These hold data, which no backup of difyup's keeps:\n    %s", strings.Join(missing, "\n    ")),
+		Remedy:  "Name them, if their data may go:\n    difyup destroy" + o.flagsText() + " --delete-data " + strings.Join(missing, ","),
+	}
+}
+
+// endLocal ends the local cloud when nothing is left in it.
+func (o *destroyOptions) endLocal(ctx context.Context, a *app) error {
+	dir, err := localDir(o.dir)
+	if err != nil {
+		return err
+	}
+	info, err := localcloud.Find(ctx, dir)
+	if err == nil && !info.Empty() {
+		return nil
+	}
+	if err != nil && !errors.Is(err, localcloud.ErrNotRunning) {
+		return err
+	}
+	was, err := localcloud.Down(ctx, dir)
+	if err != nil {
+		return err
+	}
+	switch {
+	case o.json:
+	case info == nil && !was:
+		view.Note(a.Err, a.colour, "The local cloud is not running: there is nothing to destroy.")
+	default:
+		view.Note(a.Err, a.colour, "The local cloud is empty and was ended.")
+	}
+	return nil
+}

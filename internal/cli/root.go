@@ -1,0 +1,216 @@
+package cli
+
+import (
+	"context"
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/difyup/difyup/internal/build"
+	"github.com/difyup/difyup/internal/config"
+	"github.com/difyup/difyup/internal/event"
+	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/localcloud"
+	"github.com/difyup/difyup/internal/ops"
+	"github.com/difyup/difyup/internal/topology"
+)
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "difyup",
+		Short: "Dify on Google Cloud, from one file",
+		Long: `difyup puts Dify on Google Cloud and keeps it running: a global HTTPS load balancer, a group of instances that
+scales and heals itself, Cloud SQL, pgvector, Memorystore and Cloud Storage, all described in one file.
+
+With --local it does the same on this machine, with real databases, a real load balancer and real instances, and
+without any Google account.`,
+		Example:           "  difyup apply --local -f examples/difyup.yaml   # rehearse on this machine\n  difyup plan                                    # what would change on Google Cloud",
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return &fault.Fault{Summary: "Unknown or wrong flag", Detail: err.Error() + ".", Remedy: "See what there is:\n    " + c.CommandPath() + " --help"}
+	})
+	root.AddCommand(newPlan(a), newApply(a), newDestroy(a), newStatus(a), newOutputs(a), newLocal(a), newVersion(a))
+	root.InitDefaultCompletionCmd()
+	return root
+}
+
+// target says which stack and which cloud; its flags are those of every command about a stack.
+type target struct {
+	file  string
+	local bool
+	dir   string
+}
+
+func (t *target) flags(c *cobra.Command) {
+	c.Flags().StringVarP(&t.file, "file", "f", "difyup.yaml", "the description of the stack")
+	c.Flags().BoolVar(&t.local, "local", false, "work on the local cloud instead of Google Cloud")
+	dirFlag(c, &t.dir)
+	c.Args = noArgs
+}
+
+func dirFlag(c *cobra.Command, dir *string) {
+	c.Flags().StringVar(dir, "dir", "", "the local cloud's directory (default $DIFYUP_LOCAL_DIR, or a directory of the system's)")
+}
+
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return &fault.Fault{
+		Summary: "Unexpected argument",
+		Detail:  fmt.Sprintf("%q: this command takes flags only.", args[0]),
+		Remedy:  "See what there is:\n    " + c.CommandPath() + " --help",
+	}
+}
+
+func localDir(dir string) (string, error) {
+	if dir != "" {
+		return filepath.Abs(dir)
+	}
+	return localcloud.DefaultDir()
+}
+
+// where names the cloud, for people.
+func (t *target) where() string {
+	if t.local {
+		return "local cloud"
+	}
+	return "Google Cloud"
+}
+
+// flagsText gives the flags that make another command speak of the same stack.
+func (t *target) flagsText() string {
+	var b strings.Builder
+	if t.local {
+		b.WriteString(" --local")
+	}
+	if t.file != "difyup.yaml" {
+		b.WriteString(" -f " + t.file)
+	}
+	if t.dir != "" {
+		b.WriteString(" --dir " + t.dir)
+	}
+	return b.String()
+}
+
+// errLocalDown says that the local cloud does not run.
+var errLocalDown = errors.New("the local cloud is not running")
+
+// open loads the description and opens the stack. With start, a local cloud that is not up is started; without, the
+// error is errLocalDown then, and the stack can only be planned from nothing.
+func (t *target) open(ctx context.Context, a *app, events event.Sink, start bool) (*config.Spec, *ops.Stack, *localcloud.Info, error) {
+	spec, err := config.Load(t.file)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	agent, err := findAgent(t.local)
+	if err != nil {
+		return spec, nil, nil, err
+	}
+	o := ops.Options{Spec: spec, Agent: agent, Version: build.Current().Version, Events: events}
+	var info *localcloud.Info
+	var down error
+	if t.local {
+		info, err = t.cloud(ctx, events, start)
+		switch {
+		case errors.Is(err, localcloud.ErrNotRunning):
+			down = errLocalDown
+			o.Endpoint = "http://127.0.0.1:9/" // never called: Plan from nothing sends no request
+		case err != nil:
+			return spec, nil, nil, err
+		default:
+			o.Endpoint = info.URL
+		}
+	}
+	stack, err := ops.Open(ctx, o)
+	if err != nil {
+		return spec, nil, info, err
+	}
+	return spec, stack, info, down
+}
+
+// cloud gives the local cloud.
+func (t *target) cloud(ctx context.Context, events event.Sink, start bool) (*localcloud.Info, error) {
+	dir, err := localDir(t.dir)
+	if err != nil {
+		return nil, err
+	}
+	if !start {
+		return localcloud.Find(ctx, dir)
+	}
+	return up(ctx, dir, 0, events)
+}
+
+// findAgent gives the program for the instances: $DIFYUP_AGENT, or difyup-agent beside this program.
+func findAgent(local bool) (topology.Agent, error) {
+	path := os.Getenv("DIFYUP_AGENT")
+	if path == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return topology.Agent{}, fmt.Errorf("find this program: %w", err)
+		}
+		path = filepath.Join(filepath.Dir(self), "difyup-agent")
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return topology.Agent{}, &fault.Fault{
+			Summary: "No agent for the instances",
+			Detail:  fmt.Sprintf("Every instance runs difyup-agent, and %s could not be opened.", path),
+			Remedy:  "Build it, from the source tree, or name it in DIFYUP_AGENT:\n    make build",
+			Cause:   err,
+		}
+	}
+	defer f.Close()
+	if err := rightMachine(f, path, local); err != nil {
+		return topology.Agent{}, err
+	}
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return topology.Agent{}, fmt.Errorf("read %s: %w", path, err)
+	}
+	return topology.Agent{Path: path, SHA256: hex.EncodeToString(sum.Sum(nil))}, nil
+}
+
+// rightMachine refuses an agent that would not run: Google's instances are x86-64, the local cloud's what this machine is.
+func rightMachine(f *os.File, path string, local bool) error {
+	want := elf.EM_X86_64
+	if local && runtime.GOARCH == "arm64" {
+		want = elf.EM_AARCH64
+	}
+	wrong := func(what string) error {
+		return &fault.Fault{
+			Summary: "The agent is for another machine",
+			Detail:  fmt.Sprintf("%s is %s; the instances need a Linux program for %s.", path, what, want),
+			Remedy:  "Build it for them, from the source tree:\n    GOOS=linux GOARCH=amd64 make build",
+		}
+	}
+	program, err := elf.NewFile(f)
+	if err != nil {
+		return wrong("no Linux program")
+	}
+	if program.Machine != want {
+		return wrong("for " + program.Machine.String())
+	}
+	_, err = f.Seek(0, io.SeekStart)
+	return err
+}
+
+// writeJSON writes one value as the answer.
+func (a *app) writeJSON(v any) error {
+	e := json.NewEncoder(a.Out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}

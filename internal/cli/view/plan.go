@@ -1,0 +1,201 @@
+package view
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/difyup/difyup/internal/diff"
+	"github.com/difyup/difyup/internal/kind"
+	"github.com/difyup/difyup/internal/plan"
+	"github.com/difyup/difyup/internal/resource"
+)
+
+// Heading says whose plan it is.
+type Heading struct {
+	Stack, Project, Where string
+	Destroy               bool
+}
+
+// layers are the parts of the architecture, in the order in which they are shown, with the kinds that belong to each. A
+// resource is shown with the first layer that claims it.
+var layers = []struct {
+	name  string
+	kinds []string
+}{
+	{"project", []string{"serviceusage."}},
+	{"network", []string{"compute.networks", "compute.subnetworks", "compute.routers", "compute.firewalls", "servicenetworking."}},
+	{"identity", []string{"iam.", "cloudresourcemanager.", "storage.bucketIam", "secretmanager.secretIam"}},
+	{"secrets", []string{"secretmanager."}},
+	{"database", []string{"sql."}},
+	{"cache", []string{"redis."}},
+	{"storage", []string{"storage."}},
+	{"naming", []string{"dns."}},
+	{"compute", []string{"compute.instanceTemplates", "compute.regionInstanceGroupManagers", "compute.regionAutoscalers"}},
+	{"load balancer", []string{"compute."}},
+}
+
+func layerOf(id resource.ID) int {
+	for i, l := range layers {
+		if slices.ContainsFunc(l.kinds, func(k string) bool { return strings.HasPrefix(string(id), k) }) {
+			return i
+		}
+	}
+	return len(layers) - 1
+}
+
+// Plan shows a plan as a tree: layers, resources, and for updates the fields that change.
+func Plan(w io.Writer, c Palette, h Heading, p *plan.Plan) {
+	what := "Plan for"
+	if h.Destroy {
+		what = "Plan to destroy"
+	}
+	fmt.Fprintf(w, "%s %s %s\n", c.bold(what+" "+h.Stack), c.dim("in project"), h.Project+c.dim(" ("+h.Where+")"))
+	for i, l := range layers {
+		var steps []plan.Step
+		for _, s := range p.Steps {
+			if layerOf(s.ID) == i {
+				steps = append(steps, s)
+			}
+		}
+		if len(steps) == 0 {
+			continue
+		}
+		slices.SortStableFunc(steps, func(a, b plan.Step) int { return strings.Compare(string(a.ID), string(b.ID)) })
+		fmt.Fprintf(w, "\n  %s\n", c.bold(l.name))
+		for _, s := range steps {
+			step(w, c, s)
+		}
+	}
+	if len(p.Steps) > 0 {
+		fmt.Fprintln(w)
+	}
+	if p.Empty() {
+		if h.Destroy {
+			fmt.Fprintln(w, "Nothing to destroy.")
+			return
+		}
+		fmt.Fprintf(w, "Nothing to do: %d resources are as described.\n", p.Unchanged)
+		return
+	}
+	counts := fmt.Sprintf("%d to create, %d to change, %d to delete", p.Count(plan.Create), p.Count(plan.Update), p.Count(plan.Delete))
+	if !h.Destroy {
+		counts += fmt.Sprintf("; %d unchanged", p.Unchanged)
+	}
+	fmt.Fprintln(w, c.bold(counts)+".")
+}
+
+func step(w io.Writer, c Palette, s plan.Step) {
+	mark, note := c.green("+"), ""
+	switch s.Action {
+	case plan.Update:
+		mark = c.yellow("~")
+		switch effect(s) {
+		case kind.InPlace:
+			note = "in place"
+		case kind.Rolling:
+			note = "rolling: instances are replaced, a few at a time"
+		case kind.Restart:
+			note = "restart: it is away for a while"
+		}
+	case plan.Delete:
+		mark = c.red("-")
+		if s.Res.Kind.HoldsData {
+			note = "with its data"
+		}
+	case plan.Await:
+		mark, note = c.cyan("…"), s.Why
+	}
+	if note != "" {
+		note = c.dim("  (" + note + ")")
+	}
+	fmt.Fprintf(w, "    %s %s%s\n", mark, s.ID, note)
+	for _, f := range s.Changes {
+		fmt.Fprintf(w, "        %s: %s %s %s\n", f.Path, shown(f.Old), c.dim("→"), shown(f.New))
+	}
+}
+
+func effect(s plan.Step) kind.Effect {
+	paths := make([]resource.Path, len(s.Changes))
+	for i, f := range s.Changes {
+		paths[i] = f.Path
+	}
+	return kind.EffectOf(s.Res.Kind, paths)
+}
+
+// longest is how much of a value is shown: a template's metadata are long.
+const longest = 100
+
+func shown(v any) string {
+	if v == nil {
+		return "(none)"
+	}
+	if v == diff.Unknown {
+		return diff.Unknown
+	}
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Sprint(v)
+	}
+	text := []rune(string(raw))
+	if len(text) > longest {
+		return string(text[:longest]) + "…"
+	}
+	return string(text)
+}
+
+// planStep is a step as JSON has it.
+type planStep struct {
+	plan.Step
+	Effect kind.Effect `json:"effect,omitempty"` // of an update
+	Data   bool        `json:"data,omitempty"`   // a deletion loses data
+}
+
+// PlanJSON gives a plan as JSON shows it; fields are added over time and never taken away.
+func PlanJSON(stack, project string, p *plan.Plan) any {
+	steps := make([]planStep, len(p.Steps))
+	for i, s := range p.Steps {
+		steps[i] = planStep{Step: s, Data: s.Action == plan.Delete && s.Res.Kind.HoldsData}
+		if s.Action == plan.Update {
+			steps[i].Effect = effect(s)
+		}
+	}
+	return struct {
+		Stack     string     `json:"stack"`
+		Project   string     `json:"project"`
+		Empty     bool       `json:"empty"`
+		Create    int        `json:"create"`
+		Update    int        `json:"update"`
+		Delete    int        `json:"delete"`
+		Unchanged int        `json:"unchanged"`
+		Steps     []planStep `json:"steps"`
+	}{stack, project, p.Empty(), p.Count(plan.Create), p.Count(plan.Update), p.Count(plan.Delete), p.Unchanged, steps}
+}
+
+// Applied says what a run did.
+func Applied(w io.Writer, c Palette, created, updated, deleted int, took time.Duration) {
+	fmt.Fprintf(w, "%s %d created, %d changed, %d deleted in %s.\n", c.green("Done:"), created, updated, deleted, duration(took))
+}
+
+// Destroyed says what a destruction did.
+func Destroyed(w io.Writer, c Palette, stack string, deleted int, took time.Duration) {
+	fmt.Fprintf(w, "%s nothing of %s is left; %d deleted in %s.\n", c.green("Done:"), stack, deleted, duration(took))
+}
+
+// Unfinished says how far a run came that failed or was interrupted.
+func Unfinished(w io.Writer, c Palette, done, failed, skipped int) {
+	fmt.Fprintf(w, "%s %d steps done, %d failed, %d not begun. Nothing that was done is lost.\n", c.yellow("Unfinished:"), done, failed, skipped)
+}
+
+func duration(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	}
+	return fmt.Sprintf("%d min %d s", int(d.Minutes()), int(d.Seconds())%60)
+}

@@ -1,0 +1,107 @@
+package view
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/difyup/difyup/internal/localcloud"
+	"github.com/difyup/difyup/internal/ops"
+)
+
+// Outputs shows outputs, one to a line.
+func Outputs(w io.Writer, c Palette, values []ops.Value) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, v := range values {
+		doc := ""
+		if len(values) > 1 {
+			doc = "\t" + c.dim(v.Doc)
+		}
+		fmt.Fprintf(t, "%s\t%s%s\n", v.Name, c.bold(orNone(v.Value)), doc)
+	}
+	_ = t.Flush() // to the same writer, whose errors are told where the command ends
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "(none)"
+	}
+	return s
+}
+
+// Status shows how a stack is.
+func Status(w io.Writer, c Palette, where, url string, s *ops.Status) {
+	state := c.green("serving")
+	switch {
+	case len(s.Missing) > 0:
+		state = c.yellow(fmt.Sprintf("incomplete: %d resources are missing", len(s.Missing)))
+	case s.Healthy == 0:
+		state = c.red("not serving")
+	case !s.Ready():
+		state = c.yellow("changing")
+	}
+	fmt.Fprintf(w, "%s %s %s  %s\n", c.bold(s.Stack), c.dim("in"), s.Project+c.dim(" ("+where+")"), state)
+	if url != "" {
+		fmt.Fprintf(w, "  %s %s\n", c.bold(url), c.dim("certificate "+strings.ToLower(s.Certificate)))
+	}
+	fmt.Fprintf(w, "\n  %s  %d of %d healthy\n", c.bold("instances"), s.Healthy, s.Target)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, i := range s.Instances {
+		health := orNone(i.Health)
+		if i.Action != "NONE" && i.Action != "" {
+			health += ", " + strings.ToLower(i.Action)
+		}
+		fmt.Fprintf(t, "    %s\t%s\t%s\t%s\n", i.Name, i.Zone, i.Status, health)
+		if i.Error != "" {
+			fmt.Fprintf(t, "      %s\n", c.red(i.Error))
+		}
+	}
+	_ = t.Flush()
+	fmt.Fprintf(w, "\n  %s\n", c.bold("stores"))
+	for _, st := range s.Stores {
+		fmt.Fprintf(t, "    %s\t%s\t%s\t%s\n", st.Name, st.What, st.State, st.Address)
+	}
+	_ = t.Flush()
+	for i, id := range s.Missing {
+		if i == 0 {
+			fmt.Fprintf(w, "\n  %s\n", c.bold("missing"))
+		}
+		fmt.Fprintf(w, "    %s\n", id)
+	}
+	fmt.Fprintln(w)
+	if r := s.Last; r != nil {
+		fmt.Fprintf(w, "  %s\n", c.dim(fmt.Sprintf("last run: %s by %s at %s: %d created, %d changed, %d deleted, %d failed",
+			r.Command, r.By, r.At.Local().Format(time.DateTime), r.Created, r.Updated, r.Deleted, r.Failed)))
+	}
+	if h := s.Lock; h != nil {
+		fmt.Fprintf(w, "  %s\n", c.yellow(fmt.Sprintf("%s on %s is at `%s` since %s", h.Owner, h.Host, h.Command, h.Since.Local().Format(time.DateTime))))
+	}
+}
+
+// Local shows what runs in the local cloud.
+func Local(w io.Writer, c Palette, i *localcloud.Info) {
+	fmt.Fprintf(w, "%s %s  %s\n", c.bold("local cloud"), i.URL, c.dim(fmt.Sprintf("process %d, %s, name server %s", i.PID, i.Addresses, i.DNS)))
+	fmt.Fprintf(w, "  %s\n", c.dim("in "+i.Dir+", since "+i.StartedAt.Local().Format(time.DateTime)))
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(what, name, project, state, address string) {
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n", what, name, project, state, address)
+	}
+	for _, l := range i.Listeners {
+		row("forwarding rule", l.Name, l.Project, "", l.URL())
+	}
+	for _, s := range i.Servers {
+		row(s.Kind, s.Name, s.Project, s.State, s.Address)
+	}
+	for _, m := range i.Instances {
+		row("instance", m.Name, m.Project, m.Status, m.Address)
+	}
+	for _, b := range i.Buckets {
+		row("bucket", b.Name, "", fmt.Sprintf("%d objects", b.Objects), fmt.Sprintf("%d bytes", b.Bytes))
+	}
+	_ = t.Flush()
+	if i.Empty() {
+		fmt.Fprintln(w, "  nothing in it yet")
+	}
+}

@@ -1,0 +1,336 @@
+package ops
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/difyup/difyup/internal/apply"
+	"github.com/difyup/difyup/internal/config"
+	"github.com/difyup/difyup/internal/event"
+	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/gcp"
+	"github.com/difyup/difyup/internal/gcp/driver"
+	"github.com/difyup/difyup/internal/kind"
+	"github.com/difyup/difyup/internal/plan"
+	"github.com/difyup/difyup/internal/resource"
+	"github.com/difyup/difyup/internal/state"
+	"github.com/difyup/difyup/internal/topology"
+)
+
+// parallel bounds the steps that run at once: a stack is wide, and most of a step is waiting.
+const parallel = 32
+
+// Options say which stack, where, and who listens.
+type Options struct {
+	Spec     *config.Spec
+	Endpoint string // "" = Google; else the local cloud's URL
+	Agent    topology.Agent
+	Version  string // of difyup, for the history and the user agent
+	Events   event.Sink
+}
+
+// Stack is a stack that can be worked on.
+type Stack struct {
+	opts   Options
+	graph  *resource.Graph
+	client *gcp.Client
+	store  *state.Store
+}
+
+// Open builds the stack's graph and makes a client. It sends no request.
+func Open(ctx context.Context, o Options) (*Stack, error) {
+	g, err := topology.Build(o.Spec, o.Agent)
+	if err != nil {
+		return nil, err
+	}
+	c, err := gcp.New(ctx, gcp.Options{
+		Project: o.Spec.Project, Endpoint: o.Endpoint, Events: o.Events, UserAgent: "difyup/" + o.Version, Drivers: driver.All(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Stack{opts: o, graph: g, client: c, store: state.Open(c, o.Spec.Stack)}, nil
+}
+
+// Close drops connections.
+func (s *Stack) Close() { s.client.Close() }
+
+// Graph is what is wanted.
+func (s *Stack) Graph() *resource.Graph { return s.graph }
+
+// Requests counts the HTTP requests so far.
+func (s *Stack) Requests() int64 { return s.client.Requests() }
+
+// read gives the state, and has the client learn the project's number in the same round.
+func (s *Stack) read(ctx context.Context) (*state.State, error) {
+	var st *state.State
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) { st, err = s.store.Read(ctx); return err })
+	g.Go(func() error { _, err := s.client.ProjectNumber(ctx); return err })
+	return st, g.Wait()
+}
+
+// Plan compares what is wanted with the cloud. It changes nothing.
+func (s *Stack) Plan(ctx context.Context) (*plan.Plan, error) {
+	st, err := s.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return plan.Make(ctx, s.graph, s.client, st.Owned, kind.ByName)
+}
+
+// PlanFromNothing is the plan for a cloud in which nothing is. It sends no request.
+func (s *Stack) PlanFromNothing(ctx context.Context) (*plan.Plan, error) {
+	return plan.Make(ctx, s.graph, nothing{}, nil, kind.ByName)
+}
+
+type nothing struct{}
+
+func (nothing) ReadAll(context.Context, []*resource.Resource) (map[resource.ID]map[string]any, error) {
+	return map[resource.ID]map[string]any{}, nil
+}
+
+// Locked gives a fault when another run is at work on the stack.
+func (s *Stack) Locked(ctx context.Context) error {
+	h, err := s.store.Holder(ctx)
+	if err != nil || h == nil {
+		return err
+	}
+	return h.Fault()
+}
+
+// Result is how a run ended.
+type Result struct {
+	Plan    *plan.Plan
+	Created int
+	Updated int
+	Deleted int
+	Failed  int
+	Skipped int
+	Left    int // owned resources that still exist, as far as is known
+}
+
+// RunOptions say how a run treats the lock, and what it may do.
+type RunOptions struct {
+	Command   string // for the lock and the history: "apply"
+	BreakLock bool
+	// Confirm is asked under the lock, when the plan is made and not empty. False ends the run with ErrDeclined.
+	Confirm func(*plan.Plan) (bool, error)
+}
+
+// ErrDeclined says that Confirm said no. Nothing was changed.
+var ErrDeclined = errors.New("declined")
+
+// Apply makes the cloud as wanted. The plan is made under the lock. What is going to be made is written to the state
+// first, so that nothing can be made that no state knows.
+func (s *Stack) Apply(ctx context.Context, o RunOptions) (res *Result, err error) {
+	return s.run(ctx, o, func(ctx context.Context, st *state.State) (*plan.Plan, []resource.Ref, error) {
+		p, err := plan.Make(ctx, s.graph, s.client, st.Owned, kind.ByName)
+		if err != nil {
+			return nil, nil, err
+		}
+		owned := s.graph.Refs()
+		for _, ref := range st.Owned {
+			if s.graph.Get(ref.ID) == nil {
+				owned = append(owned, ref)
+			}
+		}
+		return p, owned, nil
+	})
+}
+
+// Destroy takes everything away that the stack owns, and at last its state.
+func (s *Stack) Destroy(ctx context.Context, o RunOptions) (*Result, error) {
+	return s.run(ctx, o, func(ctx context.Context, st *state.State) (*plan.Plan, []resource.Ref, error) {
+		owned := s.owned(st)
+		p, err := plan.Destroy(ctx, owned, s.client, kind.ByName)
+		return p, owned, err
+	})
+}
+
+// PlanDestroy is the plan that Destroy would carry out. It changes nothing.
+func (s *Stack) PlanDestroy(ctx context.Context) (*plan.Plan, error) {
+	st, err := s.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return plan.Destroy(ctx, s.owned(st), s.client, kind.ByName)
+}
+
+// owned is what the state says. A state that was lost says nothing; then it is what the description says, as far as it
+// bears the stack's mark.
+func (s *Stack) owned(st *state.State) []resource.Ref {
+	if len(st.Owned) > 0 {
+		return st.Owned
+	}
+	return s.graph.Refs()
+}
+
+// run makes a plan under the lock and carries it out. Make also gives what the stack will own, at most.
+func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context, *state.State) (*plan.Plan, []resource.Ref, error)) (res *Result, err error) {
+	held, lock, err := s.store.Lock(ctx, o.Command, o.BreakLock)
+	if err != nil {
+		return nil, err
+	}
+	gone := false // the state, and the lock with it
+	defer func() {
+		if gone {
+			lock.Forget()
+			return
+		}
+		// Even when the run was cancelled the lock is given back; not for ever, should the network be gone.
+		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		err = errors.Join(err, lock.Release(release))
+	}()
+	st, err := s.read(held)
+	if err != nil {
+		return nil, err
+	}
+	p, owned, err := make(held, st)
+	if err != nil {
+		return nil, err
+	}
+	res = &Result{Plan: p}
+	if !p.Empty() && o.Confirm != nil {
+		ok, err := o.Confirm(p)
+		if err != nil {
+			return res, err
+		}
+		if !ok {
+			return res, ErrDeclined
+		}
+	}
+	destroying := p.Graph == nil
+	if len(p.Steps) == 0 && !destroying && sameRefs(st.Owned, owned) {
+		res.Left = len(owned)
+		return res, nil
+	}
+	st.Owned = owned
+	if err := s.store.Write(held, st); err != nil {
+		return res, err
+	}
+	done, runErr := apply.Run(held, p, apply.NewSteps(s.client, p), parallel, s.opts.Events)
+	res.count(p, done)
+	st.Owned = left(p, owned, done)
+	res.Left = len(st.Owned)
+	if destroying && runErr == nil && len(st.Owned) == 0 {
+		if err := s.store.Remove(held); err != nil {
+			return res, err
+		}
+		gone = true
+		return res, nil
+	}
+	st.Record(state.Run{
+		At: time.Now().UTC().Truncate(time.Second), By: state.Me(), Command: o.Command, Version: s.opts.Version,
+		Created: res.Created, Updated: res.Updated, Deleted: res.Deleted, Failed: res.Failed,
+	})
+	write, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if errors.Is(context.Cause(held), state.ErrLockLost) {
+		return res, runErr // the state is somebody else's now
+	}
+	return res, errors.Join(runErr, s.store.Write(write, st))
+}
+
+func sameRefs(a, b []resource.Ref) bool {
+	key := func(refs []resource.Ref) []resource.ID {
+		ids := make([]resource.ID, len(refs))
+		for i, r := range refs {
+			ids[i] = r.ID
+		}
+		slices.Sort(ids)
+		return ids
+	}
+	return slices.Equal(key(a), key(b))
+}
+
+// left gives what is still owned after a run.
+func left(p *plan.Plan, owned []resource.Ref, done *apply.Result) []resource.Ref {
+	undone := slices.Concat(done.Failed, done.Skipped)
+	if p.Graph == nil {
+		if len(undone) > 0 {
+			return owned // the next run finds out what is there
+		}
+		return nil
+	}
+	var out []resource.Ref
+	for _, ref := range owned {
+		// What is not wanted any more goes when its deletion is done, or when it was not there.
+		kept := slices.Contains(undone, ref.ID) || p.Live[ref.ID] != nil && !slices.Contains(done.Done, ref.ID)
+		if p.Graph.Get(ref.ID) != nil || kept {
+			out = append(out, ref)
+		}
+	}
+	return out
+}
+
+func (r *Result) count(p *plan.Plan, done *apply.Result) {
+	actions := map[resource.ID]plan.Action{}
+	for _, s := range p.Steps {
+		actions[s.ID] = s.Action
+	}
+	for _, id := range done.Done {
+		switch actions[id] {
+		case plan.Create:
+			r.Created++
+		case plan.Update:
+			r.Updated++
+		case plan.Delete:
+			r.Deleted++
+		}
+	}
+	r.Failed, r.Skipped = len(done.Failed), len(done.Skipped)
+}
+
+// Value is an output with its value.
+type Value struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+	Doc   string `json:"doc"`
+}
+
+// Outputs reads the outputs. It gives a fault when the stack is not there.
+func (s *Stack) Outputs(ctx context.Context) ([]Value, error) {
+	all := topology.Outputs(s.opts.Spec)
+	var rs []*resource.Resource
+	for _, o := range all {
+		for _, ph := range resource.Placeholders(o.Value) {
+			if r := s.graph.Get(ph.ID); r != nil && !slices.Contains(rs, r) {
+				rs = append(rs, r)
+			}
+		}
+	}
+	live, err := s.client.ReadAll(ctx, rs)
+	if err != nil {
+		return nil, err
+	}
+	if len(live) == 0 {
+		return nil, s.absent()
+	}
+	values := make([]Value, 0, len(all))
+	for _, o := range all {
+		body, unknown := resource.Resolve(map[string]any{"v": o.Value}, func(ph resource.Placeholder) (any, bool) {
+			return resource.Lookup(live[ph.ID], ph.Path)
+		})
+		v := Value{Name: o.Name, Doc: o.Doc}
+		if len(unknown) == 0 {
+			v.Value = fmt.Sprint(body["v"])
+		}
+		values = append(values, v)
+	}
+	return values, nil
+}
+
+func (s *Stack) absent() *fault.Fault {
+	return &fault.Fault{
+		Summary: "The stack is not there",
+		Detail:  fmt.Sprintf("Nothing of the stack %s exists in the project %s.", s.opts.Spec.Stack, s.opts.Spec.Project),
+		Remedy:  "Make it:\n    difyup apply",
+	}
+}

@@ -1,0 +1,268 @@
+package ops
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/difyup/difyup/internal/event"
+	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/gcp"
+	"github.com/difyup/difyup/internal/kind"
+	"github.com/difyup/difyup/internal/resource"
+	"github.com/difyup/difyup/internal/state"
+)
+
+// Status is how a stack is.
+type Status struct {
+	Stack     string     `json:"stack"`
+	Project   string     `json:"project"`
+	Region    string     `json:"region"`
+	Address   string     `json:"address"` // of the load balancer; "" before it has one
+	Resources int        `json:"resources"`
+	Missing   []string   `json:"missing,omitempty"` // wanted resources that do not exist
+	Stores    []Store    `json:"stores"`
+	Instances []Instance `json:"instances"`
+	Target    int        `json:"target"` // instances the group wants to have
+	Healthy   int        `json:"healthy"`
+	Stable    bool       `json:"stable"` // the group is not changing anything
+
+	Certificate string        `json:"certificate"` // ACTIVE, PROVISIONING, …; SELF_MANAGED
+	Last        *state.Run    `json:"last,omitempty"`
+	Lock        *state.Holder `json:"lock,omitempty"` // who is at work
+}
+
+// Store is a database, the cache or the bucket.
+type Store struct {
+	Name    string `json:"name"`
+	What    string `json:"what"`  // "PostgreSQL 16"
+	State   string `json:"state"` // Google's word
+	Address string `json:"address,omitempty"`
+}
+
+// Instance is a machine of the group.
+type Instance struct {
+	Name   string `json:"name"`
+	Zone   string `json:"zone"`
+	Status string `json:"status"` // RUNNING, …
+	Action string `json:"action"` // what the group does with it: NONE, CREATING, …
+	Health string `json:"health"` // as the load balancer sees it: HEALTHY, UNHEALTHY, "" if not asked
+	Error  string `json:"error,omitempty"`
+}
+
+// Ready says whether everything is there and serves.
+func (s *Status) Ready() bool {
+	return len(s.Missing) == 0 && s.Stable && s.Target > 0 && s.Healthy >= s.Target &&
+		!slices.ContainsFunc(s.Stores, func(st Store) bool { return st.State != "RUNNABLE" && st.State != "READY" && st.State != "AVAILABLE" })
+}
+
+// Status reads how the stack is. It gives a fault when nothing of it is there.
+func (s *Stack) Status(ctx context.Context) (*Status, error) {
+	spec := s.opts.Spec
+	out := &Status{Stack: spec.Stack, Project: spec.Project, Region: spec.Region, Stores: []Store{}, Instances: []Instance{}}
+	var st *state.State
+	first, firstCtx := errgroup.WithContext(ctx)
+	first.Go(func() (err error) { st, err = s.read(firstCtx); return err })
+	first.Go(func() (err error) { out.Lock, err = s.store.Holder(firstCtx); return err })
+	if err := first.Wait(); err != nil {
+		return nil, err
+	}
+	live, err := s.client.ReadAll(ctx, s.graph.Resources())
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range s.graph.Resources() {
+		body, there := live[r.ID()]
+		if !there {
+			out.Missing = append(out.Missing, string(r.ID()))
+			continue
+		}
+		out.Resources++
+		out.describe(r, body)
+	}
+	if len(st.Owned) == 0 && (out.Resources <= 1 || out.Missing != nil && out.Address == "" && len(out.Stores) == 0) {
+		return nil, s.absent()
+	}
+	if n := len(st.History); n > 0 {
+		out.Last = &st.History[n-1]
+	}
+	if err := s.instances(ctx, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// describe takes from a live body what a status shows.
+func (s *Status) describe(r *resource.Resource, body map[string]any) {
+	text := func(p resource.Path) string {
+		v, ok := resource.Lookup(body, p)
+		if !ok {
+			return ""
+		}
+		return fmt.Sprint(v)
+	}
+	switch r.Kind {
+	case kind.SQLInstances.Kind:
+		s.Stores = append(s.Stores, Store{
+			Name: r.Name, What: "PostgreSQL " + strings.TrimPrefix(text("databaseVersion"), "POSTGRES_"), State: text("state"), Address: text("ipAddresses[type=PRIVATE].ipAddress"),
+		})
+	case kind.RedisInstances.Kind:
+		version := strings.ReplaceAll(strings.TrimPrefix(text("redisVersion"), "REDIS_"), "_", ".")
+		s.Stores = append(s.Stores, Store{Name: r.Name, What: "Redis " + version, State: text("state"), Address: text("host")})
+	case kind.Buckets.Kind:
+		s.Stores = append(s.Stores, Store{Name: r.Name, What: "bucket in " + strings.ToLower(text("location")), State: "AVAILABLE"})
+	case kind.GlobalAddresses.Kind:
+		if text("addressType") == "EXTERNAL" {
+			s.Address = text("address")
+		}
+	case kind.SSLCertificates.Kind:
+		if s.Certificate = text("managed.status"); s.Certificate == "" {
+			s.Certificate = text("type")
+		}
+	case kind.RegionInstanceGroupManagers.Kind:
+		fmt.Sscan(text("targetSize"), &s.Target)
+		s.Stable = text("status.isStable") == "true" && text("status.versionTarget.isReached") == "true"
+	}
+}
+
+// instances asks for the machines, and how the load balancer sees them.
+func (s *Stack) instances(ctx context.Context, out *Status) error {
+	var group, service *resource.Resource
+	for _, r := range s.graph.Resources() {
+		switch r.Kind {
+		case kind.RegionInstanceGroupManagers.Kind:
+			group = r
+		case kind.BackendServices.Kind:
+			service = r
+		}
+	}
+	var managed struct {
+		ManagedInstances []struct {
+			Instance, InstanceStatus, CurrentAction string
+			LastAttempt                             struct {
+				Errors struct {
+					Errors []struct{ Message string }
+				}
+			}
+		}
+	}
+	var health struct {
+		HealthStatus []struct{ Instance, HealthState string }
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		err := s.client.Do(gctx, gcp.Call{API: kind.ComputeAPI, Method: http.MethodPost, Path: group.Link() + "/listManagedInstances", Out: &managed})
+		return ignoreAbsent(err)
+	})
+	g.Go(func() error {
+		link := "https://www.googleapis.com/compute/v1/" + strings.Replace(group.Link(), "/instanceGroupManagers/", "/instanceGroups/", 1)
+		err := s.client.Do(gctx, gcp.Call{API: kind.ComputeAPI, Method: http.MethodPost, Path: service.Link() + "/getHealth", Body: map[string]any{"group": link}, Out: &health})
+		return ignoreAbsent(err)
+	})
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("ask for the instances: %w", err)
+	}
+	for _, m := range managed.ManagedInstances {
+		i := Instance{Name: last(m.Instance), Status: m.InstanceStatus, Action: m.CurrentAction}
+		if parts := strings.Split(resource.CanonicalLink(m.Instance), "/"); len(parts) == 6 {
+			i.Zone = parts[3]
+		}
+		for _, e := range m.LastAttempt.Errors.Errors {
+			i.Error = e.Message
+		}
+		for _, h := range health.HealthStatus {
+			if resource.CanonicalLink(h.Instance) == resource.CanonicalLink(m.Instance) {
+				i.Health = h.HealthState
+			}
+		}
+		if i.Health == "HEALTHY" {
+			out.Healthy++
+		}
+		out.Instances = append(out.Instances, i)
+	}
+	slices.SortFunc(out.Instances, func(a, b Instance) int { return strings.Compare(a.Name, b.Name) })
+	return nil
+}
+
+func ignoreAbsent(err error) error {
+	if gcp.Is(err, 404) {
+		return nil
+	}
+	_, err = gcp.Absent(nil, err)
+	return err
+}
+
+func last(link string) string { return link[strings.LastIndexByte(link, '/')+1:] }
+
+// Settle waits until the instances serve: the group is stable and the load balancer finds as many healthy instances as
+// the group wants. What it waits for are events.
+func (s *Stack) Settle(ctx context.Context, timeout time.Duration) (*Status, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errNotSettled)
+	defer cancel()
+	said, pause := "", 25*time.Millisecond
+	var status *Status
+	for {
+		next, err := s.Status(ctx)
+		if err == nil {
+			status = next
+			if status.Ready() {
+				return status, nil
+			}
+			if now := status.waitsFor(); now != said {
+				said = now
+				s.opts.Events.Send(event.Event{Phase: event.Info, Detail: now})
+			}
+		} else if ctx.Err() == nil {
+			return nil, err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+			pause = min(pause*5/4, 5*time.Second)
+		case <-ctx.Done():
+			timer.Stop()
+			if context.Cause(ctx) != errNotSettled {
+				return status, context.Cause(ctx)
+			}
+			return status, status.unsettled(timeout)
+		}
+	}
+}
+
+var errNotSettled = fmt.Errorf("the instances did not become healthy in time")
+
+func (s *Status) waitsFor() string {
+	if len(s.Missing) > 0 {
+		return "waiting for " + s.Missing[0]
+	}
+	return fmt.Sprintf("waiting for instances: %d of %d healthy", s.Healthy, s.Target)
+}
+
+func (s *Status) unsettled(after time.Duration) *fault.Fault {
+	f := &fault.Fault{
+		Summary: "Instances are not healthy",
+		Detail:  fmt.Sprintf("Everything was made, but after %s the instances do not serve.", after),
+		Remedy:  "Look at what they say, and apply again once it is mended:\n    difyup status",
+		Cause:   errNotSettled,
+	}
+	if s == nil {
+		return f
+	}
+	f.Detail = fmt.Sprintf("Everything was made, but after %s only %d of %d instances are healthy.", after, s.Healthy, s.Target)
+	for _, i := range s.Instances {
+		f.Detail += fmt.Sprintf("\n    %s: %s, %s", i.Name, i.Status, cmp.Or(i.Health, "not asked yet"))
+		if i.Error != "" {
+			f.Detail += ": " + i.Error
+		}
+	}
+	if len(s.Instances) > 0 {
+		f.Remedy = fmt.Sprintf("Read what an instance says while it boots, and apply again once it is mended:\n    gcloud compute instances get-serial-port-output %s --zone %s --project %s", s.Instances[0].Name, s.Instances[0].Zone, s.Project)
+	}
+	return f
+}
