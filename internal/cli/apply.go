@@ -59,7 +59,7 @@ func runApply(ctx context.Context, a *app, o applyOptions) error {
 	}
 	progress := a.progress(o.json)
 	defer progress.Close()
-	spec, stack, info, err := o.open(ctx, a, progress.Event, true)
+	spec, stack, info, err := o.open(ctx, a, progress.Event, true, true)
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func runDestroy(ctx context.Context, a *app, o destroyOptions) error {
 	}
 	progress := a.progress(o.json)
 	defer progress.Close()
-	spec, stack, _, err := o.open(ctx, a, progress.Event, false)
+	spec, stack, _, err := o.open(ctx, a, progress.Event, false, false)
 	if errors.Is(err, errLocalDown) {
 		return o.endLocal(ctx, a)
 	}

@@ -28,7 +28,7 @@ func newPlan(a *app) *cobra.Command {
 }
 
 func runPlan(ctx context.Context, a *app, o planOptions) error {
-	spec, stack, _, err := o.open(ctx, a, nil, false)
+	spec, stack, _, err := o.open(ctx, a, nil, false, true)
 	down := errors.Is(err, errLocalDown)
 	if err != nil && !down {
 		return err

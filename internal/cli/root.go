@@ -111,16 +111,19 @@ var errLocalDown = errors.New("the local cloud is not running")
 
 // open loads the description and opens the stack. With start, a local cloud that is not up is started; without, the
 // error is errLocalDown then, and the stack can only be planned from nothing.
-func (t *target) open(ctx context.Context, a *app, events event.Sink, start bool) (*config.Spec, *ops.Stack, *localcloud.Info, error) {
+//
+// The agent is looked for only when something may be made of it; what exists is known without.
+func (t *target) open(ctx context.Context, a *app, events event.Sink, start, makes bool) (*config.Spec, *ops.Stack, *localcloud.Info, error) {
 	spec, err := config.Load(t.file)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	agent, err := findAgent(t.local)
-	if err != nil {
-		return spec, nil, nil, err
+	o := ops.Options{Spec: spec, Version: build.Current().Version, Events: events}
+	if makes {
+		if o.Agent, err = findAgent(t.local); err != nil {
+			return spec, nil, nil, err
+		}
 	}
-	o := ops.Options{Spec: spec, Agent: agent, Version: build.Current().Version, Events: events}
 	var info *localcloud.Info
 	var down error
 	if t.local {

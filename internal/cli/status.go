@@ -43,7 +43,7 @@ func newOutputs(a *app) *cobra.Command {
 
 // running opens a stack that must be there.
 func (o *readOptions) running(ctx context.Context, a *app) (*config.Spec, *ops.Stack, *localcloud.Info, error) {
-	spec, stack, info, err := o.open(ctx, a, nil, false)
+	spec, stack, info, err := o.open(ctx, a, nil, false, false)
 	if errors.Is(err, errLocalDown) {
 		err = &fault.Fault{
 			Summary: "The local cloud is not running",

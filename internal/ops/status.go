@@ -15,6 +15,7 @@ import (
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/gcp"
 	"github.com/difyup/difyup/internal/kind"
+	"github.com/difyup/difyup/internal/plan"
 	"github.com/difyup/difyup/internal/resource"
 	"github.com/difyup/difyup/internal/state"
 )
@@ -73,11 +74,18 @@ func (s *Stack) Status(ctx context.Context) (*Status, error) {
 	if err := first.Wait(); err != nil {
 		return nil, err
 	}
-	live, err := s.client.ReadAll(ctx, s.graph.Resources())
+	all, err := plan.Resources(s.owned(st), kind.ByName)
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range s.graph.Resources() {
+	live, err := s.client.ReadAll(ctx, all)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range all {
+		if r.Kind == kind.Services.Kind {
+			continue // is the project's, and was there before
+		}
 		body, there := live[r.ID()]
 		if !there {
 			out.Missing = append(out.Missing, string(r.ID()))
@@ -86,7 +94,7 @@ func (s *Stack) Status(ctx context.Context) (*Status, error) {
 		out.Resources++
 		out.describe(r, body)
 	}
-	if len(st.Owned) == 0 && (out.Resources <= 1 || out.Missing != nil && out.Address == "" && len(out.Stores) == 0) {
+	if len(st.Owned) == 0 && out.Resources == 0 {
 		return nil, s.absent()
 	}
 	if n := len(st.History); n > 0 {

@@ -183,6 +183,11 @@ func orphans(g *resource.Graph, owned []resource.Ref, kinds func(string) (*resou
 	return gone, nil
 }
 
+// Resources gives what the state remembers, as resources without a body.
+func Resources(owned []resource.Ref, kinds func(string) (*resource.Kind, bool)) ([]*resource.Resource, error) {
+	return orphans(nil, owned, kinds)
+}
+
 // contents takes out the deletion of what lies in something that holds data and is deleted too: the databases and users
 // of a SQL instance, a bucket's objects, a secret's policy. They go with it, and could not all be deleted before it (a
 // user that owns tables, for one).

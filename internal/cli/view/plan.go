@@ -27,7 +27,7 @@ var layers = []struct {
 	kinds []string
 }{
 	{"project", []string{"serviceusage."}},
-	{"network", []string{"compute.networks", "compute.subnetworks", "compute.routers", "compute.firewalls", "servicenetworking."}},
+	{"network", []string{"compute.networks", "compute.subnetworks", "compute.routers", "compute.firewalls", "compute.globalAddresses", "servicenetworking."}},
 	{"identity", []string{"iam.", "cloudresourcemanager.", "storage.bucketIam", "secretmanager.secretIam"}},
 	{"secrets", []string{"secretmanager."}},
 	{"database", []string{"sql."}},

@@ -156,7 +156,7 @@ func (v *Service) patch(_ context.Context, r *front.Request) (any, error) {
 	}
 	v.zones.Put(k, next)
 	return map[string]any{
-		"kind": "dns#operation", "id": v.server.Ops().ID(), "status": "done", "type": "update", "startTime": body.Millis(time.Now()), "user": "owner@localhost",
+		"kind": "dns#operation", "id": v.server.Ops().ID(), "status": "done", "type": "update", "startTime": body.Millis(time.Now()), "user": "owner@example.com",
 		"zoneContext": map[string]any{"oldValue": old, "newValue": next},
 	}, nil
 }

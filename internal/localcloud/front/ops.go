@@ -140,7 +140,7 @@ func (o *Ops) Compute(r *Request, opType, targetLink, targetID string, latency t
 	name := fmt.Sprintf("operation-%d-%013x-%08x-%08x", time.Now().UnixMilli(), h.Sum64()>>12, uint32(h.Sum64()), uint32(n))
 	base := "projects/" + r.Path["project"]
 	key := base + "/" + scope + "/operations/" + name
-	user := "owner@localhost"
+	user := "owner@example.com"
 	if r.Caller != Owner {
 		user = r.Caller
 	}
@@ -217,7 +217,7 @@ func (o *Ops) SQL(r *Request, opType, instance string, latency time.Duration, w 
 	op := o.add(key, map[string]any{
 		"kind": "sql#operation", "name": name, "operationType": opType, "status": "PENDING", "targetId": instance, "targetProject": project,
 		"targetLink": base + "/instances/" + instance, "selfLink": base + "/operations/" + name, "insertTime": time.Now().UTC().Format("2006-01-02T15:04:05.000Z"),
-		"user": "owner@localhost",
+		"user": "owner@example.com",
 	})
 	first := op.snapshot()
 	o.run(op, latency, func(b map[string]any) {

@@ -142,7 +142,7 @@ func (v *Service) policy(r *front.Request) (string, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if !v.policies.Has(name) {
-		v.policies.Init(name, []any{map[string]any{"role": "roles/owner", "members": []any{"user:owner@localhost"}}})
+		v.policies.Init(name, []any{map[string]any{"role": "roles/owner", "members": []any{"user:owner@example.com"}}})
 	}
 	return name, nil
 }
