@@ -1,0 +1,358 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/difyup/difyup/internal/agent/frontdoor"
+	"github.com/difyup/difyup/internal/agent/standin"
+	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/fault"
+)
+
+// Port is where the front door listens.
+const Port = 1080
+
+// Options say where the agent runs.
+type Options struct {
+	MetadataHost string   // HOST or HOST:PORT; "" = Google's
+	DNS          string   // IP:PORT of the name server; "" = the system's
+	Program      string   // this program, which is also the stand-in
+	Environ      []string // what the stand-in inherits of PATH and HOME
+	Log          *slog.Logger
+}
+
+// agent is a running agent.
+type agent struct {
+	opts     Options
+	log      *slog.Logger
+	google   *google
+	resolver *net.Resolver
+	door     *frontdoor.Door
+
+	name     string
+	address  netip.Addr
+	endpoint string // of all APIs; "" on Google
+	settings dify.Settings
+}
+
+// Run serves until ctx ends, then lets requests finish and returns nil.
+func Run(ctx context.Context, o Options) error {
+	if o.MetadataHost == "" {
+		o.MetadataHost = "metadata.google.internal"
+	}
+	a := &agent{opts: o, log: o.Log, resolver: Resolver(o.DNS)}
+	// No proxy: the metadata server must never be asked through one.
+	transport := &http.Transport{DialContext: (&net.Dialer{Timeout: 5 * time.Second, Resolver: a.resolver}).DialContext, MaxIdleConnsPerHost: 8}
+	defer transport.CloseIdleConnections()
+	a.google = &google{host: o.MetadataHost, client: &http.Client{Transport: transport, Timeout: 20 * time.Second}}
+
+	if err := a.try(ctx, "the metadata server", a.learn); err != nil {
+		return ignoreEnd(ctx, err)
+	}
+	a.log = a.log.With("instance", a.name)
+	if a.settings.Runtime != "standin" {
+		return &fault.Fault{
+			Summary: "Unknown runtime",
+			Detail:  fmt.Sprintf("The metadata ask for the runtime %q; this agent runs the stand-in only.", a.settings.Runtime),
+			Remedy:  "Apply with the difyup that this agent belongs to.",
+		}
+	}
+	door, err := frontdoor.Open(netip.AddrPortFrom(a.address, Port), frontdoor.Options{
+		Instance: a.name, Log: a.log,
+		Backend: func(s dify.Service) string { return netip.AddrPortFrom(a.address, uint16(s.Port())).String() },
+	})
+	if err != nil {
+		return err
+	}
+	a.door = door
+	// The runtime outlives the wish to end, until the last request is answered.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	var runtime sync.WaitGroup
+	runtime.Go(func() { a.serve(ctx, life) })
+	<-ctx.Done()
+	a.log.Info("ending: no new requests are wanted")
+	err = door.Close()
+	end()
+	runtime.Wait()
+	return err
+}
+
+func ignoreEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// Resolver gives a resolver that asks the name server at IP:PORT; the system's for "".
+func Resolver(server string) *net.Resolver {
+	if server == "" {
+		return net.DefaultResolver
+	}
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, server)
+	}}
+}
+
+// learn asks the metadata server who and where the instance is, and what it is to run.
+func (a *agent) learn(ctx context.Context) error {
+	var ip, config string
+	for _, q := range []struct {
+		path string
+		into *string
+	}{{"instance/name", &a.name}, {"instance/network-interfaces/0/ip", &ip}, {"instance/attributes/difyup-config", &config}} {
+		v, err := a.google.metadata(ctx, q.path)
+		if err != nil {
+			return err
+		}
+		*q.into = v
+	}
+	var err error
+	if a.endpoint, err = a.google.optional(ctx, "project/attributes/difyup-api-endpoint"); err != nil {
+		return err
+	}
+	if a.address, err = netip.ParseAddr(ip); err != nil {
+		return fmt.Errorf("the instance's address: %w", err)
+	}
+	if err := json.Unmarshal([]byte(config), &a.settings); err != nil {
+		return fmt.Errorf("read difyup-config: %w", err)
+	}
+	return nil
+}
+
+// try does something until it works or ctx ends, and says what it waits for.
+func (a *agent) try(ctx context.Context, what string, do func(context.Context) error) error {
+	wait, said := 100*time.Millisecond, ""
+	for {
+		err := do(ctx)
+		if err == nil {
+			if said != "" {
+				a.log.Info("no longer waiting", "for", what)
+			}
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err.Error() != said {
+			said = err.Error()
+			a.log.Info("waiting", "for", what, "because", said)
+		}
+		if a.door != nil {
+			a.door.Wait(what + ": " + said)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+		wait = min(wait*3/2, 5*time.Second)
+	}
+}
+
+// serve gets everything ready and runs the runtime until life ends. Getting ready ends with ctx.
+func (a *agent) serve(ctx, life context.Context) {
+	secrets := map[string]string{}
+	if err := a.try(ctx, "the secrets", func(ctx context.Context) error { return a.fetch(ctx, secrets) }); err != nil {
+		return
+	}
+	var env map[string]string
+	if err := a.try(ctx, "the settings", func(context.Context) (err error) {
+		env, err = dify.Env(a.settings, secrets)
+		return err
+	}); err != nil {
+		return
+	}
+	for _, s := range a.stores(secrets) {
+		if err := a.try(ctx, s.name, func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			return hide(s.reach(ctx), secrets)
+		}); err != nil {
+			return
+		}
+	}
+	a.log.Info("the stores answer; starting", "runtime", a.settings.Runtime, "dify", a.settings.DifyVersion)
+	a.door.Wait("the runtime")
+	wait := time.Second
+	for life.Err() == nil {
+		began := time.Now()
+		err := a.runtime(life, env)
+		if life.Err() != nil {
+			return
+		}
+		a.door.Wait("the runtime, which ended")
+		a.log.Error("the runtime ended; starting it again", "error", err, "in", wait)
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-life.Done():
+			timer.Stop()
+			return
+		}
+		if wait = min(2*wait, time.Minute); time.Since(began) > 5*time.Minute {
+			wait = time.Second
+		}
+	}
+}
+
+// fetch gets the secrets that are missing in into.
+func (a *agent) fetch(ctx context.Context, into map[string]string) error {
+	var (
+		mu   sync.Mutex
+		wg   sync.WaitGroup
+		errs []error
+	)
+	for _, purpose := range slices.Sorted(maps.Keys(a.settings.Secrets)) {
+		if into[purpose] != "" {
+			continue
+		}
+		wg.Go(func() {
+			value, err := a.google.secret(ctx, a.endpoint, a.settings.Project, a.settings.Secrets[purpose])
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, err)
+				return
+			}
+			into[purpose] = value
+		})
+	}
+	wg.Wait()
+	if len(errs) == 0 {
+		return nil
+	}
+	slices.SortFunc(errs, func(x, y error) int { return strings.Compare(x.Error(), y.Error()) })
+	return errs[0]
+}
+
+// hide keeps secrets out of an error of a library's.
+func hide(err error, secrets map[string]string) error {
+	if err == nil {
+		return nil
+	}
+	text := err.Error()
+	for _, s := range secrets {
+		text = strings.ReplaceAll(text, s, "***")
+	}
+	return errors.New(strings.Join(strings.Fields(text), " "))
+}
+
+// store is what must answer before the runtime starts.
+type store struct {
+	name  string
+	reach func(context.Context) error
+}
+
+func (a *agent) stores(secrets map[string]string) []store {
+	s := a.settings.Stores
+	postgres := func(d dify.Database, database, password string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			config, err := standin.PostgresConfig(a.resolver, d.Host, d.Port, d.User, password, database)
+			if err != nil {
+				return err
+			}
+			c, err := pgx.ConnectConfig(ctx, config)
+			if err != nil {
+				return err
+			}
+			return c.Close(ctx)
+		}
+	}
+	return []store{
+		{"the database", postgres(s.Database, s.Database.Name, secrets[dify.DBPassword])},
+		{"the plugins' database", postgres(s.Database, s.Database.PluginName, secrets[dify.DBPassword])},
+		{"the vector database", postgres(s.Vector, s.Vector.Name, secrets[dify.VectorPassword])},
+		{"Redis", func(ctx context.Context) error {
+			r := redis.NewClient(standin.RedisOptions(a.resolver, s.Redis.Host, s.Redis.Port, secrets[dify.RedisAuth]))
+			return errors.Join(r.Ping(ctx).Err(), r.Close())
+		}},
+	}
+}
+
+// runtime starts the stand-in, as a container is started: with Dify's settings and nothing else. It tells the front door
+// when it answers, and returns when it has ended.
+func (a *agent) runtime(life context.Context, env map[string]string) error {
+	child := maps.Clone(env)
+	child["STANDIN_ADDRESS"], child["HOSTNAME"], child["STANDIN_VERSION"] = a.address.String(), a.name, a.settings.DifyVersion
+	child["GCE_METADATA_HOST"], child["DIFYUP_DNS"] = a.opts.MetadataHost, a.opts.DNS
+	if a.endpoint != "" {
+		child["STORAGE_EMULATOR_HOST"] = strings.TrimSuffix(a.endpoint, "/")
+	}
+	var vars []string
+	for _, v := range a.opts.Environ {
+		if name, _, _ := strings.Cut(v, "="); name == "PATH" || name == "HOME" {
+			vars = append(vars, v)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(child)) {
+		vars = append(vars, name+"="+child[name])
+	}
+	ctx, cancel := context.WithCancel(life)
+	defer cancel()
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	watch.Go(func() { a.watch(ctx) })
+	defer cancel()
+	return runChild(ctx, a.opts.Program, []string{"standin"}, vars, os.Stderr)
+}
+
+// watch asks the runtime how it is, and tells the front door.
+func (a *agent) watch(ctx context.Context) {
+	url := "http://" + net.JoinHostPort(a.address.String(), strconv.Itoa(dify.API.Port())) + "/health"
+	client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	pause, fails := 20*time.Millisecond, 0
+	ready := false
+	for ctx.Err() == nil {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return
+		}
+		resp, err := client.Do(req)
+		if err == nil {
+			resp.Body.Close()
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil && resp.StatusCode == http.StatusOK:
+			fails = 0
+			if !ready {
+				ready, pause = true, 2*time.Second
+				a.log.Info("ready for traffic")
+				a.door.Ready()
+			}
+		default:
+			if fails++; ready && fails >= 3 {
+				ready, pause = false, 100*time.Millisecond
+				a.door.Wait("the runtime, which does not answer")
+			}
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}

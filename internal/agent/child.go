@@ -1,0 +1,23 @@
+package agent
+
+import (
+	"context"
+	"io"
+	"os/exec"
+	"runtime"
+	"time"
+)
+
+// runChild runs a program until it ends or ctx does; then it is asked to end, and after some seconds made to. It dies
+// with this process where the system can do that.
+func runChild(ctx context.Context, program string, args, env []string, out io.Writer) error {
+	// The kernel's signal at a parent's death is bound to the thread that forked.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = env, out, out
+	cmd.SysProcAttr = dieWithParent()
+	cmd.Cancel = func() error { return terminate(cmd.Process) }
+	cmd.WaitDelay = 5 * time.Second
+	return cmd.Run()
+}

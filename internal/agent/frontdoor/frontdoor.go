@@ -1,0 +1,227 @@
+package frontdoor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/difyup/difyup/internal/dify"
+)
+
+const (
+	// Google's load balancer keeps idle connections for 600 s; a server that closes earlier loses requests.
+	keepAlive = 650 * time.Second
+	// maxBody is the largest request, as Dify's own gateway has it.
+	maxBody = 100 << 20
+	// On ending, requests are answered until none has come for quiet; the load balancer needs some seconds to see that
+	// the instance is leaving. At last, after longest, what still runs is cut off.
+	quiet   = 500 * time.Millisecond
+	longest = 70 * time.Second
+)
+
+// Options say where requests go.
+type Options struct {
+	Instance string
+	Backend  func(dify.Service) string // IP:PORT of a service
+	Log      *slog.Logger
+}
+
+// Door is an open front door.
+type Door struct {
+	opts     Options
+	server   *http.Server
+	listener net.Listener
+	proxies  map[dify.Service]*httputil.ReverseProxy
+	served   chan error
+
+	mu      sync.Mutex
+	ready   bool
+	ending  bool
+	waiting string
+	busy    int       // requests in hand
+	last    time.Time // when the last one came or went
+}
+
+// Open begins to listen. Until Ready is called, it says that the instance is not ready.
+func Open(at netip.AddrPort, o Options) (*Door, error) {
+	l, err := net.Listen("tcp", at.String())
+	if err != nil {
+		return nil, fmt.Errorf("open the front door: %w", err)
+	}
+	d := &Door{opts: o, listener: l, proxies: map[dify.Service]*httputil.ReverseProxy{}, served: make(chan error, 1), waiting: "its start"}
+	transport := &http.Transport{
+		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext, MaxIdleConnsPerHost: 64, IdleConnTimeout: 60 * time.Second, DisableCompression: true,
+	}
+	for _, s := range dify.Services() {
+		d.proxies[s] = d.proxy(s, transport)
+	}
+	d.server = &http.Server{
+		Handler: d, ReadHeaderTimeout: 60 * time.Second, IdleTimeout: keepAlive, // no other timeouts: the load balancer has the one that counts
+		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+	}
+	go func() { d.served <- d.server.Serve(l) }()
+	return d, nil
+}
+
+// Addr is where it listens.
+func (d *Door) Addr() net.Addr { return d.listener.Addr() }
+
+// Ready lets traffic come.
+func (d *Door) Ready() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ready, d.waiting = true, ""
+}
+
+// Wait says that the instance is not ready, and for what it waits. The text is shown to everybody.
+func (d *Door) Wait(what string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ready, d.waiting = false, what
+}
+
+func (d *Door) proxy(s dify.Service, transport http.RoundTripper) *httputil.ReverseProxy {
+	target := &url.URL{Scheme: "http", Host: d.opts.Backend(s)}
+	return &httputil.ReverseProxy{
+		Transport:     transport,
+		FlushInterval: -1, // answers that stream are passed on as they come
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Host = r.In.Host
+			// The load balancer says whom it forwards for; it is the only one that can reach this port.
+			for _, h := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Forwarded"} {
+				if v, ok := r.In.Header[h]; ok {
+					r.Out.Header[h] = v
+				}
+			}
+			if r.Out.Header.Get("X-Forwarded-Host") == "" {
+				r.Out.Header.Set("X-Forwarded-Host", r.In.Host)
+			}
+			if s == dify.PluginDaemon { // webhooks need to know where they were called
+				scheme := r.In.Header.Get("X-Forwarded-Proto")
+				if scheme == "" {
+					scheme = "http"
+				}
+				r.Out.Header.Set("Dify-Hook-Url", scheme+"://"+r.In.Host+r.In.URL.RequestURI())
+			}
+		},
+		ErrorLog: slog.NewLogLogger(d.opts.Log.Handler(), slog.LevelDebug),
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			var tooLarge *http.MaxBytesError
+			if errors.As(err, &tooLarge) {
+				http.Error(w, "the request is too large", http.StatusRequestEntityTooLarge)
+				return
+			}
+			if r.Context().Err() == nil {
+				d.opts.Log.Warn("a service does not answer", "service", s, "error", err)
+			}
+			http.Error(w, "a service of this instance does not answer", http.StatusBadGateway)
+		},
+	}
+}
+
+// ServeHTTP answers one request.
+func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/alive":
+		d.answer(w, http.StatusOK, map[string]any{"alive": true})
+		return
+	case "/health":
+		d.health(w)
+		return
+	}
+	d.mu.Lock()
+	ready, waiting := d.ready, d.waiting
+	d.busy++
+	d.last = time.Now()
+	d.mu.Unlock()
+	defer func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.busy--
+		d.last = time.Now()
+	}()
+	if !ready {
+		w.Header().Set("Retry-After", "5")
+		d.answer(w, http.StatusServiceUnavailable, map[string]any{"error": "this instance is not ready", "waitingFor": waiting})
+		return
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	switch path := r.URL.Path; {
+	case path == "/health/deep":
+		r.URL.Path = "/standin/check"
+		d.proxies[dify.API].ServeHTTP(w, r)
+	case path == "/standin" || strings.HasPrefix(path, "/standin/"):
+		d.proxies[dify.API].ServeHTTP(w, r)
+	default:
+		service := dify.RouteFor(path).Service
+		if service == "" {
+			http.NotFound(w, r)
+			return
+		}
+		d.proxies[service].ServeHTTP(w, r)
+	}
+}
+
+func (d *Door) health(w http.ResponseWriter) {
+	d.mu.Lock()
+	ready, ending, waiting := d.ready, d.ending, d.waiting
+	d.mu.Unlock()
+	switch {
+	case ending:
+		d.answer(w, http.StatusServiceUnavailable, map[string]any{"status": "ending"})
+	case ready:
+		d.answer(w, http.StatusOK, map[string]any{"status": "ready"})
+	default:
+		d.answer(w, http.StatusServiceUnavailable, map[string]any{"status": "waiting", "waitingFor": waiting})
+	}
+}
+
+func (d *Door) answer(w http.ResponseWriter, code int, v map[string]any) {
+	v["instance"] = d.opts.Instance
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(v) // the client may be gone
+}
+
+// Close fails /health, answers requests until they have ceased, and closes.
+func (d *Door) Close() error {
+	d.mu.Lock()
+	d.ending = true
+	d.last = time.Now()
+	d.mu.Unlock()
+	end := time.NewTimer(longest)
+	defer end.Stop()
+	tick := time.NewTicker(quiet / 10)
+	defer tick.Stop()
+	for waiting := true; waiting; {
+		select {
+		case <-end.C:
+			waiting = false
+		case <-tick.C:
+			d.mu.Lock()
+			waiting = d.busy > 0 || time.Since(d.last) < quiet
+			d.mu.Unlock()
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if d.server.Shutdown(ctx) != nil {
+		_ = d.server.Close() // what outlasted all that is cut off
+	}
+	if err := <-d.served; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}

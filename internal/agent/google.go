@@ -1,0 +1,130 @@
+package agent
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+// google asks the metadata server and Secret Manager.
+type google struct {
+	host   string // of the metadata server
+	client *http.Client
+
+	mu      sync.Mutex
+	token   string
+	expires time.Time
+}
+
+// statusError is an answer other than 200.
+type statusError struct {
+	Code int
+	What string
+}
+
+func (e *statusError) Error() string {
+	return fmt.Sprintf("%s: %d %s", e.What, e.Code, http.StatusText(e.Code))
+}
+
+const maxAnswer = 1 << 20
+
+func (g *google) do(req *http.Request, what string) ([]byte, error) {
+	resp, err := g.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, &statusError{resp.StatusCode, what}
+	}
+	return raw, nil
+}
+
+// metadata gives a value of the metadata server's, "instance/name".
+func (g *google) metadata(ctx context.Context, path string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+g.host+"/computeMetadata/v1/"+path, nil)
+	if err != nil {
+		return "", err
+	}
+	req.Header.Set("Metadata-Flavor", "Google")
+	raw, err := g.do(req, "metadata "+path)
+	return strings.TrimSpace(string(raw)), err
+}
+
+// optional is metadata for what need not be there.
+func (g *google) optional(ctx context.Context, path string) (string, error) {
+	v, err := g.metadata(ctx, path)
+	var status *statusError
+	if errors.As(err, &status) && status.Code == http.StatusNotFound {
+		return "", nil
+	}
+	return v, err
+}
+
+// bearer gives an access token of the instance's service account.
+func (g *google) bearer(ctx context.Context) (string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if time.Until(g.expires) > time.Minute {
+		return g.token, nil
+	}
+	raw, err := g.metadata(ctx, "instance/service-accounts/default/token")
+	if err != nil {
+		return "", err
+	}
+	var answer struct {
+		Token   string `json:"access_token"`
+		Seconds int    `json:"expires_in"`
+	}
+	if err := json.Unmarshal([]byte(raw), &answer); err != nil || answer.Token == "" {
+		return "", errors.New("the metadata server's token cannot be read") // the answer is not shown
+	}
+	g.token, g.expires = answer.Token, time.Now().Add(time.Duration(answer.Seconds)*time.Second)
+	return g.token, nil
+}
+
+// secret gives the newest value of a secret. Endpoint is the root of all APIs, "" on Google.
+func (g *google) secret(ctx context.Context, endpoint, project, name string) (string, error) {
+	if endpoint == "" {
+		endpoint = "https://secretmanager.googleapis.com/"
+	}
+	token, err := g.bearer(ctx)
+	if err != nil {
+		return "", err
+	}
+	target := strings.TrimSuffix(endpoint, "/") + "/v1/projects/" + url.PathEscape(project) + "/secrets/" + url.PathEscape(name) + "/versions/latest:access"
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return "", err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	raw, err := g.do(req, "secret "+name)
+	if err != nil {
+		return "", err
+	}
+	var answer struct {
+		Payload struct {
+			Data string `json:"data"`
+		} `json:"payload"`
+	}
+	if err := json.Unmarshal(raw, &answer); err != nil {
+		return "", fmt.Errorf("secret %s: the answer cannot be read", name)
+	}
+	value, err := base64.StdEncoding.DecodeString(answer.Payload.Data)
+	if err != nil || len(value) == 0 {
+		return "", fmt.Errorf("secret %s: it has no value", name)
+	}
+	return string(value), nil
+}

@@ -1,0 +1,324 @@
+package standin
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+)
+
+// Result is one store's round trip.
+type Result struct {
+	Store        string  `json:"store"`
+	OK           bool    `json:"ok"`
+	Milliseconds float64 `json:"milliseconds"`
+	Did          string  `json:"did"`
+	Error        string  `json:"error,omitempty"`
+}
+
+// Report is the answer of /standin/check.
+type Report struct {
+	Instance string   `json:"instance"`
+	Dify     string   `json:"dify"` // the release that would run here
+	OK       bool     `json:"ok"`
+	Stores   []Result `json:"stores"`
+}
+
+// patience bounds each round trip.
+const patience = 5 * time.Second
+
+// stores holds the connections; Env names are Dify's.
+type stores struct {
+	env      func(string) string
+	resolver *net.Resolver
+	http     *http.Client
+	redis    *redis.Client
+
+	main, plugin, vector *pool
+}
+
+func (s *stores) checks() []check {
+	return []check{
+		{"database", "wrote and read a row", s.row(s.main)},
+		{"plugin_database", "wrote and read a row", s.row(s.plugin)},
+		{"vector_database", "found the nearest of three vectors", s.nearest},
+		{"redis", "set and got a key", s.key},
+		{"bucket", "uploaded and downloaded an object", s.object},
+	}
+}
+
+type check struct {
+	store, did string
+	do         func(context.Context) error
+}
+
+// check does all round trips at once.
+func (s *stores) check(ctx context.Context) Report {
+	checks := s.checks()
+	report := Report{Instance: s.env("HOSTNAME"), Dify: s.env("STANDIN_VERSION"), OK: true, Stores: make([]Result, len(checks))}
+	var wg sync.WaitGroup
+	for i, c := range checks {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			began := time.Now()
+			err := c.do(ctx)
+			r := Result{Store: c.store, OK: err == nil, Milliseconds: float64(time.Since(began).Microseconds()) / 1000, Did: c.did}
+			if err != nil {
+				r.Did, r.Error = "", s.hide(err)
+			}
+			report.Stores[i] = r
+		})
+	}
+	wg.Wait()
+	for _, r := range report.Stores {
+		report.OK = report.OK && r.OK
+	}
+	return report
+}
+
+// hide keeps passwords out of libraries' errors.
+func (s *stores) hide(err error) string {
+	text := err.Error()
+	for _, name := range []string{"DB_PASSWORD", "PGVECTOR_PASSWORD", "REDIS_PASSWORD"} {
+		if v := s.env(name); v != "" {
+			text = strings.ReplaceAll(text, v, "***")
+		}
+	}
+	return strings.Join(strings.Fields(text), " ")
+}
+
+// row writes a row into a table of its own, reads it back, and removes it.
+func (s *stores) row(p *pool) func(context.Context) error {
+	return func(ctx context.Context) error {
+		return p.do(ctx, func(c *pgx.Conn) error {
+			if err := p.once(ctx, c, `CREATE TABLE IF NOT EXISTS standin_checks (id text PRIMARY KEY, instance text NOT NULL, at timestamptz NOT NULL DEFAULT now())`); err != nil {
+				return err
+			}
+			id, instance, got := rand.Text(), s.env("HOSTNAME"), ""
+			if _, err := c.Exec(ctx, `INSERT INTO standin_checks (id, instance) VALUES ($1, $2)`, id, instance); err != nil {
+				return err
+			}
+			if err := c.QueryRow(ctx, `DELETE FROM standin_checks WHERE id = $1 RETURNING instance`, id).Scan(&got); err != nil {
+				return err
+			}
+			if got != instance {
+				return fmt.Errorf("read %q, wrote %q", got, instance)
+			}
+			return nil
+		})
+	}
+}
+
+// nearest stores three vectors and asks which is the nearest to a fourth.
+func (s *stores) nearest(ctx context.Context) error {
+	return s.vector.do(ctx, func(c *pgx.Conn) error {
+		if err := s.vector.once(ctx, c, `CREATE EXTENSION IF NOT EXISTS vector; CREATE TABLE IF NOT EXISTS standin_vectors (run text, label text, embedding vector(3))`); err != nil {
+			return err
+		}
+		run, got := rand.Text(), ""
+		_, err := c.Exec(ctx, `INSERT INTO standin_vectors VALUES ($1, 'x', '[1,0,0]'), ($1, 'y', '[0,1,0]'), ($1, 'z', '[0,0,1]')`, run)
+		if err != nil {
+			return err
+		}
+		err = c.QueryRow(ctx, `SELECT label FROM standin_vectors WHERE run = $1 ORDER BY embedding <-> '[0.2,0.9,0.1]' LIMIT 1`, run).Scan(&got)
+		_, cleanup := c.Exec(ctx, `DELETE FROM standin_vectors WHERE run = $1`, run)
+		if err := errors.Join(err, cleanup); err != nil {
+			return err
+		}
+		if got != "y" {
+			return fmt.Errorf("the nearest is %q, not \"y\"", got)
+		}
+		return nil
+	})
+}
+
+func (s *stores) key(ctx context.Context) error {
+	key, value := "standin:"+rand.Text(), rand.Text()
+	if err := s.redis.Set(ctx, key, value, time.Minute).Err(); err != nil {
+		return err
+	}
+	got, err := s.redis.GetDel(ctx, key).Result()
+	if err != nil {
+		return err
+	}
+	if got != value {
+		return errors.New("another value came back")
+	}
+	return nil
+}
+
+// object uploads an object, downloads it and deletes it, with the rights of the instance's service account.
+func (s *stores) object(ctx context.Context) error {
+	host := s.env("STORAGE_EMULATOR_HOST") // as Google's clients have it
+	if host == "" {
+		host = "https://storage.googleapis.com"
+	}
+	token, err := s.token(ctx)
+	if err != nil {
+		return err
+	}
+	name, contents := "standin/"+s.env("HOSTNAME")+"-"+rand.Text(), []byte(rand.Text())
+	bucket := "/storage/v1/b/" + url.PathEscape(s.env("GOOGLE_STORAGE_BUCKET_NAME")) + "/o"
+	if _, err := s.call(ctx, http.MethodPost, host+"/upload"+bucket+"?uploadType=media&name="+url.QueryEscape(name), token, contents); err != nil {
+		return fmt.Errorf("upload: %w", err)
+	}
+	got, err := s.call(ctx, http.MethodGet, host+bucket+"/"+url.PathEscape(name)+"?alt=media", token, nil)
+	if err != nil {
+		return fmt.Errorf("download: %w", err)
+	}
+	// With its generation, so that no older version of it stays.
+	raw, err := s.call(ctx, http.MethodGet, host+bucket+"/"+url.PathEscape(name)+"?fields=generation", token, nil)
+	if err != nil {
+		return fmt.Errorf("look at: %w", err)
+	}
+	var about struct{ Generation string }
+	if err := json.Unmarshal(raw, &about); err != nil {
+		return err
+	}
+	if _, err := s.call(ctx, http.MethodDelete, host+bucket+"/"+url.PathEscape(name)+"?generation="+about.Generation, token, nil); err != nil {
+		return fmt.Errorf("delete: %w", err)
+	}
+	if !bytes.Equal(got, contents) {
+		return errors.New("other contents came back")
+	}
+	return nil
+}
+
+func (s *stores) token(ctx context.Context) (string, error) {
+	host := s.env("GCE_METADATA_HOST")
+	if host == "" {
+		host = "metadata.google.internal"
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+"/computeMetadata/v1/instance/service-accounts/default/token", nil)
+	if err != nil {
+		return "", err
+	}
+	req.Header.Set("Metadata-Flavor", "Google")
+	resp, err := s.http.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	var t struct {
+		Token string `json:"access_token"`
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&t); err != nil || t.Token == "" {
+		return "", fmt.Errorf("no token from the metadata server: %s", resp.Status)
+	}
+	return t.Token, nil
+}
+
+func (s *stores) call(ctx context.Context, method, target, token string, contents []byte) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(contents))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	if contents != nil {
+		req.Header.Set("Content-Type", "application/octet-stream")
+	}
+	resp, err := s.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode >= 300 {
+		var e struct{ Error struct{ Message string } }
+		_ = json.Unmarshal(raw, &e) // an answer that is no JSON has its status
+		return nil, fmt.Errorf("%s %s", resp.Status, e.Error.Message)
+	}
+	return raw, nil
+}
+
+// PostgresConfig is for connections to PostgreSQL on a private network.
+func PostgresConfig(resolver *net.Resolver, host string, port int, user, password, database string) (*pgx.ConnConfig, error) {
+	config, err := pgx.ParseConfig("")
+	if err != nil {
+		return nil, err
+	}
+	config.Host, config.Port, config.User, config.Password, config.Database = host, uint16(port), user, password, database
+	config.Fallbacks, config.TLSConfig = nil, nil
+	config.RuntimeParams = map[string]string{"application_name": "difyup"}
+	config.LookupFunc = resolver.LookupHost
+	config.ConnectTimeout = patience
+	return config, nil
+}
+
+// RedisOptions are for a client of Redis with a password, on a private network.
+func RedisOptions(resolver *net.Resolver, host string, port int, password string) *redis.Options {
+	return &redis.Options{
+		Addr: net.JoinHostPort(host, strconv.Itoa(port)), Password: password, PoolSize: 4, MaxRetries: 1, DialerRetries: 1,
+		Dialer: (&net.Dialer{Timeout: patience, Resolver: resolver}).DialContext,
+	}
+}
+
+// pool is a few connections to one database.
+type pool struct {
+	*pgxpool.Pool
+
+	mu   sync.Mutex
+	made bool // the tables are there
+}
+
+func newPool(ctx context.Context, c *pgx.ConnConfig) (*pool, error) {
+	config, err := pgxpool.ParseConfig("")
+	if err != nil {
+		return nil, err
+	}
+	config.ConnConfig, config.MaxConns, config.MinConns = c, 3, 0
+	p, err := pgxpool.NewWithConfig(ctx, config) // connects when first asked
+	return &pool{Pool: p}, err
+}
+
+// do lends a connection.
+func (p *pool) do(ctx context.Context, f func(*pgx.Conn) error) error {
+	return p.AcquireFunc(ctx, func(c *pgxpool.Conn) error { return f(c.Conn()) })
+}
+
+// once makes tables, when they were not made by this process yet. Instances that do so at the same time take turns.
+func (p *pool) once(ctx context.Context, c *pgx.Conn, statements string) error {
+	p.mu.Lock()
+	made := p.made
+	p.mu.Unlock()
+	if made {
+		return nil
+	}
+	const lock = 7213490 // any number, the same for all
+	err := pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, lock); err != nil {
+			return err
+		}
+		for q := range strings.SplitSeq(statements, ";") {
+			if _, err := tx.Exec(ctx, q); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.made = true
+	return nil
+}
