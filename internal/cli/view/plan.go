@@ -136,6 +136,11 @@ func shown(v any) string {
 	if v == diff.Unknown {
 		return diff.Unknown
 	}
+	if s, ok := v.(string); ok {
+		if link := resource.CanonicalLink(s); strings.HasPrefix(link, "projects/") {
+			return link[strings.LastIndexByte(link, '/')+1:] // the rest is the same for all of a kind
+		}
+	}
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Sprint(v)

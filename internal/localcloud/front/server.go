@@ -242,10 +242,12 @@ func (s *Server) call(ctx context.Context, r *Request) (any, error) {
 	return h(ctx, r)
 }
 
-// everywhere are the parameters that every Google API takes, in their two spellings.
+// everywhere are the parameters that every Google API takes, in their two spellings; and returnPartialSuccess, which
+// Compute's discovery document no longer has and its clients still send.
 var everywhere = []string{
 	"alt", "fields", "key", "prettyPrint", "quotaUser", "userIp", "access_token", "oauth_token", "callback", "uploadType",
 	"upload_protocol", "upload_id", "$alt", "$.xgafv", "$prettyPrint", "$fields", "userProject", "trace", "name",
+	"returnPartialSuccess",
 }
 
 func (s *Server) checkQuery(r *Request) error {
