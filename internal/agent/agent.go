@@ -169,34 +169,36 @@ func (a *agent) try(ctx context.Context, what string, do func(context.Context) e
 	}
 }
 
+// How often the secrets are looked at while the runtime runs.
+const secretsEvery = 15 * time.Second
+
 // serve gets everything ready and runs the runtime until life ends. Getting ready ends with ctx.
 func (a *agent) serve(ctx, life context.Context) {
-	secrets := map[string]string{}
-	if err := a.try(ctx, "the secrets", func(ctx context.Context) error { return a.fetch(ctx, secrets) }); err != nil {
-		return
-	}
-	var env map[string]string
-	if err := a.try(ctx, "the settings", func(context.Context) (err error) {
-		env, err = dify.Env(a.settings, secrets)
-		return err
-	}); err != nil {
-		return
-	}
-	for _, s := range a.stores(secrets) {
-		if err := a.try(ctx, s.name, func(ctx context.Context) error {
-			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-			defer cancel()
-			return hide(s.reach(ctx), secrets)
-		}); err != nil {
-			return
-		}
-	}
-	a.log.Info("the stores answer; starting", "runtime", a.settings.Runtime, "dify", a.settings.DifyVersion)
-	a.door.Wait("the runtime")
 	wait := time.Second
 	for life.Err() == nil {
-		began := time.Now()
-		err := a.runtime(life, env)
+		// The secrets are fetched anew each time: what does not let us in today may be of yesterday.
+		var secrets map[string]string
+		if a.try(ctx, "the stores", func(ctx context.Context) (err error) {
+			if secrets, err = a.fetch(ctx); err != nil {
+				return err
+			}
+			return a.reach(ctx, secrets)
+		}) != nil {
+			return
+		}
+		env, err := dify.Env(a.settings, secrets)
+		if err == nil {
+			a.log.Info("the stores answer; starting", "runtime", a.settings.Runtime, "dify", a.settings.DifyVersion)
+			a.door.Wait("the runtime")
+			began := time.Now()
+			if err = a.runtime(life, env, secrets); errors.Is(err, errSecretsChanged) {
+				a.log.Info("secrets were changed; starting again with them")
+				continue
+			}
+			if time.Since(began) > 5*time.Minute {
+				wait = time.Second
+			}
+		}
 		if life.Err() != nil {
 			return
 		}
@@ -209,40 +211,52 @@ func (a *agent) serve(ctx, life context.Context) {
 			timer.Stop()
 			return
 		}
-		if wait = min(2*wait, time.Minute); time.Since(began) > 5*time.Minute {
-			wait = time.Second
-		}
+		wait = min(2*wait, time.Minute)
 	}
 }
 
-// fetch gets the secrets that are missing in into.
-func (a *agent) fetch(ctx context.Context, into map[string]string) error {
+var errSecretsChanged = errors.New("the secrets were changed")
+
+// fetch gets the secrets, by purpose.
+func (a *agent) fetch(ctx context.Context) (map[string]string, error) {
 	var (
-		mu   sync.Mutex
-		wg   sync.WaitGroup
-		errs []error
+		mu     sync.Mutex
+		wg     sync.WaitGroup
+		errs   []error
+		values = map[string]string{}
 	)
-	for _, purpose := range slices.Sorted(maps.Keys(a.settings.Secrets)) {
-		if into[purpose] != "" {
-			continue
-		}
+	for purpose, name := range a.settings.Secrets {
 		wg.Go(func() {
-			value, err := a.google.secret(ctx, a.endpoint, a.settings.Project, a.settings.Secrets[purpose])
+			value, err := a.google.secret(ctx, a.endpoint, a.settings.Project, name)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
 				errs = append(errs, err)
 				return
 			}
-			into[purpose] = value
+			values[purpose] = value
 		})
 	}
 	wg.Wait()
-	if len(errs) == 0 {
-		return nil
+	if len(errs) > 0 {
+		return nil, slices.MinFunc(errs, func(x, y error) int { return strings.Compare(x.Error(), y.Error()) })
 	}
-	slices.SortFunc(errs, func(x, y error) int { return strings.Compare(x.Error(), y.Error()) })
-	return errs[0]
+	return values, nil
+}
+
+// reach logs in to every store, and gives the first error.
+func (a *agent) reach(ctx context.Context, secrets map[string]string) error {
+	for _, s := range a.stores(secrets) {
+		err := func() error {
+			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			return s.reach(ctx)
+		}()
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, hide(err, secrets))
+		}
+	}
+	return nil
 }
 
 // hide keeps secrets out of an error of a library's.
@@ -291,7 +305,8 @@ func (a *agent) stores(secrets map[string]string) []store {
 
 // runtime starts the stand-in, as a container is started: with Dify's settings and nothing else. It tells the front door
 // when it answers, and returns when it has ended.
-func (a *agent) runtime(life context.Context, env map[string]string) error {
+// It ends with errSecretsChanged when one of the secrets has another value than it was started with.
+func (a *agent) runtime(life context.Context, env, secrets map[string]string) error {
 	child := maps.Clone(env)
 	child["STANDIN_ADDRESS"], child["HOSTNAME"], child["STANDIN_VERSION"] = a.address.String(), a.name, a.settings.DifyVersion
 	child["GCE_METADATA_HOST"], child["DIFYUP_DNS"] = a.opts.MetadataHost, a.opts.DNS
@@ -307,13 +322,35 @@ func (a *agent) runtime(life context.Context, env map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(child)) {
 		vars = append(vars, name+"="+child[name])
 	}
-	ctx, cancel := context.WithCancel(life)
-	defer cancel()
-	var watch sync.WaitGroup
-	defer watch.Wait()
-	watch.Go(func() { a.watch(ctx) })
-	defer cancel()
-	return runChild(ctx, a.opts.Program, []string{"standin"}, vars, os.Stderr)
+	ctx, cancel := context.WithCancelCause(life)
+	var watches sync.WaitGroup
+	watches.Go(func() { a.watch(ctx) })
+	watches.Go(func() { a.watchSecrets(ctx, secrets, cancel) })
+	err := runChild(ctx, a.opts.Program, []string{"standin"}, vars, os.Stderr)
+	if errors.Is(context.Cause(ctx), errSecretsChanged) {
+		err = errSecretsChanged
+	}
+	cancel(nil)
+	watches.Wait()
+	return err
+}
+
+// watchSecrets ends the runtime when a secret changes.
+func (a *agent) watchSecrets(ctx context.Context, secrets map[string]string, end context.CancelCauseFunc) {
+	tick := time.NewTicker(secretsEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		// What cannot be read now is as it was.
+		if now, err := a.fetch(ctx); err == nil && !maps.Equal(now, secrets) {
+			end(errSecretsChanged)
+			return
+		}
+	}
 }
 
 // watch asks the runtime how it is, and tells the front door.

@@ -207,9 +207,14 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 		}
 	}
 	destroying := p.Graph == nil
-	if len(p.Steps) == 0 && !destroying && sameRefs(st.Owned, owned) {
-		res.Left = len(owned)
-		return res, nil
+	if len(p.Steps) == 0 && !destroying {
+		// A run that was killed may have left the state behind what it did.
+		now := left(p, owned, &apply.Result{})
+		if res.Left = len(now); sameRefs(st.Owned, now) {
+			return res, nil
+		}
+		st.Owned = now
+		return res, s.store.Write(held, st)
 	}
 	st.Owned = owned
 	if err := s.store.Write(held, st); err != nil {

@@ -1,0 +1,78 @@
+//go:build linux
+
+package cloud
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/difyup/difyup/internal/localcloud"
+)
+
+// Dir gives a directory for a local cloud's state: short, and with parents that the servers' user can pass. It is removed
+// when the test ends.
+func Dir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "difyup-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "local")
+}
+
+// Start runs a local cloud in this process until the test ends, and fails the test if anything of it is left then.
+func Start(t testing.TB) localcloud.Info {
+	t.Helper()
+	dir := Dir(t)
+	ready, ended := make(chan localcloud.Info, 1), make(chan error, 1)
+	ctx, stop := context.WithCancel(context.Background())
+	go func() {
+		ended <- localcloud.Serve(ctx, localcloud.Options{Dir: dir, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Ready: func(i localcloud.Info) { ready <- i }})
+	}()
+	select {
+	case info := <-ready:
+		t.Cleanup(func() {
+			stop()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+			if _, err := os.Stat(dir); !os.IsNotExist(err) {
+				t.Errorf("%s is left behind: %v", dir, err)
+			}
+		})
+		return info
+	case err := <-ended:
+		stop()
+		t.Fatal(err)
+	case <-time.After(time.Minute):
+		stop()
+		t.Fatal("the local cloud did not start")
+	}
+	panic("unreachable")
+}
+
+// Build builds programs of cmd into dir, as they are shipped: "difyup", "difyup-agent".
+func Build(dir string, programs ...string) error {
+	for _, p := range programs {
+		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, p), "github.com/difyup/difyup/cmd/"+p)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+		if err := cmd.Run(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,304 @@
+//go:build linux
+
+package lifecycle
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/difyup/difyup/internal/localcloud"
+	"github.com/difyup/difyup/internal/test/cloud"
+)
+
+var programs string // a directory with difyup and difyup-agent
+
+// TestMain builds the programs. They are started as processes, which local clouds and instances are.
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		var err error
+		if programs, err = os.MkdirTemp("", "difyup-programs-"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(programs)
+		if err := os.Chmod(programs, 0o755); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		if err := cloud.Build(programs, "difyup", "difyup-agent"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// root is the top of the source tree.
+func root(t testing.TB) string {
+	t.Helper()
+	dir, err := filepath.Abs("../../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script", RequireExplicitExec: true, RequireUniqueNames: true,
+		Setup: func(e *testscript.Env) error {
+			dir, err := os.MkdirTemp("", "difyup-")
+			if err != nil {
+				return err
+			}
+			e.Defer(func() {
+				// A script that failed half way leaves a cloud behind.
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				defer cancel()
+				if _, err := localcloud.Down(ctx, filepath.Join(dir, "local")); err != nil {
+					t.Error(err)
+				}
+				if err := os.RemoveAll(dir); err != nil {
+					t.Error(err)
+				}
+			})
+			if err := os.Chmod(dir, 0o755); err != nil {
+				return err
+			}
+			e.Setenv("DIFYUP_LOCAL_DIR", filepath.Join(dir, "local"))
+			e.Setenv("PATH", programs+":"+e.Getenv("PATH"))
+			e.Setenv("NO_COLOR", "1")
+			for _, name := range []string{"DIFYUP_POSTGRES", "DIFYUP_REDIS"} {
+				e.Setenv(name, os.Getenv(name))
+			}
+			example, err := os.ReadFile(filepath.Join(root(t), "examples", "difyup.yaml"))
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Join(e.WorkDir, "difyup.yaml"), example, 0o644)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"edit": edit, "get": get, "meet": meet, "gone": gone, "secretless": secretless, "held": held,
+		},
+	})
+}
+
+// edit replaces a text in a file, which must be there: edit FILE OLD NEW; OLD "" appends. \n stands for a new line.
+func edit(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: edit FILE OLD NEW")
+	}
+	file := ts.MkAbs(args[0])
+	text := ts.ReadFile(args[0])
+	from, to := strings.ReplaceAll(args[1], `\n`, "\n"), strings.ReplaceAll(args[2], `\n`, "\n")
+	if from == "" {
+		text += to
+	} else if !strings.Contains(text, from) {
+		ts.Fatalf("%s does not contain %q", args[0], from)
+	} else {
+		text = strings.Replace(text, from, to, 1)
+	}
+	ts.Check(os.WriteFile(file, []byte(text), 0o644))
+}
+
+func info(ts *testscript.TestScript) *localcloud.Info {
+	i, err := localcloud.Find(context.Background(), ts.Getenv("DIFYUP_LOCAL_DIR"))
+	ts.Check(err)
+	return i
+}
+
+// web is a client that sees what a browser sees, but for the certificate's issuer.
+func web() *http.Client {
+	return &http.Client{
+		Timeout:       20 * time.Second,
+		Transport:     &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}, // the certificate is self-signed
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// get asks the load balancer's listener of a scheme: get https /path. The answer's status, location and body are stdout.
+func get(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: get SCHEME PATH")
+	}
+	for _, l := range info(ts).Listeners {
+		if l.Scheme != args[0] {
+			continue
+		}
+		resp, err := web().Get(l.URL() + args[1])
+		ts.Check(err)
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		ts.Check(err)
+		fmt.Fprintf(ts.Stdout(), "%d %s\n%s", resp.StatusCode, resp.Header.Get("Location"), body)
+		if ok := resp.StatusCode < 400; ok == neg {
+			ts.Fatalf("%s %s: %s", args[0], args[1], resp.Status)
+		}
+		return
+	}
+	ts.Fatalf("nothing listens for %s", args[0])
+}
+
+var instanceName = regexp.MustCompile(`"instance": "([^"]+)"`)
+
+// meet asks /standin/check until so many instances have answered, each with all stores well: meet N.
+func meet(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: meet N")
+	}
+	var want int
+	_, err := fmt.Sscan(args[0], &want)
+	ts.Check(err)
+	met := map[string]bool{}
+	for range 60 {
+		for _, l := range info(ts).Listeners {
+			if l.Scheme != "https" {
+				continue
+			}
+			resp, err := web().Get(l.URL() + "/standin/check")
+			ts.Check(err)
+			body, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			ts.Check(err)
+			m := instanceName.FindSubmatch(body)
+			if resp.StatusCode != 200 || m == nil || strings.Count(string(body), `"ok": true`) != 6 {
+				ts.Fatalf("%s\n%s", resp.Status, body)
+			}
+			met[string(m[1])] = true
+		}
+		if len(met) == want {
+			return
+		}
+	}
+	ts.Fatalf("met %d instances: %v", len(met), met)
+}
+
+// gone checks that a local cloud ended and left nothing: no process of it, no listener on its addresses, no directory.
+// Its address block and process come from the environment, which "gone -remember" fills while it runs.
+func gone(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) == 1 && args[0] == "-remember" {
+		i := info(ts)
+		ts.Setenv("CLOUD_BLOCK", strings.TrimSuffix(i.Addresses, "0.0/16"))
+		ts.Setenv("CLOUD_DIR", i.Dir)
+		return
+	}
+	if _, err := os.Stat(ts.Getenv("CLOUD_DIR")); !errors.Is(err, os.ErrNotExist) {
+		ts.Fatalf("the directory %s is left: %v", ts.Getenv("CLOUD_DIR"), err)
+	}
+	if left := listeners(ts, ts.Getenv("CLOUD_BLOCK")); len(left) > 0 {
+		ts.Fatalf("still listening: %v", left)
+	}
+	if left := processes(ts, ts.Getenv("CLOUD_DIR")); len(left) > 0 {
+		ts.Fatalf("still running: %v", left)
+	}
+}
+
+// listeners gives the TCP listeners on addresses that begin so: "127.64.".
+func listeners(ts *testscript.TestScript, prefix string) []string {
+	raw, err := os.ReadFile("/proc/net/tcp")
+	ts.Check(err)
+	var out []string
+	for line := range strings.Lines(string(raw)) {
+		f := strings.Fields(line)
+		if len(f) < 4 || f[3] != "0A" {
+			continue
+		}
+		var a, b, c, d, port int
+		if n, _ := fmt.Sscanf(f[1], "%02X%02X%02X%02X:%04X", &d, &c, &b, &a, &port); n == 5 {
+			if addr := fmt.Sprintf("%d.%d.%d.%d", a, b, c, d); strings.HasPrefix(addr, prefix) {
+				out = append(out, fmt.Sprintf("%s:%d", addr, port))
+			}
+		}
+	}
+	return out
+}
+
+// processes gives the command lines that name a directory.
+func processes(ts *testscript.TestScript, dir string) []string {
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	ts.Check(err)
+	var out []string
+	for _, path := range all {
+		raw, err := os.ReadFile(path)
+		if err == nil && strings.Contains(string(raw), dir) { // gone meanwhile is gone
+			out = append(out, strings.ReplaceAll(string(raw), "\x00", " "))
+		}
+	}
+	return out
+}
+
+// held waits until a run holds the stack's lock.
+func held(ts *testscript.TestScript, _ bool, _ []string) {
+	for range 500 {
+		resp, err := http.Get(info(ts).URL + "storage/v1/b/demo-project-demo-difyup/o/lock.json")
+		ts.Check(err)
+		resp.Body.Close()
+		if resp.StatusCode == http.StatusOK {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	ts.Fatalf("nobody took the lock")
+}
+
+// secretless checks that no secret of the stack is in the files given, in the local cloud's directory apart from the
+// databases themselves, in the state or in any instance template.
+func secretless(ts *testscript.TestScript, neg bool, args []string) {
+	i := info(ts)
+	secrets := secretsOf(ts, i.URL, "demo-project")
+	if len(secrets) != 8 {
+		ts.Fatalf("the stack has %d secrets, not 8", len(secrets))
+	}
+	check := func(where string, text []byte) {
+		for name, value := range secrets {
+			if strings.Contains(string(text), value) {
+				ts.Fatalf("%s holds the secret %s", where, name)
+			}
+		}
+	}
+	for _, file := range args {
+		check(file, []byte(ts.ReadFile(file)))
+	}
+	seen := 0
+	ts.Check(filepath.WalkDir(i.Dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !d.Type().IsRegular() || strings.Contains(path, "/sql/") && !strings.HasSuffix(path, ".log") {
+			return err
+		}
+		raw, err := os.ReadFile(path)
+		if err == nil {
+			check(path, raw)
+			seen++
+		}
+		return err
+	}))
+	if seen < 6 {
+		ts.Fatalf("only %d files were looked at", seen)
+	}
+	for _, path := range []string{
+		"compute/v1/projects/demo-project/global/instanceTemplates", "storage/v1/b/demo-project-demo-difyup/o/state.json?alt=media",
+		"compute/v1/projects/demo-project/aggregated/instances", "v1/projects/demo-project/instances", "v1/projects/demo-project/instances/demo-main/users",
+		"v1/projects/demo-project/locations/-/instances", "local/v1/status",
+	} {
+		resp, err := http.Get(i.URL + path)
+		ts.Check(err)
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		ts.Check(err)
+		if resp.StatusCode != 200 {
+			ts.Fatalf("%s: %s", path, resp.Status)
+		}
+		check(path, body)
+	}
+}
