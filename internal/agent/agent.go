@@ -137,9 +137,16 @@ func (a *agent) learn(ctx context.Context) error {
 	return nil
 }
 
+// What is missing is asked for often at first, since most of it comes within seconds, and then less and less often.
+const (
+	firstWait   = 200 * time.Millisecond
+	eager       = 20 * time.Second
+	longestWait = 5 * time.Second
+)
+
 // try does something until it works or ctx ends, and says what it waits for.
 func (a *agent) try(ctx context.Context, what string, do func(context.Context) error) error {
-	wait, said := 100*time.Millisecond, ""
+	wait, said, began := firstWait, "", time.Now()
 	for {
 		err := do(ctx)
 		if err == nil {
@@ -165,7 +172,9 @@ func (a *agent) try(ctx context.Context, what string, do func(context.Context) e
 			timer.Stop()
 			return ctx.Err()
 		}
-		wait = min(wait*3/2, 5*time.Second)
+		if time.Since(began) > eager {
+			wait = min(wait*3/2, longestWait)
+		}
 	}
 }
 

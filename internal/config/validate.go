@@ -142,16 +142,13 @@ func release(r *reader, s *Spec) {
 	if err == nil {
 		return
 	}
-	for _, f := range fault.All(err) {
-		remedy := f.Remedy
-		trimmed := strings.TrimPrefix(s.Dify.Version, "v")
-		if _, err := dify.Lookup(trimmed); err == nil {
-			remedy = "Did you mean " + quote(trimmed) + "?"
-		}
-		r.at("dify.version", f.Summary, f.Detail, remedy)
-		return
+	f := fault.All(err)[0] // Lookup's errors are faults
+	remedy := f.Remedy
+	trimmed := strings.TrimPrefix(s.Dify.Version, "v")
+	if _, err := dify.Lookup(trimmed); err == nil {
+		remedy = "Did you mean " + quote(trimmed) + "?"
 	}
-	r.at("dify.version", "Unknown Dify release", err.Error(), "Choose another release.")
+	r.at("dify.version", f.Summary, f.Detail, remedy)
 }
 
 // --- network ---

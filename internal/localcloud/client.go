@@ -12,8 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/difyup/difyup/internal/fault"
 )
 
 // Info is a running local cloud, as it says itself.
@@ -35,7 +33,7 @@ type Info struct {
 
 	Requests int64            `json:"requests"` // to Google's APIs, so far
 	Methods  map[string]int64 `json:"methods"`  // the same by method
-	Waited   float64          `json:"waited"`   // seconds spent in waiting for database servers, added up
+	Waited   float64          `json:"waited"`   // seconds in which database servers were waited for
 }
 
 // Empty says whether nothing of anybody's is left. Enabled APIs and policies are not anybody's.
@@ -183,14 +181,6 @@ func ask(ctx context.Context, method, url string, in, out any) error {
 		return nil
 	}
 	return json.NewDecoder(resp.Body).Decode(out)
-}
-
-func needsLinux() error {
-	return &fault.Fault{
-		Summary: "The local cloud needs Linux",
-		Detail:  "It gives every machine and server an address of its own in 127.0.0.0/8 and ends what it started together with itself; only Linux lets it.",
-		Remedy:  "Run it in a Linux machine, container or WSL. Without --local, difyup works here.",
-	}
 }
 
 // lastLines gives the end of a log, for an error.

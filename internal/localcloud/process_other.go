@@ -2,7 +2,11 @@
 
 package localcloud
 
-import "context"
+import (
+	"context"
+
+	"github.com/difyup/difyup/internal/fault"
+)
 
 // UpOptions say which program to start and how the cloud behaves.
 type UpOptions struct {
@@ -19,3 +23,11 @@ func Down(context.Context, string) (bool, error) { return false, needsLinux() }
 
 // Serve needs Linux.
 func Serve(context.Context, Options) error { return needsLinux() }
+
+func needsLinux() error {
+	return &fault.Fault{
+		Summary: "The local cloud needs Linux",
+		Detail:  "It gives every machine and server an address of its own in 127.0.0.0/8 and ends what it started together with itself; only Linux lets it.",
+		Remedy:  "Run it in a Linux machine, container or WSL. Without --local, difyup works here.",
+	}
+}

@@ -308,7 +308,7 @@ func (c *cloud) status(w http.ResponseWriter, _ *http.Request) {
 		info.Resources[name] = c.store.Collection(name).Len()
 	}
 	info.Requests, info.Methods = c.front.Requests()
-	info.Waited = (c.sql.Waited() + c.cache.Waited()).Seconds()
+	info.Waited = c.supervisor.Waited().Seconds()
 	w.Header().Set("Content-Type", "application/json")
 	if err := json.NewEncoder(w).Encode(info); err != nil {
 		c.opts.Log.Debug("answer status", "error", err)

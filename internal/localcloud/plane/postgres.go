@@ -111,7 +111,6 @@ type SQL struct {
 
 	mu      sync.Mutex
 	servers map[string]*server
-	waited  time.Duration
 }
 
 type server struct {
@@ -144,19 +143,6 @@ func (e *SQL) Version(ctx context.Context) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("postgres --version says %q", out)
-}
-
-// Waited is the time spent in waiting for servers to be initialised, started and stopped, added up.
-func (e *SQL) Waited() time.Duration {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.waited
-}
-
-func (e *SQL) wait(since time.Time) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.waited += time.Since(since)
 }
 
 func (e *SQL) find(name string) (*server, error) {
@@ -208,7 +194,7 @@ func (e *SQL) Create(ctx context.Context, name string, flags map[string]string) 
 }
 
 func (e *SQL) initialise(ctx context.Context, s *server) error {
-	defer e.wait(time.Now())
+	defer e.supervisor.wait()()
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return err
 	}
@@ -268,7 +254,7 @@ func (s *server) log() string  { return filepath.Join(s.dir, "postgres.log") }
 
 // start runs the server and waits until it answers.
 func (e *SQL) start(ctx context.Context, s *server) error {
-	defer e.wait(time.Now())
+	defer e.supervisor.wait()()
 	args := []string{
 		"-D", s.data(), "-c", "listen_addresses=" + s.addr.String(), "-c", "port=" + strconv.Itoa(postgresPort), "-c", "unix_socket_directories=",
 		"-c", "shared_buffers=32MB", "-c", "log_timezone=UTC", "-c", "timezone=UTC", "-c", "password_encryption=scram-sha-256", "-c", "wal_level=replica",
@@ -360,7 +346,7 @@ func (e *SQL) Delete(ctx context.Context, name string) error {
 }
 
 func (e *SQL) remove(ctx context.Context, s *server) error {
-	defer e.wait(time.Now())
+	defer e.supervisor.wait()()
 	var err error
 	if s.process != nil {
 		// Nothing needs to be saved: "immediate" shutdown.
@@ -403,11 +389,12 @@ func (e *SQL) Restart(ctx context.Context, name string) error {
 }
 
 func (e *SQL) restart(ctx context.Context, s *server, flags map[string]string) error {
-	began := time.Now()
-	if err := s.process.Stop(ctx, 30*time.Second); err != nil {
+	stopped := e.supervisor.wait()
+	err := s.process.Stop(ctx, 30*time.Second)
+	stopped()
+	if err != nil {
 		return err
 	}
-	e.wait(began)
 	s.flags = flags
 	return e.start(ctx, s)
 }

@@ -53,7 +53,6 @@ type Cache struct {
 
 	mu      sync.Mutex
 	servers map[string]*cache
-	waited  time.Duration
 }
 
 type cache struct {
@@ -68,19 +67,6 @@ type cache struct {
 // NewCache gives an engine that keeps its servers' data below dir and runs the program at path.
 func NewCache(n *Net, s *Supervisor, path, dir string) *Cache {
 	return &Cache{net: n, supervisor: s, path: path, dir: dir, servers: map[string]*cache{}}
-}
-
-// Waited is the time spent in waiting for servers to start and stop, added up.
-func (e *Cache) Waited() time.Duration {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.waited
-}
-
-func (e *Cache) wait(since time.Time) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.waited += time.Since(since)
 }
 
 func (e *Cache) find(name string) (*cache, error) {
@@ -117,7 +103,7 @@ func (e *Cache) Create(ctx context.Context, name, password string, config map[st
 }
 
 func (e *Cache) start(ctx context.Context, c *cache, config map[string]string) error {
-	defer e.wait(time.Now())
+	defer e.supervisor.wait()()
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return err
 	}
@@ -214,7 +200,7 @@ func (e *Cache) Delete(ctx context.Context, name string) error {
 }
 
 func (e *Cache) remove(ctx context.Context, c *cache) error {
-	defer e.wait(time.Now())
+	defer e.supervisor.wait()()
 	var err error
 	if c.process != nil {
 		err = c.process.Stop(ctx, 5*time.Second)

@@ -40,6 +40,37 @@ type Supervisor struct {
 	mu     sync.Mutex
 	all    []*Process
 	closed bool
+
+	waiting     int       // servers that are being waited for
+	waitedSince time.Time // when the first of them began
+	waited      time.Duration
+}
+
+// Waited is how long servers were waited for, until they had been initialised, started or stopped. Waiting for several at
+// once counts once.
+func (s *Supervisor) Waited() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting > 0 {
+		return s.waited + time.Since(s.waitedSince)
+	}
+	return s.waited
+}
+
+// wait notes that a server is waited for until the function it gives is called.
+func (s *Supervisor) wait() func() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting++; s.waiting == 1 {
+		s.waitedSince = time.Now()
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.waiting--; s.waiting == 0 {
+			s.waited += time.Since(s.waitedSince)
+		}
+	}
 }
 
 // NewSupervisor gives a supervisor. Close ends it.

@@ -35,7 +35,6 @@ type service struct {
 	wire.BackendService
 	key       string
 	timeout   time.Duration
-	check     probe.Check
 	probed    bool // it has a health check
 	endpoints []endpoint
 }

@@ -1,0 +1,133 @@
+//go:build linux
+
+package bench
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/difyup/difyup/internal/localcloud"
+	"github.com/difyup/difyup/internal/test/cloud"
+)
+
+// usage is what one run of a program took.
+type usage struct {
+	wall time.Duration
+	peak float64 // MiB of memory
+}
+
+// runner runs the programs that `make build` made, on one local cloud.
+type runner struct {
+	b    *testing.B
+	bin  string
+	dir  string
+	file string
+}
+
+func newRunner(b *testing.B) *runner {
+	b.Helper()
+	root, err := filepath.Abs("../../..")
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := &runner{b: b, bin: filepath.Join(root, "bin", "difyup"), dir: cloud.Dir(b), file: filepath.Join(root, "examples", "difyup.yaml")}
+	if _, err := os.Stat(r.bin); err != nil {
+		b.Fatalf("%v; build first: make build", err)
+	}
+	b.Cleanup(func() {
+		if _, err := localcloud.Down(context.Background(), r.dir); err != nil {
+			b.Error(err)
+		}
+	})
+	return r
+}
+
+func (r *runner) run(args ...string) usage {
+	r.b.Helper()
+	if args[0] != "version" {
+		args = append(args, "--local", "-f", r.file, "--dir", r.dir)
+	}
+	cmd := exec.CommandContext(r.b.Context(), r.bin, args...)
+	began := time.Now()
+	out, err := cmd.CombinedOutput()
+	took := time.Since(began)
+	if err != nil {
+		r.b.Fatalf("%v: %v\n%s", args, err, out)
+	}
+	return usage{took, float64(cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss) / 1024}
+}
+
+func (r *runner) info() *localcloud.Info {
+	r.b.Helper()
+	i, err := localcloud.Find(r.b.Context(), r.dir)
+	if err != nil {
+		r.b.Fatal(err)
+	}
+	return i
+}
+
+// median runs something several times, and gives the middle one by time.
+func median(n int, f func() usage) usage {
+	var all []usage
+	for range n {
+		all = append(all, f())
+	}
+	slices.SortFunc(all, func(a, b usage) int { return int(a.wall - b.wall) })
+	return all[n/2]
+}
+
+func figure(name, value, want string) { fmt.Printf("%-44s %12s   (%s)\n", name, value, want) }
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.0f ms", float64(d.Microseconds())/1000) }
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }
+
+// BenchmarkStack takes every figure in one pass over the example stack's life.
+func BenchmarkStack(b *testing.B) {
+	for b.Loop() {
+		r := newRunner(b)
+		fmt.Println()
+		size, err := os.Stat(r.bin)
+		if err != nil {
+			b.Fatal(err)
+		}
+		figure("difyup, the program", fmt.Sprintf("%.1f MB", float64(size.Size())/1e6), "at most 60 MB")
+		figure("difyup version", ms(median(9, func() usage { return r.run("version") }).wall), "at most 30 ms")
+
+		up := r.run("apply", "--yes")
+		waited := time.Duration(r.info().Waited * float64(time.Second))
+		figure("apply --local from nothing", seconds(up.wall), "at most 20 s")
+		figure("  of which not waiting for database servers", seconds(up.wall-waited), "at most 2 s")
+		figure("  peak memory", fmt.Sprintf("%.0f MiB", up.peak), "")
+
+		before := r.info().Requests
+		plan := r.run("plan", "--exit-code")
+		figure("no-op plan, requests", fmt.Sprint(r.info().Requests-before), "at most 45")
+		plan = median(9, func() usage { return r.run("plan", "--exit-code") })
+		figure("no-op plan, time", ms(plan.wall), "at most 100 ms")
+		figure("no-op plan, peak memory", fmt.Sprintf("%.0f MiB", plan.peak), "at most 64 MiB")
+		const delay = 100 * time.Millisecond
+		if err := r.info().SetDelay(b.Context(), delay); err != nil {
+			b.Fatal(err)
+		}
+		slow := median(5, func() usage { return r.run("plan", "--exit-code") })
+		if err := r.info().SetDelay(b.Context(), 0); err != nil {
+			b.Fatal(err)
+		}
+		figure("no-op plan, every request 100 ms late", ms(slow.wall), "at most 450 ms")
+		figure("no-op plan, rounds of requests", fmt.Sprintf("%.1f", float64(slow.wall-plan.wall)/float64(delay)), "at most 2")
+
+		down := r.run("destroy", "--yes")
+		figure("destroy --local", seconds(down.wall), "at most 3 s")
+		b.ReportMetric(float64(plan.wall.Milliseconds()), "plan-ms")
+		b.ReportMetric(up.wall.Seconds(), "apply-s")
+		b.ReportMetric(down.wall.Seconds(), "destroy-s")
+	}
+}
