@@ -131,7 +131,7 @@ func (c *Client) Delete(ctx context.Context, r *resource.Resource) error {
 // Await waits until the resource shows what Kind.Ready asks for, and gives its body.
 func (c *Client) Await(ctx context.Context, r *resource.Resource) (map[string]any, error) {
 	tell := c.teller(r.ID())
-	for try := 0; ; try++ {
+	for began := time.Now(); ; {
 		live, err := c.Read(ctx, r)
 		if err != nil {
 			return nil, err
@@ -159,7 +159,7 @@ func (c *Client) Await(ctx context.Context, r *resource.Resource) (map[string]an
 			return live, nil
 		}
 		tell(waitFor)
-		if err := Sleep(ctx, Backoff(try, 30*time.Millisecond, 5*time.Second)); err != nil {
+		if err := Sleep(ctx, untilNextLook(time.Since(began))); err != nil {
 			return nil, err
 		}
 	}

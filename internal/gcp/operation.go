@@ -69,9 +69,9 @@ func (c *Client) waitCompute(ctx context.Context, call Call, op map[string]any) 
 func (c *Client) waitSQL(ctx context.Context, call Call, op map[string]any) error {
 	tell := c.teller(call.For)
 	name, _ := op["name"].(string)
-	for try := 0; op["status"] != "DONE"; try++ {
+	for began := time.Now(); op["status"] != "DONE"; {
 		tell(fmt.Sprint("operation ", op["operationType"], " is ", op["status"]))
-		if err := Sleep(ctx, Backoff(try, 15*time.Millisecond, 10*time.Second)); err != nil {
+		if err := Sleep(ctx, untilNextLook(time.Since(began))); err != nil {
 			return err
 		}
 		op = nil
@@ -85,9 +85,9 @@ func (c *Client) waitSQL(ctx context.Context, call Call, op map[string]any) erro
 func (c *Client) waitLongRunning(ctx context.Context, call Call, op map[string]any) (map[string]any, error) {
 	tell := c.teller(call.For)
 	name, _ := op["name"].(string)
-	for try := 0; op["done"] != true; try++ {
+	for began := time.Now(); op["done"] != true; {
 		tell("the operation is not done")
-		if err := Sleep(ctx, Backoff(try, 15*time.Millisecond, 10*time.Second)); err != nil {
+		if err := Sleep(ctx, untilNextLook(time.Since(began))); err != nil {
 			return nil, err
 		}
 		op = nil
@@ -104,6 +104,12 @@ func (c *Client) waitLongRunning(ctx context.Context, call Call, op map[string]a
 	}
 	answer, _ := op["response"].(map[string]any)
 	return answer, nil
+}
+
+// untilNextLook gives how long to let pass before something that has been going on for so long is looked at again: a
+// tenth of that, so that no more than this is lost at its end, with a few milliseconds and ten seconds as limits.
+func untilNextLook(elapsed time.Duration) time.Duration {
+	return min(max(elapsed/10, 15*time.Millisecond), 10*time.Second)
 }
 
 // operationError gives the error of a finished Compute or Cloud SQL operation.
