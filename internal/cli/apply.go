@@ -74,6 +74,7 @@ func runApply(ctx context.Context, a *app, o applyOptions) error {
 		return nil
 	}
 	run := ops.RunOptions{Command: "apply", BreakLock: o.breakLock, Confirm: func(p *plan.Plan) (bool, error) {
+		began = time.Now()
 		progress.Expect(len(p.Steps))
 		return true, show(p)
 	}}
@@ -97,6 +98,7 @@ func runApply(ctx context.Context, a *app, o applyOptions) error {
 			return declined(a, err)
 		}
 		run.Confirm = func(p *plan.Plan) (bool, error) {
+			began = time.Now()
 			progress.Expect(len(p.Steps))
 			if !reflect.DeepEqual(stepsOf(shown), stepsOf(p)) {
 				return false, &fault.Fault{

@@ -45,6 +45,9 @@ type running struct {
 	since              time.Time
 }
 
+// long is how long a step takes that is worth a line of its own on a terminal.
+const long = 10 * time.Second
+
 // redraw is how often the block is drawn: often enough for seconds to tick, seldom enough for slow terminals.
 const redraw = 100 * time.Millisecond
 
@@ -96,12 +99,14 @@ func (p *Progress) Event(e event.Event) {
 			fmt.Fprintln(p.w, line)
 		}
 	case Live:
-		// What a reader must not miss stays above the block.
+		// What a reader must not miss stays above the block: what went wrong, and what took long.
 		switch e.Phase {
-		case event.Failed, event.Done:
+		case event.Failed, event.Retried:
 			p.above(p.line(e))
-		case event.Retried:
-			p.above(p.line(e))
+		case event.Done:
+			if e.Elapsed >= long {
+				p.above(p.line(e))
+			}
 		case event.Info:
 			if !strings.HasPrefix(e.Detail, "waiting ") {
 				p.above(p.line(e))
