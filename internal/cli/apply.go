@@ -14,6 +14,7 @@ import (
 
 	"github.com/difyup/difyup/internal/cli/view"
 	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/localcloud"
 	"github.com/difyup/difyup/internal/ops"
 	"github.com/difyup/difyup/internal/plan"
 )
@@ -134,6 +135,11 @@ func runApply(ctx context.Context, a *app, o applyOptions) error {
 	values, err := stack.Outputs(ctx)
 	if err != nil {
 		return err
+	}
+	if info != nil { // its listeners are known now
+		if info, err = localcloud.Find(ctx, info.Dir); err != nil {
+			return err
+		}
 	}
 	values = localURL(values, info, spec)
 	if o.json {

@@ -185,3 +185,51 @@ func TestUnknownKindInState(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestNamesThatAreTaken(t *testing.T) {
+	mark := func(stack string) map[string]any {
+		return map[string]any{"description": resource.Description(stack), "max": 1.0}
+	}
+	g := graph(t, res(rules, "r", mark("demo")))
+	owned := []resource.Ref{{ID: "rules/r", Kind: "rules", Name: "r"}}
+	for _, tc := range []struct {
+		name  string
+		live  map[string]any
+		owned []resource.Ref
+		want  string
+	}{
+		{"ours, found again after the state was lost", mark("demo"), nil, ""},
+		{"another stack's", mark("other"), nil, "belongs to the stack other"},
+		{"somebody's", map[string]any{"description": "", "max": 1.0}, nil, "was not made by difyup"},
+		{"ours, whose mark somebody took away", map[string]any{"description": "", "max": 1.0}, owned, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := plan.Make(t.Context(), g, cloud{"rules/r": tc.live}, tc.owned, kinds)
+			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+		})
+	}
+}
+
+// TestSecretsMadeAnew checks that whoever was given a secret is given it again when it is made anew: what it has cannot be
+// read, so that no comparison would show it.
+func TestSecretsMadeAnew(t *testing.T) {
+	secrets := &resource.Kind{Name: "secrets", API: api, Collection: "projects/p/secrets", Secret: []resource.Path{"payload"}}
+	users := &resource.Kind{Name: "users", API: api, Collection: "projects/p/users", Update: resource.Patch, Secret: []resource.Path{"password"}}
+	secret := res(secrets, "s", map[string]any{"name": "s"})
+	g := graph(t, secret, res(users, "u", map[string]any{"name": "u", "password": secret.Output("payload")}))
+	live := cloud{"secrets/s": {"name": "s"}, "users/u": {"name": "u"}}
+	p, err := plan.Make(t.Context(), g, live, nil, kinds)
+	if err != nil || !p.Empty() {
+		t.Fatalf("nothing changed, and the plan is %s, %v", text(p), err)
+	}
+	delete(live, "secrets/s")
+	p, err = plan.Make(t.Context(), g, live, nil, kinds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff("create secrets/s\nupdate users/u after [secrets/s]; password: <nil> → (known after apply)\n0 unchanged\n", text(p)); d != "" {
+		t.Errorf("plan (-want +got):\n%s", d)
+	}
+}
