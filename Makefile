@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 COMMANDS  := ./cmd/difyup ./cmd/difyup-agent
-PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+PLATFORMS := linux/arm64 darwin/arm64 windows/amd64
 
 .PHONY: help deps build demo test short race bench lint generate golden cross clean
 
@@ -43,7 +43,7 @@ generate: ## refresh the generated code and documents
 golden: ## rewrite the expected outputs in testdata; read the difference
 	go test $$(grep -rlE 'flag\.Bool\("update"' --include='*_test.go' internal | xargs -n1 dirname | sort -u | sed 's,^,./,') -update
 
-cross: ## check that difyup compiles for every platform
+cross: ## check that difyup compiles on the other platforms
 	@for platform in $(PLATFORMS); do \
 		echo "go build ./cmd/difyup for $$platform"; \
 		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} go build -o /dev/null ./cmd/difyup; \
