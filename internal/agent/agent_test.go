@@ -1,0 +1,114 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/fault"
+)
+
+const value = "ABCsecretvalue123"
+
+// world is a metadata server and Secret Manager in one. Secrets are refused so often before they are given, as they are
+// while permissions spread.
+func world(t *testing.T, config string, refusals int64) (*agent, *bytes.Buffer) {
+	t.Helper()
+	var asked atomic.Int64
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /computeMetadata/v1/{path...}", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Metadata-Flavor") != "Google" {
+			http.Error(w, "no", http.StatusForbidden)
+			return
+		}
+		switch r.PathValue("path") {
+		case "instance/name":
+			fmt.Fprint(w, "vm-1")
+		case "instance/network-interfaces/0/ip":
+			fmt.Fprint(w, "127.0.0.1")
+		case "instance/attributes/difyup-config":
+			fmt.Fprint(w, config)
+		case "project/attributes/difyup-api-endpoint":
+			fmt.Fprint(w, "http://"+r.Host+"/")
+		case "instance/service-accounts/default/token":
+			fmt.Fprint(w, `{"access_token":"token-1","expires_in":3600,"token_type":"Bearer"}`)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+	mux.HandleFunc("GET /v1/projects/p/secrets/{secret}/versions/latest:access", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer token-1" || asked.Add(1) <= refusals {
+			http.Error(w, "Permission denied", http.StatusForbidden)
+			return
+		}
+		fmt.Fprintf(w, `{"payload":{"data":%q}}`, base64.StdEncoding.EncodeToString([]byte(value+r.PathValue("secret"))))
+	})
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	var log bytes.Buffer
+	a := &agent{log: slog.New(slog.NewTextHandler(&log, nil)), google: &google{host: server.Listener.Addr().String(), client: server.Client()}}
+	a.opts.MetadataHost = a.google.host
+	return a, &log
+}
+
+const config = `{"stack":"demo","project":"p","runtime":"standin","secrets":{"SECRET_KEY":"demo-secret-key","REDIS_AUTH":"demo-redis-auth"}}`
+
+func TestSecretsAreWaitedFor(t *testing.T) {
+	a, log := world(t, config, 3)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := a.learn(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var got map[string]string
+	if err := a.try(ctx, "the secrets", func(ctx context.Context) (err error) { got, err = a.fetch(ctx); return err }); err != nil {
+		t.Fatal(err)
+	}
+	if got["SECRET_KEY"] != value+"demo-secret-key" || got["REDIS_AUTH"] != value+"demo-redis-auth" {
+		t.Errorf("got %d secrets, and not the right ones", len(got))
+	}
+	if text := log.String(); !strings.Contains(text, "403 Forbidden") || !strings.Contains(text, "the secrets") || strings.Contains(text, value) || strings.Contains(text, "token-1") {
+		t.Errorf("the log does not say what is waited for, or says too much:\n%s", text)
+	}
+}
+
+func TestWaitingEndsWithItsContext(t *testing.T) {
+	a, _ := world(t, config, 1<<60)
+	ctx, cancel := context.WithCancel(t.Context())
+	tries := 0
+	err := a.try(ctx, "nothing", func(context.Context) error {
+		if tries++; tries == 2 {
+			cancel()
+		}
+		return errors.New("never")
+	})
+	if !errors.Is(err, context.Canceled) || tries != 2 {
+		t.Errorf("got %v after %d tries", err, tries)
+	}
+}
+
+func TestUnknownRuntime(t *testing.T) {
+	a, log := world(t, strings.Replace(config, "standin", "kubernetes", 1), 0)
+	err := Run(t.Context(), Options{MetadataHost: a.opts.MetadataHost, Log: a.log})
+	var f *fault.Fault
+	if !errors.As(err, &f) || f.Summary != "Unknown runtime" || f.Remedy == "" {
+		t.Errorf("got %v\n%s", err, log)
+	}
+}
+
+func TestErrorsHideSecrets(t *testing.T) {
+	err := hide(errors.New("dial\n\tpostgres://dify:"+value+"@db failed"), map[string]string{dify.DBPassword: value})
+	if want := "dial postgres://dify:***@db failed"; err.Error() != want {
+		t.Errorf("got %q, want %q", err, want)
+	}
+}
