@@ -346,6 +346,9 @@ func (e *Error) Error() string {
 	if e.Reason != "" {
 		parts = append(parts, e.Reason)
 	}
+	if len(parts) == 1 {
+		return parts[0]
+	}
 	return parts[0] + " (" + strings.Join(parts[1:], " ") + ")"
 }
 

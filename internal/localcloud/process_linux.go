@@ -42,8 +42,11 @@ func Up(ctx context.Context, o UpOptions) (*Info, bool, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, false, fmt.Errorf("start the local cloud: %w", err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	go func() { // ends with the process, or with this one
+		_ = cmd.Wait() // its log says why
+		close(ended)
+	}()
 	for {
 		info, err := Find(ctx, o.Dir)
 		if !errors.Is(err, ErrNotRunning) {
@@ -51,7 +54,7 @@ func Up(ctx context.Context, o UpOptions) (*Info, bool, error) {
 		}
 		timer := time.NewTimer(10 * time.Millisecond)
 		select {
-		case err := <-ended:
+		case <-ended:
 			timer.Stop()
 			if info, findErr := Find(ctx, o.Dir); findErr == nil { // another process was faster
 				return info, false, nil
@@ -60,7 +63,6 @@ func Up(ctx context.Context, o UpOptions) (*Info, bool, error) {
 				Summary: "The local cloud did not start",
 				Detail:  lastLines(log, 12),
 				Remedy:  "See what is wrong there, then try again. What is missing is installed, from the source tree, by:\n    make deps",
-				Cause:   err,
 			}
 		case <-ctx.Done():
 			timer.Stop()

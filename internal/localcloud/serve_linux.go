@@ -99,6 +99,9 @@ func (c *cloud) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := plane.Reachable(c.opts.Dir); err != nil {
+		return err
+	}
 	objects := filepath.Join(c.opts.Dir, "objects")
 	for _, dir := range []string{"sql", "redis", "instances"} {
 		if err := os.MkdirAll(filepath.Join(c.opts.Dir, dir), 0o755); err != nil {

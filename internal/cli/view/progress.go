@@ -142,9 +142,7 @@ func (p *Progress) line(e event.Event) string {
 	c := p.colour
 	switch e.Phase {
 	case event.Started:
-		if p.mode == Lines {
-			return ""
-		}
+		return fmt.Sprintf("%s %s %s", c.dim("→"), e.Action, e.ID)
 	case event.Done:
 		return fmt.Sprintf("%s %s %s %s", c.green("✓"), past(e.Action), e.ID, c.dim(duration(e.Elapsed)))
 	case event.Failed:

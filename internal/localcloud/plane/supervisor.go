@@ -10,12 +10,15 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/difyup/difyup/internal/fault"
 )
 
 // Spec is a program to run.
@@ -212,6 +215,30 @@ func unprivileged() (*syscall.Credential, error) {
 		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 	}
 	return nil, errors.New(`neither a user "postgres" nor "nobody" exists, and PostgreSQL refuses to run as root`)
+}
+
+// Reachable gives a fault when servers, which run as another user if we are root, could not get to a directory.
+func Reachable(dir string) error {
+	cred, err := unprivileged()
+	if err != nil || cred == nil {
+		return err
+	}
+	for d := dir; ; d = filepath.Dir(d) {
+		about, err := os.Stat(d)
+		if err != nil {
+			return err
+		}
+		if about.Mode()&0o001 == 0 {
+			return &fault.Fault{
+				Summary: "The local cloud's directory is out of the servers' reach",
+				Detail:  fmt.Sprintf("PostgreSQL and Redis run as another user when difyup is root, and that user may not enter %s.", d),
+				Remedy:  "Use another directory:\n    difyup local up --dir /var/lib/difyup/local",
+			}
+		}
+		if d == filepath.Dir(d) {
+			return nil
+		}
+	}
 }
 
 // own gives a directory to the user that servers run as.
