@@ -27,12 +27,12 @@ func newLocal(a *app) *cobra.Command {
 }
 
 // up starts the local cloud, or finds it.
-func up(ctx context.Context, dir string, scale float64, events event.Sink) (*localcloud.Info, error) {
+func up(ctx context.Context, dir string, scale float64, fresh bool, events event.Sink) (*localcloud.Info, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	info, started, err := localcloud.Up(ctx, localcloud.UpOptions{Dir: dir, Program: self, Args: []string{"local", "serve", "--dir", dir, "--time-scale", fmt.Sprint(scale)}})
+	info, started, err := localcloud.Up(ctx, localcloud.UpOptions{Dir: dir, Program: self, Args: []string{"local", "serve", "--dir", dir, "--time-scale", fmt.Sprint(scale), fmt.Sprintf("--fresh=%t", fresh)}})
 	if err != nil {
 		return nil, err
 	}
@@ -45,6 +45,7 @@ func up(ctx context.Context, dir string, scale float64, events event.Sink) (*loc
 func newLocalUp(a *app) *cobra.Command {
 	var dir string
 	var scale float64
+	var fresh bool
 	c := &cobra.Command{
 		Use: "up", Short: "Start the local cloud", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -55,7 +56,7 @@ func newLocalUp(a *app) *cobra.Command {
 			if err := checkScale(scale); err != nil {
 				return err
 			}
-			info, err := up(c.Context(), path, scale, nil)
+			info, err := up(c.Context(), path, scale, fresh, nil)
 			if err != nil {
 				return err
 			}
@@ -65,7 +66,12 @@ func newLocalUp(a *app) *cobra.Command {
 	}
 	dirFlag(c, &dir)
 	scaleFlag(c, &scale)
+	freshFlag(c, &fresh)
 	return c
+}
+
+func freshFlag(c *cobra.Command, fresh *bool) {
+	c.Flags().BoolVar(fresh, "fresh", false, "let projects begin with hardly any API enabled, as new ones at Google do; apply starts it so")
 }
 
 func scaleFlag(c *cobra.Command, scale *float64) {
@@ -140,7 +146,7 @@ func newLocalServe(a *app) *cobra.Command {
 	var dir string
 	var scale float64
 	var delay time.Duration
-	var verbose bool
+	var verbose, fresh bool
 	c := &cobra.Command{
 		Use: "serve", Short: "Be the local cloud, until interrupted", Args: noArgs, Hidden: true,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -156,13 +162,14 @@ func newLocalServe(a *app) *cobra.Command {
 				level = slog.LevelDebug
 			}
 			return localcloud.Serve(c.Context(), localcloud.Options{
-				Dir: path, TimeScale: scale, Delay: delay, Version: build.Current().Version,
+				Dir: path, TimeScale: scale, Fresh: fresh, Delay: delay, Version: build.Current().Version,
 				Log: slog.New(slog.NewTextHandler(a.Err, &slog.HandlerOptions{Level: level})),
 			})
 		},
 	}
 	dirFlag(c, &dir)
 	scaleFlag(c, &scale)
+	freshFlag(c, &fresh)
 	c.Flags().DurationVar(&delay, "delay", 0, "answer every request that much later")
 	c.Flags().BoolVar(&verbose, "verbose", false, "log everything")
 	return c

@@ -154,7 +154,7 @@ func (t *target) cloud(ctx context.Context, events event.Sink, start bool) (*loc
 	if !start {
 		return localcloud.Find(ctx, dir)
 	}
-	return up(ctx, dir, 0, events)
+	return up(ctx, dir, 0, true, events)
 }
 
 // findAgent gives the program for the instances: $DIFYUP_AGENT, or difyup-agent beside this program.

@@ -10,8 +10,11 @@ type Options struct {
 	Dir string // its state; it is removed at the end
 	// TimeScale multiplies Google's latencies: 0 is instant (operations take milliseconds), 1 realistic.
 	TimeScale float64
-	Delay     time.Duration // every request is answered that much later
-	Version   string        // of difyup, shown in Info
-	Log       *slog.Logger
-	Ready     func(Info) // called once its APIs answer; may be nil
+	// Fresh has projects begin as new ones at Google do, with hardly any API enabled. Otherwise all are enabled, so that any
+	// client can begin at once.
+	Fresh   bool
+	Delay   time.Duration // every request is answered that much later
+	Version string        // of difyup, shown in Info
+	Log     *slog.Logger
+	Ready   func(Info) // called once its APIs answer; may be nil
 }

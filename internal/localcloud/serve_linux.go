@@ -134,7 +134,11 @@ func (c *cloud) run(ctx context.Context) (err error) {
 	c.cache = plane.NewCache(c.net, c.supervisor, redisServer, filepath.Join(c.opts.Dir, "redis"))
 
 	policies := iam.NewPolicies(c.front, c.store)
-	services.Register(c.front, c.store, policies, services.Options{})
+	projects := services.Options{}
+	if !c.opts.Fresh {
+		projects.Enabled = services.Known()
+	}
+	services.Register(c.front, c.store, policies, projects)
 	iam.Register(c.front, c.store, policies)
 	secrets.Register(c.front, c.store, policies)
 	sql.Register(c.front, c.store, c.sql)

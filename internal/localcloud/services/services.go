@@ -2,6 +2,7 @@ package services
 
 import (
 	"context"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -181,6 +182,9 @@ func (v *Service) billing(_ context.Context, r *front.Request) (any, error) {
 	}, nil
 }
 
+// Known gives the services a project may enable, sorted.
+func Known() []string { return slices.Sorted(maps.Keys(titles())) }
+
 // titles are the services a project may enable.
 func titles() map[string]string {
 	return map[string]string{
@@ -313,15 +317,6 @@ func (v *Service) getService(_ context.Context, r *front.Request) (any, error) {
 	return v.service(id, r.Path["service"]), nil
 }
 
-func (v *Service) names() []string {
-	var names []string
-	for name := range titles() {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
-
 func (v *Service) listServices(_ context.Context, r *front.Request) (any, error) {
 	id, _, err := v.project(r)
 	if err != nil {
@@ -332,7 +327,7 @@ func (v *Service) listServices(_ context.Context, r *front.Request) (any, error)
 		return nil, front.Invalid("Invalid filter: %q. Only state:ENABLED and state:DISABLED are supported.", filter)
 	}
 	var all []map[string]any
-	for _, name := range v.names() {
+	for _, name := range Known() {
 		s := v.service(id, name)
 		if filter == "" || filter == "state:"+s["state"].(string) {
 			all = append(all, s)

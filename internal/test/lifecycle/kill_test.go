@@ -130,7 +130,7 @@ func TestKilled(t *testing.T) {
 		t.Fatal("the local cloud outlived its last stack")
 	}
 
-	s.run("local", "up")
+	s.run("local", "up", "--fresh")
 	s.slow(25 * time.Millisecond)
 	killed := 0
 	for _, steps := range []int{-1, 0, 1, 2, 3, 5, 8, 8, 8, 6, 4, 2, 1} {
