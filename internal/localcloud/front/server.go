@@ -83,6 +83,7 @@ type Server struct {
 	delay    atomic.Int64
 	requests atomic.Int64
 	byMethod sync.Map // method ID → *atomic.Int64
+	ids      sync.Map // project number → ID
 }
 
 // New gives a server without methods.
@@ -107,6 +108,9 @@ func New(opts Options) (*Server, error) {
 		for _, m := range methods {
 			s.known[m.ID] = true
 			s.router.add(m.HTTPMethod, m.Path, m, false)
+			if rest, ok := strings.CutPrefix(m.Path, "/dns/v1/"); ok { // as far as a stack goes they are the same
+				s.router.add(m.HTTPMethod, "/dns/v1beta2/"+rest, m, false)
+			}
 			if m.Upload {
 				s.router.add(m.HTTPMethod, "/upload"+m.Path, m, true)
 				s.router.add(http.MethodPut, "/upload"+m.Path, m, true) // parts of a resumable upload
@@ -159,6 +163,21 @@ func (s *Server) Requests() (total int64, byMethod map[string]int64) {
 	return s.requests.Load(), byMethod
 }
 
+// named has projects be known by their IDs where a request names them by number, which the older APIs answer with IDs for.
+// A number nobody's ID was seen with stays as it is.
+func (s *Server) named(api string, params map[string]string) {
+	p := params["project"]
+	switch {
+	case p == "":
+	case strings.Trim(p, "0123456789") != "":
+		s.ids.Store(s.ProjectNumber(p), p)
+	case !newer(api) || api == "redis":
+		if id, ok := s.ids.Load(p); ok {
+			params["project"] = id.(string)
+		}
+	}
+}
+
 // ProjectNumber gives the number of a project: twelve digits, always the same for a name.
 func (s *Server) ProjectNumber(project string) string {
 	if project != "" && strings.Trim(project, "0123456789") == "" {
@@ -198,6 +217,7 @@ func (s *Server) serveMethod(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	m := rt.method
+	s.named(m.API, params)
 	count, _ := s.byMethod.LoadOrStore(m.ID, new(atomic.Int64))
 	count.(*atomic.Int64).Add(1)
 	r := &Request{Method: m, Path: params, Query: req.URL.Query(), HTTP: req, Upload: rt.upload, Caller: s.caller(req)}
@@ -217,8 +237,29 @@ func (s *Server) serveMethod(w http.ResponseWriter, req *http.Request) {
 	case http.Handler:
 		answer.ServeHTTP(w, req)
 	default:
+		if newer(m.API) && strings.Contains(r.Query.Get("$alt"), "enum-encoding=int") {
+			answer = s.numbered(m, answer)
+		}
 		s.write(w, http.StatusOK, answer, r.Query.Get("fields"))
 	}
+}
+
+// newer says whether an API is made of protocol buffers, in whose JSON an enum value may be its number.
+func newer(api string) bool {
+	return api != "compute" && api != "storage" && api != "dns" && !strings.HasPrefix(api, "sqladmin")
+}
+
+// numbered gives an answer with numbers for enum values; the answer itself when it cannot be decoded.
+func (s *Server) numbered(m *schema.Method, answer any) any {
+	raw, err := json.Marshal(answer)
+	if err != nil {
+		return answer
+	}
+	var body map[string]any
+	if json.Unmarshal(raw, &body) != nil || m.Response == "" || s.set.EnumNumbers(m.API, m.Response, body) != nil {
+		return answer
+	}
+	return body
 }
 
 func (s *Server) call(ctx context.Context, r *Request) (any, error) {
@@ -282,6 +323,11 @@ func (s *Server) readBody(r *Request) error {
 	}
 	if r.Method.Request == "" {
 		return nil
+	}
+	if newer(r.Method.API) {
+		if err := s.set.EnumNames(r.Method.API, r.Method.Request, r.Body); err != nil {
+			return err
+		}
 	}
 	problems, err := s.set.Check(r.Method.API, r.Method.Request, r.Body)
 	if err != nil || len(problems) == 0 {

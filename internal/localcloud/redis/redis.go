@@ -153,6 +153,9 @@ func (v *Service) create(_ context.Context, r *front.Request) (any, error) {
 	}
 	networks := v.store.Collection("networks")
 	network, err := services.NetworkKey(v.server, networks, body.String(b, "authorizedNetwork"))
+	if err != nil && strings.HasSuffix(body.String(b, "authorizedNetwork"), "/global/networks/default") {
+		err = nil // every project of Google's has it, and nothing is to be known about it here
+	}
 	if err != nil {
 		return nil, front.Invalid("The network '%s' was not found.", body.String(b, "authorizedNetwork"))
 	}

@@ -208,6 +208,70 @@ func (a *api) check(at string, p property, v any, out *[]Problem) {
 	}
 }
 
+// EnumNames replaces the numbers of enum values, which clients of Google's newer APIs may send, by their names. A
+// value's number is its place in the discovery document, which lists them in the order of the protocol buffer.
+func (s *Set) EnumNames(apiName, typ string, body map[string]any) error {
+	return s.enums(apiName, typ, body, func(values []string, v any) any {
+		if n, ok := v.(float64); ok && n == math.Trunc(n) && n >= 0 && int(n) < len(values) {
+			return values[int(n)]
+		}
+		return v
+	})
+}
+
+// EnumNumbers is the reverse of EnumNames: what a client asks for with $alt=json;enum-encoding=int.
+func (s *Set) EnumNumbers(apiName, typ string, body map[string]any) error {
+	return s.enums(apiName, typ, body, func(values []string, v any) any {
+		if name, ok := v.(string); ok {
+			if i := slices.Index(values, name); i >= 0 {
+				return float64(i)
+			}
+		}
+		return v
+	})
+}
+
+func (s *Set) enums(apiName, typ string, body map[string]any, change func(values []string, v any) any) error {
+	load, ok := s.apis[apiName]
+	if !ok {
+		return fmt.Errorf("no discovery data of %q", apiName)
+	}
+	a, err := load()
+	if err != nil {
+		return err
+	}
+	a.enums(property{Ref: typ}, body, change)
+	return nil
+}
+
+func (a *api) enums(p property, v any, change func(values []string, v any) any) any {
+	for p.Ref != "" {
+		p = a.Types[p.Ref]
+	}
+	switch v := v.(type) {
+	case map[string]any:
+		for key, below := range v {
+			if sub, ok := p.Properties[key]; ok {
+				v[key] = a.enums(sub, below, change)
+			} else if p.AdditionalProperties != nil {
+				v[key] = a.enums(*p.AdditionalProperties, below, change)
+			}
+		}
+		return v
+	case []any:
+		if p.Items != nil {
+			for i, e := range v {
+				v[i] = a.enums(*p.Items, e, change)
+			}
+		}
+		return v
+	}
+	if len(p.Enum) > 0 {
+		return change(p.Enum, v)
+	}
+	return v
+}
+
 func isInteger(s string) bool {
 	_, err := strconv.ParseInt(s, 10, 64)
 	if err != nil {
