@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/difyup/difyup/internal/agent"
 	"github.com/difyup/difyup/internal/agent/standin"
 	"github.com/difyup/difyup/internal/build"
+	"github.com/difyup/difyup/internal/fault"
 )
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -24,6 +26,9 @@ func run(args []string) int {
 	resolver := agent.Resolver(os.Getenv("DIFYUP_DNS"))
 	var err error
 	switch {
+	case len(args) > 1:
+		fmt.Fprintf(os.Stderr, "difyup-agent: takes one word at most, got %d\n", len(args))
+		return 2
 	case len(args) == 0:
 		var self string
 		if self, err = os.Executable(); err == nil {
@@ -40,6 +45,10 @@ func run(args []string) int {
 		return 2
 	}
 	if err != nil {
+		var f *fault.Fault
+		if errors.As(err, &f) && f.Remedy != "" {
+			log = log.With("remedy", f.Remedy)
+		}
 		log.Error("the program ends", "error", err)
 		return 1
 	}

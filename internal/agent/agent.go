@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,6 +48,7 @@ type agent struct {
 	door     *frontdoor.Door
 
 	name     string
+	zone     string // projects/NUMBER/zones/ZONE
 	address  netip.Addr
 	endpoint string // of all APIs; "" on Google
 	settings dify.Settings
@@ -67,6 +69,7 @@ func Run(ctx context.Context, o Options) error {
 		return ignoreEnd(ctx, err)
 	}
 	a.log = a.log.With("instance", a.name)
+	a.log.Info("the metadata are read", "stack", a.settings.Stack, "zone", path.Base(a.zone), "address", a.address, "runtime", a.settings.Runtime)
 	if a.settings.Runtime != "standin" {
 		return &fault.Fault{
 			Summary: "Unknown runtime",
@@ -86,8 +89,13 @@ func Run(ctx context.Context, o Options) error {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	var runtime sync.WaitGroup
 	runtime.Go(func() { a.serve(ctx, life) })
-	<-ctx.Done()
-	a.log.Info("ending: no new requests are wanted")
+	select {
+	case <-ctx.Done():
+		a.log.Info("ending: no new requests are wanted")
+	case <-door.Done():
+		// Without a door the instance is of no use; whoever started the agent starts it again.
+		a.log.Error("ending: the front door broke")
+	}
 	err = door.Close()
 	end()
 	runtime.Wait()
@@ -117,7 +125,7 @@ func (a *agent) learn(ctx context.Context) error {
 	for _, q := range []struct {
 		path string
 		into *string
-	}{{"instance/name", &a.name}, {"instance/network-interfaces/0/ip", &ip}, {"instance/attributes/difyup-config", &config}} {
+	}{{"instance/name", &a.name}, {"instance/zone", &a.zone}, {"instance/network-interfaces/0/ip", &ip}, {"instance/attributes/difyup-config", &config}} {
 		v, err := a.google.metadata(ctx, q.path)
 		if err != nil {
 			return err
@@ -313,8 +321,8 @@ func (a *agent) stores(secrets map[string]string) []store {
 }
 
 // runtime starts the stand-in, as a container is started: with Dify's settings and nothing else. It tells the front door
-// when it answers, and returns when it has ended.
-// It ends with errSecretsChanged when one of the secrets has another value than it was started with.
+// when it answers, and returns when it has ended: with errSecretsChanged when one of the secrets has another value than
+// it was started with.
 func (a *agent) runtime(life context.Context, env, secrets map[string]string) error {
 	child := maps.Clone(env)
 	child["STANDIN_ADDRESS"], child["HOSTNAME"], child["STANDIN_VERSION"] = a.address.String(), a.name, a.settings.DifyVersion
@@ -356,6 +364,7 @@ func (a *agent) watchSecrets(ctx context.Context, secrets map[string]string, end
 		}
 		// What cannot be read now is as it was.
 		if now, err := a.fetch(ctx); err == nil && !maps.Equal(now, secrets) {
+			a.door.Wait("the runtime, which starts again with changed secrets")
 			end(errSecretsChanged)
 			return
 		}
@@ -366,7 +375,9 @@ func (a *agent) watchSecrets(ctx context.Context, secrets map[string]string, end
 func (a *agent) watch(ctx context.Context) {
 	url := "http://" + net.JoinHostPort(a.address.String(), strconv.Itoa(dify.API.Port())) + "/health"
 	client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	pause, fails := 20*time.Millisecond, 0
+	// The stand-in answers after some milliseconds, Dify after a minute.
+	const first, starting, serving = 20 * time.Millisecond, 500 * time.Millisecond, 2 * time.Second
+	pause, fails := first, 0
 	ready := false
 	for ctx.Err() == nil {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -383,13 +394,17 @@ func (a *agent) watch(ctx context.Context) {
 		case err == nil && resp.StatusCode == http.StatusOK:
 			fails = 0
 			if !ready {
-				ready, pause = true, 2*time.Second
+				ready, pause = true, serving
 				a.log.Info("ready for traffic")
 				a.door.Ready()
 			}
 		default:
-			if fails++; ready && fails >= 3 {
-				ready, pause = false, 100*time.Millisecond
+			switch fails++; {
+			case !ready:
+				pause = min(pause*11/10, starting)
+			case fails >= 3:
+				ready, pause = false, first
+				a.log.Warn("the runtime does not answer")
 				a.door.Wait("the runtime, which does not answer")
 			}
 		}

@@ -34,6 +34,8 @@ func world(t *testing.T, config string, refusals int64) (*agent, *bytes.Buffer) 
 		switch r.PathValue("path") {
 		case "instance/name":
 			fmt.Fprint(w, "vm-1")
+		case "instance/zone":
+			fmt.Fprint(w, "projects/1/zones/r-b")
 		case "instance/network-interfaces/0/ip":
 			fmt.Fprint(w, "127.0.0.1")
 		case "instance/attributes/difyup-config":

@@ -53,5 +53,11 @@ func Env(s Settings, secrets map[string]string) (map[string]string, error) {
 	for _, name := range []string{"CONSOLE_API_URL", "CONSOLE_WEB_URL", "SERVICE_API_URL", "APP_API_URL", "APP_WEB_URL", "FILES_URL", "TRIGGER_URL"} {
 		env[name] = site
 	}
+	// These have no word for the address the browser came by; without a domain the images' own count.
+	if s.Domain != "" {
+		env["ENDPOINT_URL_TEMPLATE"] = site + "/e/{hook_id}"
+		env["NEXT_PUBLIC_SOCKET_URL"] = "wss://" + s.Domain
+		env["CONSOLE_CORS_ALLOW_ORIGINS"], env["WEB_API_CORS_ALLOW_ORIGINS"] = site, site
+	}
 	return env, nil
 }

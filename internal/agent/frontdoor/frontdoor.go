@@ -23,6 +23,9 @@ const (
 	keepAlive = 650 * time.Second
 	// maxBody is the largest request, as Dify's own gateway has it.
 	maxBody = 100 << 20
+	// Gunicorn, which is before Dify's API, closes connections that were idle for 2 s. A request that meets that moment
+	// is lost, if it has a body and so cannot be sent again; hence we close first.
+	backendIdle = time.Second
 	// On ending, requests are answered until none has come for quiet; the load balancer needs some seconds to see that
 	// the instance is leaving. At last, after longest, what still runs is cut off.
 	quiet   = 500 * time.Millisecond
@@ -38,11 +41,13 @@ type Options struct {
 
 // Door is an open front door.
 type Door struct {
-	opts     Options
-	server   *http.Server
-	listener net.Listener
-	proxies  map[dify.Service]*httputil.ReverseProxy
-	served   chan error
+	opts      Options
+	server    *http.Server
+	listener  net.Listener
+	transport *http.Transport
+	proxies   map[dify.Service]*httputil.ReverseProxy
+	done      chan struct{}
+	err       error // why it no longer serves, once done is closed
 
 	mu      sync.Mutex
 	ready   bool
@@ -58,20 +63,28 @@ func Open(at netip.AddrPort, o Options) (*Door, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the front door: %w", err)
 	}
-	d := &Door{opts: o, listener: l, proxies: map[dify.Service]*httputil.ReverseProxy{}, served: make(chan error, 1), waiting: "its start"}
-	transport := &http.Transport{
-		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext, MaxIdleConnsPerHost: 64, IdleConnTimeout: 60 * time.Second, DisableCompression: true,
+	d := &Door{opts: o, listener: l, proxies: map[dify.Service]*httputil.ReverseProxy{}, done: make(chan struct{}), waiting: "its start"}
+	d.transport = &http.Transport{
+		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext, MaxIdleConnsPerHost: 64, IdleConnTimeout: backendIdle, DisableCompression: true,
 	}
 	for _, s := range dify.Services() {
-		d.proxies[s] = d.proxy(s, transport)
+		d.proxies[s] = d.proxy(s)
 	}
 	d.server = &http.Server{
 		Handler: d, ReadHeaderTimeout: 60 * time.Second, IdleTimeout: keepAlive, // no other timeouts: the load balancer has the one that counts
 		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 	}
-	go func() { d.served <- d.server.Serve(l) }()
+	go func() {
+		defer close(d.done)
+		if err := d.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			d.err = fmt.Errorf("serve the front door: %w", err)
+		}
+	}()
 	return d, nil
 }
+
+// Done is closed when the door no longer serves: after Close, or when it broke, which Close then tells.
+func (d *Door) Done() <-chan struct{} { return d.done }
 
 // Addr is where it listens.
 func (d *Door) Addr() net.Addr { return d.listener.Addr() }
@@ -90,14 +103,15 @@ func (d *Door) Wait(what string) {
 	d.ready, d.waiting = false, what
 }
 
-func (d *Door) proxy(s dify.Service, transport http.RoundTripper) *httputil.ReverseProxy {
+func (d *Door) proxy(s dify.Service) *httputil.ReverseProxy {
 	target := &url.URL{Scheme: "http", Host: d.opts.Backend(s)}
 	return &httputil.ReverseProxy{
-		Transport:     transport,
+		Transport:     d.transport,
 		FlushInterval: -1, // answers that stream are passed on as they come
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
 			r.Out.Host = r.In.Host
+			r.Out.URL.RawQuery = r.In.URL.RawQuery // as it came: what Go cannot parse is removed otherwise, "a;b" for one
 			// The load balancer says whom it forwards for; it is the only one that can reach this port.
 			for _, h := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Forwarded"} {
 				if v, ok := r.In.Header[h]; ok {
@@ -141,7 +155,7 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	d.mu.Lock()
-	ready, waiting := d.ready, d.waiting
+	ready, ending, waiting := d.ready, d.ending, d.waiting
 	d.busy++
 	d.last = time.Now()
 	d.mu.Unlock()
@@ -151,6 +165,10 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.busy--
 		d.last = time.Now()
 	}()
+	// The load balancer is not to send the next request on a connection that is about to be closed.
+	if ending && r.Header.Get("Upgrade") == "" {
+		w.Header().Set("Connection", "close")
+	}
 	if !ready {
 		w.Header().Set("Retry-After", "5")
 		d.answer(w, http.StatusServiceUnavailable, map[string]any{"error": "this instance is not ready", "waitingFor": waiting})
@@ -195,7 +213,7 @@ func (d *Door) answer(w http.ResponseWriter, code int, v map[string]any) {
 	_ = json.NewEncoder(w).Encode(v) // the client may be gone
 }
 
-// Close fails /health, answers requests until they have ceased, and closes.
+// Close fails /health, answers requests until they have ceased, and closes. Its error is that the door broke before.
 func (d *Door) Close() error {
 	d.mu.Lock()
 	d.ending = true
@@ -213,6 +231,8 @@ func (d *Door) Close() error {
 			d.mu.Lock()
 			waiting = d.busy > 0 || time.Since(d.last) < quiet
 			d.mu.Unlock()
+		case <-d.done: // it broke
+			waiting = false
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -220,8 +240,7 @@ func (d *Door) Close() error {
 	if d.server.Shutdown(ctx) != nil {
 		_ = d.server.Close() // what outlasted all that is cut off
 	}
-	if err := <-d.served; !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
+	<-d.done
+	d.transport.CloseIdleConnections()
+	return d.err
 }

@@ -67,6 +67,20 @@ func echo(s dify.Service) http.Handler {
 	})
 }
 
+// TestAsItCame checks that paths and queries reach the services unchanged, whatever is in them.
+func TestAsItCame(t *testing.T) {
+	d, url := open(t, func(dify.Service) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.RequestURI) })
+	})
+	defer d.Close()
+	d.Ready()
+	for _, uri := range []string{"/v1/x?a=1;b=2&c=%zz", "/files/a%2Fb%20c?sign=%2B+", "/triggers/webhook/x?", "/v1//double/../dots", "/"} {
+		if _, got := get(t, url+uri); got != uri {
+			t.Errorf("%s arrived as %s", uri, got)
+		}
+	}
+}
+
 func TestRoutes(t *testing.T) {
 	d, url := open(t, echo)
 	defer d.Close()
@@ -225,8 +239,14 @@ func TestClose(t *testing.T) {
 			t.Fatal("/health does not fail while the door closes")
 		}
 	}
-	if code, body := get(t, url+"/v1/late"); code != 200 || body != "done" {
-		t.Errorf("a late request got %d %s", code, body)
+	late, err := http.Get(url + "/v1/late")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(late.Body)
+	late.Body.Close()
+	if err != nil || late.StatusCode != http.StatusOK || string(body) != "done" || !late.Close {
+		t.Errorf("a late request got %s %q %v, and the connection is to be closed: %t", late.Status, body, err, late.Close)
 	}
 	close(finish)
 	if got := <-answers; got != "done" {
@@ -234,6 +254,11 @@ func TestClose(t *testing.T) {
 	}
 	if err := <-closed; err != nil {
 		t.Error(err)
+	}
+	select {
+	case <-d.Done():
+	default:
+		t.Error("the door is not done after Close")
 	}
 	if _, err := net.DialTimeout("tcp", d.Addr().String(), time.Second); err == nil {
 		t.Error("the door is open after Close")

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 )
@@ -40,6 +41,9 @@ type Report struct {
 
 // patience bounds each round trip.
 const patience = 5 * time.Second
+
+// tidying bounds the removal of an object after its round trip failed.
+const tidying = 2 * time.Second
 
 // stores holds the connections; Env names are Dify's.
 type stores struct {
@@ -69,6 +73,8 @@ type check struct {
 // check does all round trips at once.
 func (s *stores) check(ctx context.Context) Report {
 	checks := s.checks()
+	// A client that leaves does not stop the round trips halfway: each cleans up after itself.
+	ctx = context.WithoutCancel(ctx)
 	report := Report{Instance: s.env("HOSTNAME"), Dify: s.env("STANDIN_VERSION"), OK: true, Stores: make([]Result, len(checks))}
 	var wg sync.WaitGroup
 	for i, c := range checks {
@@ -102,7 +108,7 @@ func (s *stores) hide(err error) string {
 	return strings.Join(strings.Fields(text), " ")
 }
 
-// row writes a row into a table of its own, reads it back, and removes it.
+// row writes a row into a table of its own, reads it back, and removes it. What a crash left there is removed later.
 func (s *stores) row(p *pool) func(context.Context) error {
 	return func(ctx context.Context) error {
 		return p.do(ctx, func(c *pgx.Conn) error {
@@ -110,7 +116,7 @@ func (s *stores) row(p *pool) func(context.Context) error {
 				return err
 			}
 			id, instance, got := rand.Text(), s.env("HOSTNAME"), ""
-			if _, err := c.Exec(ctx, `INSERT INTO standin_checks (id, instance) VALUES ($1, $2)`, id, instance); err != nil {
+			if _, err := c.Exec(ctx, `WITH old AS (DELETE FROM standin_checks WHERE at < now() - interval '1 hour') INSERT INTO standin_checks (id, instance) VALUES ($1, $2)`, id, instance); err != nil {
 				return err
 			}
 			if err := c.QueryRow(ctx, `DELETE FROM standin_checks WHERE id = $1 RETURNING instance`, id).Scan(&got); err != nil {
@@ -124,20 +130,25 @@ func (s *stores) row(p *pool) func(context.Context) error {
 	}
 }
 
-// nearest stores three vectors and asks which is the nearest to a fourth.
+// nearest stores three vectors and asks which is the nearest to a fourth. The vectors are gone when their transaction
+// ends, however it ends.
 func (s *stores) nearest(ctx context.Context) error {
 	return s.vector.do(ctx, func(c *pgx.Conn) error {
 		if err := s.vector.once(ctx, c, `CREATE EXTENSION IF NOT EXISTS vector; CREATE TABLE IF NOT EXISTS standin_vectors (run text, label text, embedding vector(3))`); err != nil {
 			return err
 		}
 		run, got := rand.Text(), ""
-		_, err := c.Exec(ctx, `INSERT INTO standin_vectors VALUES ($1, 'x', '[1,0,0]'), ($1, 'y', '[0,1,0]'), ($1, 'z', '[0,0,1]')`, run)
-		if err != nil {
+		err := pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, `INSERT INTO standin_vectors VALUES ($1, 'x', '[1,0,0]'), ($1, 'y', '[0,1,0]'), ($1, 'z', '[0,0,1]')`, run); err != nil {
+				return err
+			}
+			if err := tx.QueryRow(ctx, `SELECT label FROM standin_vectors WHERE run = $1 ORDER BY embedding <-> '[0.2,0.9,0.1]' LIMIT 1`, run).Scan(&got); err != nil {
+				return err
+			}
+			_, err := tx.Exec(ctx, `DELETE FROM standin_vectors WHERE run = $1`, run)
 			return err
-		}
-		err = c.QueryRow(ctx, `SELECT label FROM standin_vectors WHERE run = $1 ORDER BY embedding <-> '[0.2,0.9,0.1]' LIMIT 1`, run).Scan(&got)
-		_, cleanup := c.Exec(ctx, `DELETE FROM standin_vectors WHERE run = $1`, run)
-		if err := errors.Join(err, cleanup); err != nil {
+		})
+		if err != nil {
 			return err
 		}
 		if got != "y" {
@@ -163,40 +174,51 @@ func (s *stores) key(ctx context.Context) error {
 }
 
 // object uploads an object, downloads it and deletes it, with the rights of the instance's service account.
-func (s *stores) object(ctx context.Context) error {
-	host := s.env("STORAGE_EMULATOR_HOST") // as Google's clients have it
-	if host == "" {
-		host = "https://storage.googleapis.com"
-	}
+func (s *stores) object(ctx context.Context) (err error) {
+	host := storageHost(s.env("STORAGE_EMULATOR_HOST"))
 	token, err := s.token(ctx)
 	if err != nil {
 		return err
 	}
 	name, contents := "standin/"+s.env("HOSTNAME")+"-"+rand.Text(), []byte(rand.Text())
 	bucket := "/storage/v1/b/" + url.PathEscape(s.env("GOOGLE_STORAGE_BUCKET_NAME")) + "/o"
-	if _, err := s.call(ctx, http.MethodPost, host+"/upload"+bucket+"?uploadType=media&name="+url.QueryEscape(name), token, contents); err != nil {
+	raw, err := s.call(ctx, http.MethodPost, host+"/upload"+bucket+"?uploadType=media&name="+url.QueryEscape(name), token, contents)
+	if err != nil {
 		return fmt.Errorf("upload: %w", err)
 	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidying)
+		defer cancel()
+		var about struct{ Generation string }
+		if bad := json.Unmarshal(raw, &about); bad != nil {
+			err = errors.Join(err, fmt.Errorf("upload: read the answer: %w", bad))
+			return
+		}
+		// With its generation, so that no older version of it stays.
+		if _, bad := s.call(ctx, http.MethodDelete, host+bucket+"/"+url.PathEscape(name)+"?generation="+url.QueryEscape(about.Generation), token, nil); bad != nil {
+			err = errors.Join(err, fmt.Errorf("delete: %w", bad))
+		}
+	}()
 	got, err := s.call(ctx, http.MethodGet, host+bucket+"/"+url.PathEscape(name)+"?alt=media", token, nil)
 	if err != nil {
 		return fmt.Errorf("download: %w", err)
-	}
-	// With its generation, so that no older version of it stays.
-	raw, err := s.call(ctx, http.MethodGet, host+bucket+"/"+url.PathEscape(name)+"?fields=generation", token, nil)
-	if err != nil {
-		return fmt.Errorf("look at: %w", err)
-	}
-	var about struct{ Generation string }
-	if err := json.Unmarshal(raw, &about); err != nil {
-		return err
-	}
-	if _, err := s.call(ctx, http.MethodDelete, host+bucket+"/"+url.PathEscape(name)+"?generation="+about.Generation, token, nil); err != nil {
-		return fmt.Errorf("delete: %w", err)
 	}
 	if !bytes.Equal(got, contents) {
 		return errors.New("other contents came back")
 	}
 	return nil
+}
+
+// storageHost gives the root of Cloud Storage's API for a value of STORAGE_EMULATOR_HOST, which Google's clients take with
+// a scheme and without one.
+func storageHost(emulator string) string {
+	switch {
+	case emulator == "":
+		return "https://storage.googleapis.com"
+	case !strings.Contains(emulator, "://"):
+		emulator = "http://" + emulator
+	}
+	return strings.TrimSuffix(emulator, "/")
 }
 
 func (s *stores) token(ctx context.Context) (string, error) {
@@ -289,9 +311,27 @@ func newPool(ctx context.Context, c *pgx.ConnConfig) (*pool, error) {
 	return &pool{Pool: p}, err
 }
 
-// do lends a connection.
+// do lends a connection. When the tables that once made are gone, because the database was replaced or restored, f is
+// called a second time to make them again.
 func (p *pool) do(ctx context.Context, f func(*pgx.Conn) error) error {
-	return p.AcquireFunc(ctx, func(c *pgxpool.Conn) error { return f(c.Conn()) })
+	try := func() error {
+		return p.AcquireFunc(ctx, func(c *pgxpool.Conn) error { return f(c.Conn()) })
+	}
+	err := try()
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "42704") && p.forget() { // no such table, no such type
+		return try()
+	}
+	return err
+}
+
+// forget says that the tables are not there, and tells whether they were thought to be.
+func (p *pool) forget() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	made := p.made
+	p.made = false
+	return made
 }
 
 // once makes tables, when they were not made by this process yet. Instances that do so at the same time take turns.

@@ -64,7 +64,7 @@ func Run(ctx context.Context, o Options) error {
 // newStores prepares connections from Dify's settings. Nothing is connected yet.
 func newStores(ctx context.Context, o Options) (*stores, error) {
 	number := func(name string) int {
-		n, _ := strconv.Atoi(o.Env(name)) // 0 is refused below
+		n, _ := strconv.Atoi(o.Env(name)) // for a port, 0 is refused below; REDIS_DB is 0 unless it is set
 		return n
 	}
 	s := &stores{
@@ -97,7 +97,9 @@ func newStores(ctx context.Context, o Options) (*stores, error) {
 			return nil, err
 		}
 	}
-	s.redis = redis.NewClient(RedisOptions(o.Resolver, o.Env("REDIS_HOST"), number("REDIS_PORT"), o.Env("REDIS_PASSWORD")))
+	options := RedisOptions(o.Resolver, o.Env("REDIS_HOST"), number("REDIS_PORT"), o.Env("REDIS_PASSWORD"))
+	options.Username, options.DB = o.Env("REDIS_USERNAME"), number("REDIS_DB")
+	s.redis = redis.NewClient(options)
 	return s, nil
 }
 

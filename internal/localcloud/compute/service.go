@@ -590,7 +590,7 @@ func merge(into, patch map[string]any) {
 func (s *Service) checkFixed(c *collection, project string, old, next map[string]any) error {
 	for _, field := range append([]string{"name"}, c.fixed...) {
 		a, b := old[field], next[field]
-		if text, ok := b.(string); ok && strings.Contains(text, "/") {
+		if text, ok := b.(string); ok && strings.HasPrefix(relative(project, text), "projects/") {
 			b = link(relative(project, text))
 		}
 		if fmt.Sprint(a) != fmt.Sprint(b) {

@@ -173,7 +173,13 @@ func (v *Service) resume(r *front.Request, id string) (any, error) {
 			if s.received > 0 {
 				w.Header().Set("Range", fmt.Sprintf("bytes=0-%d", s.received-1))
 			}
-			w.WriteHeader(http.StatusPermanentRedirect) // 308, here "Resume Incomplete"
+			// 308 is "Resume Incomplete" here. Clients whose HTTP library would follow it as a redirect ask for it another way.
+			if r.HTTP.Header.Get("X-Guploader-No-308") == "yes" {
+				w.Header().Set("X-Http-Status-Code-Override", "308")
+				w.WriteHeader(http.StatusOK)
+				return
+			}
+			w.WriteHeader(http.StatusPermanentRedirect)
 		}), nil
 	}
 	v.mu.Lock()

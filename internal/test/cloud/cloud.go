@@ -33,14 +33,14 @@ func Dir(t testing.TB) string {
 	return filepath.Join(dir, "local")
 }
 
-// Start runs a local cloud in this process until the test ends, and fails the test if anything of it is left then.
+// Start runs a fresh local cloud in this process until the test ends, and fails the test if anything of it is left then.
 func Start(t testing.TB) localcloud.Info {
 	t.Helper()
 	dir := Dir(t)
 	ready, ended := make(chan localcloud.Info, 1), make(chan error, 1)
 	ctx, stop := context.WithCancel(context.Background())
 	go func() {
-		ended <- localcloud.Serve(ctx, localcloud.Options{Dir: dir, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Ready: func(i localcloud.Info) { ready <- i }})
+		ended <- localcloud.Serve(ctx, localcloud.Options{Dir: dir, Fresh: true, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Ready: func(i localcloud.Info) { ready <- i }})
 	}()
 	select {
 	case info := <-ready:
