@@ -17,10 +17,10 @@ import (
 	"github.com/difyup/difyup/internal/kind"
 )
 
-// A lock is a lease: its holder renews it every beat, and who finds it expired may take it.
+// A lock is a lease: its holder renews it again and again, and who finds it expired may take it.
 const (
 	lease = 45 * time.Second
-	beat  = 10 * time.Second
+	every = 10 * time.Second
 )
 
 // Holder is who holds the lock; what another run is shown.
@@ -107,7 +107,7 @@ func (h Holder) Fault() error { return h.fault() }
 // renew keeps the lease until the context ends.
 func (l *Lock) renew(ctx context.Context) {
 	defer close(l.done)
-	ticker := time.NewTicker(beat)
+	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
 		select {
@@ -115,19 +115,24 @@ func (l *Lock) renew(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		l.mu.Lock()
-		next := l.holder
-		next.Expires = time.Now().Add(lease).UTC()
-		generation, err := l.store.put(ctx, lockObject, next, l.generation)
-		if err == nil {
-			l.generation, l.holder = generation, next
-		}
-		expired := time.Now().After(l.holder.Expires)
-		l.mu.Unlock()
-		if gcp.Is(err, 412, 404) || expired {
-			l.cancel(ErrLockLost)
-			return
-		}
+		l.beat(ctx)
+	}
+}
+
+// beat renews the lease once, and ends the lock's context when that cannot be.
+func (l *Lock) beat(ctx context.Context) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	next := l.holder
+	next.Expires = time.Now().Add(lease).UTC()
+	soon, cancel := context.WithTimeout(ctx, every) // a network that hangs must not hide that the lease ran out
+	defer cancel()
+	generation, err := l.store.put(soon, lockObject, next, l.generation)
+	if err == nil {
+		l.generation, l.holder = generation, next
+	}
+	if gcp.Is(err, 412, 404) || time.Now().After(l.holder.Expires) {
+		l.cancel(ErrLockLost)
 	}
 }
 
