@@ -280,8 +280,16 @@ func (c *Client) ProjectNumber(ctx context.Context) (string, error) {
 		ProjectNumber string `json:"projectNumber"`
 	}
 	err := c.Do(ctx, Call{API: kind.ResourceManagerAPI, Method: http.MethodGet, Path: "projects/" + c.opts.Project, Out: &project})
+	var e *Error
+	if errors.As(err, &e) && e.Disabled() {
+		// In a new project Resource Manager is not enabled yet. Service Usage always is, and names the project by number.
+		var service struct {
+			Parent string `json:"parent"` // "projects/123456789012"
+		}
+		err = c.Do(ctx, Call{API: kind.ServiceUsageAPI, Method: http.MethodGet, Path: "projects/" + c.opts.Project + "/services/serviceusage.googleapis.com", Out: &service})
+		project.ProjectNumber = strings.TrimPrefix(service.Parent, "projects/")
+	}
 	if err != nil {
-		var e *Error
 		if errors.As(err, &e) && (e.Code == 403 || e.Code == 404) {
 			return "", &fault.Fault{
 				Summary: "The project cannot be read",

@@ -1,0 +1,343 @@
+package gcp_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/difyup/difyup/internal/event"
+	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/gcp"
+	"github.com/difyup/difyup/internal/kind"
+	"github.com/difyup/difyup/internal/resource"
+)
+
+// script answers requests one after another: each line is "STATUS BODY", or "! ERROR" for a connection that fails. What
+// was asked is kept.
+type script struct {
+	mu    sync.Mutex
+	lines []string
+	asked []string // "METHOD PATH?QUERY BODY", request IDs left out
+	ids   []string // requestId, in the order of the requests that had one
+}
+
+func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var body []byte
+	if r.Body != nil {
+		body, _ = io.ReadAll(r.Body)
+	}
+	q := r.URL.Query()
+	if id := q.Get("requestId"); id != "" {
+		s.ids = append(s.ids, id)
+		q.Del("requestId")
+	}
+	text := r.Method + " " + r.URL.Path
+	if len(q) > 0 {
+		decoded, _ := url.QueryUnescape(q.Encode())
+		text += "?" + decoded
+	}
+	s.asked = append(s.asked, strings.TrimSpace(text+" "+string(body)))
+	if len(s.lines) == 0 {
+		return nil, errors.New("the script has no answer left")
+	}
+	line := s.lines[0]
+	s.lines = s.lines[1:]
+	status, answer, _ := strings.Cut(line, " ")
+	if status == "!" {
+		return nil, &url.Error{Op: r.Method, URL: r.URL.String(), Err: syscall.ECONNRESET}
+	}
+	var code int
+	fmt.Sscan(status, &code)
+	return &http.Response{StatusCode: code, Status: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(answer)), Request: r}, nil
+}
+
+// client gives a client whose requests the script answers, and its events.
+func client(t *testing.T, lines ...string) (*gcp.Client, *script, *[]string) {
+	t.Helper()
+	s := &script{lines: lines}
+	var events []string
+	c, err := gcp.New(t.Context(), gcp.Options{Project: "p", Endpoint: "http://cloud/", HTTP: &http.Client{Transport: s}, Events: func(e event.Event) {
+		events = append(events, string(e.Phase)+" "+e.Detail)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, s, &events
+}
+
+func refusal(code int, reason, message string) string {
+	raw, _ := json.Marshal(map[string]any{"error": map[string]any{"code": code, "message": message, "errors": []any{map[string]any{"reason": reason, "message": message}}}})
+	return fmt.Sprint(code, " ", string(raw))
+}
+
+func get(ctx context.Context, c *gcp.Client) error {
+	return c.Do(ctx, gcp.Call{API: kind.ComputeAPI, Method: http.MethodGet, Path: "projects/p/global/networks/n", For: "compute.networks/n"})
+}
+
+func TestRetries(t *testing.T) {
+	disabled := `403 {"error":{"code":403,"message":"API not used","status":"PERMISSION_DENIED","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"SERVICE_DISABLED"}]}}`
+	for _, tc := range []struct {
+		name, answer string
+		enabled      bool // by this run
+		again        bool
+	}{
+		{"overload", refusal(503, "backendError", "try later"), false, true},
+		{"a rate limit", refusal(429, "rateLimitExceeded", "slow down"), false, true},
+		{"a rate limit, the older way", refusal(403, "rateLimitExceeded", "slow down"), false, true},
+		{"a connection that fails", "! reset", false, true},
+		{"another operation", refusal(409, "operationInProgress", "another operation was already in progress"), false, true},
+		{"a fresh service account", refusal(400, "invalid", "Service account vm@p does not exist."), false, true},
+		{"an API that this run enabled", disabled, true, true},
+		{"an API that nobody enabled", disabled, false, false},
+		{"something absent", refusal(404, "notFound", "not there"), false, false},
+		{"a bad request", refusal(400, "invalid", "bad"), false, false},
+		{"no right", refusal(403, "forbidden", "no"), false, false},
+		{"what is not implemented", refusal(501, "notImplemented", "no"), false, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, s, events := client(t, tc.answer, tc.answer, "200 {}")
+				if tc.enabled {
+					c.Enabled("compute.googleapis.com")
+				}
+				began := time.Now()
+				err := get(t.Context(), c)
+				if tc.again && (err != nil || len(s.asked) != 3 || len(*events) != 2 || time.Since(began) == 0) {
+					t.Errorf("after %d requests and %s: %v; events %q", len(s.asked), time.Since(began), err, *events)
+				}
+				if !tc.again && (err == nil || len(s.asked) != 1 || len(*events) > 0) {
+					t.Errorf("after %d requests: %v; events %q", len(s.asked), err, *events)
+				}
+			})
+		})
+	}
+}
+
+func TestRetriesEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answers := make([]string, 1000)
+		for i := range answers {
+			answers[i] = refusal(503, "backendError", "try later")
+		}
+		c, _, _ := client(t, answers...)
+		began := time.Now()
+		if err := get(t.Context(), c); !gcp.Is(err, 503) || time.Since(began) > 100*time.Second || time.Since(began) < 30*time.Second {
+			t.Errorf("after %s: %v", time.Since(began), err)
+		}
+		// A context that ends ends the wait at once.
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		began = time.Now()
+		if err := get(ctx, c); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 3*time.Second {
+			t.Errorf("after %s: %v", time.Since(began), err)
+		}
+	})
+}
+
+// TestRequestIDs checks that a repeated creation bears the same ID, so that Compute knows it again.
+func TestRequestIDs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, s, _ := client(t, "! reset", `200 {"kind":"compute#operation","status":"DONE"}`, `200 {"kind":"compute#operation","status":"DONE"}`)
+		for range 2 {
+			if _, err := c.Mutate(t.Context(), gcp.Call{API: kind.ComputeAPI, Method: http.MethodPost, Path: "projects/p/global/networks", Body: map[string]any{"name": "n"}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(s.ids) != 3 || s.ids[0] != s.ids[1] || s.ids[1] == s.ids[2] {
+			t.Errorf("request IDs: %v", s.ids)
+		}
+	})
+}
+
+func TestOperations(t *testing.T) {
+	compute := `{"kind":"compute#operation","status":"%s","selfLink":"https://www.googleapis.com/compute/v1/projects/p/global/operations/o"%s}`
+	for _, tc := range []struct {
+		name  string
+		api   *resource.API
+		lines []string
+		asked []string // after the first
+		want  string   // in the error
+	}{
+		{"compute", kind.ComputeAPI, []string{
+			"200 " + fmt.Sprintf(compute, "PENDING", ""), refusal(404, "notFound", "not yet"), "200 " + fmt.Sprintf(compute, "RUNNING", ""), "200 " + fmt.Sprintf(compute, "DONE", ""),
+		}, []string{"POST /compute/v1/projects/p/global/operations/o/wait", "POST /compute/v1/projects/p/global/operations/o/wait", "POST /compute/v1/projects/p/global/operations/o/wait"}, ""},
+		{"compute, failed", kind.ComputeAPI, []string{
+			"200 " + fmt.Sprintf(compute, "DONE", `,"httpErrorStatusCode":400,"error":{"errors":[{"code":"QUOTA_EXCEEDED","message":"Quota 'CPUS' exceeded."}]}`),
+		}, nil, "Quota 'CPUS' exceeded. (400 QUOTA_EXCEEDED)"},
+		{"sql", kind.SQLAPI, []string{
+			`200 {"kind":"sql#operation","name":"o","status":"PENDING"}`, `200 {"kind":"sql#operation","name":"o","status":"DONE"}`,
+		}, []string{"GET /v1/projects/p/operations/o"}, ""},
+		{"sql, failed", kind.SQLAPI, []string{
+			`200 {"kind":"sql#operation","name":"o","status":"RUNNING"}`, `200 {"kind":"sql#operation","name":"o","status":"DONE","error":{"errors":[{"code":"invalidFlag","message":"no such flag"}]}}`,
+		}, []string{"GET /v1/projects/p/operations/o"}, "no such flag"},
+		{"long-running", kind.RedisAPI, []string{
+			`200 {"name":"projects/p/locations/r/operations/o"}`, `200 {"name":"projects/p/locations/r/operations/o","done":false}`, `200 {"name":"x","done":true,"response":{}}`,
+		}, []string{"GET /v1/projects/p/locations/r/operations/o", "GET /v1/projects/p/locations/r/operations/o"}, ""},
+		{"long-running, failed", kind.RedisAPI, []string{
+			`200 {"name":"projects/p/locations/r/operations/o","done":true,"error":{"code":9,"message":"still in use"}}`,
+		}, nil, "still in use"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, s, _ := client(t, tc.lines...)
+				_, err := c.Mutate(t.Context(), gcp.Call{API: tc.api, Method: http.MethodPost, Path: "things", For: "k/n"})
+				if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+					t.Errorf("got %v, want %q", err, tc.want)
+				}
+				if d := cmp.Diff(tc.asked, s.asked[1:]); d != "" && len(s.asked) > 1 {
+					t.Errorf("asked (-want +got):\n%s", d)
+				}
+			})
+		})
+	}
+}
+
+// TestErrorsKeepSecrets checks that what was sent is in no error: it may be a password.
+func TestErrorsKeepSecrets(t *testing.T) {
+	c, _, _ := client(t, refusal(400, "invalid", "bad user"))
+	_, err := c.Mutate(t.Context(), gcp.Call{API: kind.SQLAPI, Method: http.MethodPost, Path: "projects/p/instances/i/users", Body: map[string]any{"password": "hunter2"}})
+	if err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "bad user") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func network(stack string) *resource.Resource {
+	return &resource.Resource{Kind: kind.Routers.Kind, Name: "r", Params: map[string]string{"project": "p", "region": "r1"}, Body: map[string]any{
+		"name": "r", "description": resource.Description(stack), "nats": []any{map[string]any{"name": "nat"}},
+	}}
+}
+
+func TestAdopt(t *testing.T) {
+	exists := refusal(409, "alreadyExists", "exists already")
+	done := `200 {"kind":"compute#operation","status":"DONE"}`
+	t.Run("ours, as wanted", func(t *testing.T) {
+		c, s, _ := client(t, exists, `200 {"name":"r","description":"managed-by=difyup;difyup-stack=demo","nats":[{"name":"nat"}]}`)
+		if err := c.Create(t.Context(), network("demo"), network("demo").Body); err != nil || len(s.asked) != 2 {
+			t.Errorf("%v after %q", err, s.asked)
+		}
+	})
+	t.Run("ours, half done", func(t *testing.T) {
+		c, s, _ := client(t, exists, `200 {"name":"r","description":"managed-by=difyup;difyup-stack=demo"}`, done)
+		err := c.Create(t.Context(), network("demo"), network("demo").Body)
+		if want := `PATCH /compute/v1/projects/p/regions/r1/routers/r {"nats":[{"name":"nat"}]}`; err != nil || s.asked[len(s.asked)-1] != want {
+			t.Errorf("%v; the last request is %s", err, s.asked[len(s.asked)-1])
+		}
+	})
+	t.Run("somebody else's", func(t *testing.T) {
+		c, _, _ := client(t, exists, `200 {"name":"r","description":"managed-by=difyup;difyup-stack=other"}`)
+		err := c.Create(t.Context(), network("demo"), network("demo").Body)
+		var f *fault.Fault
+		if !errors.As(err, &f) || f.Summary != "A name is taken" || !strings.Contains(f.Detail, "other") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestUpdate(t *testing.T) {
+	done := `200 {"kind":"compute#operation","status":"DONE"}`
+	r := &resource.Resource{Kind: kind.BackendServices.Kind, Name: "b", Params: map[string]string{"project": "p"}}
+	body := map[string]any{"name": "b", "timeoutSec": 30.0, "protocol": "HTTP"}
+	live := map[string]any{"name": "b", "timeoutSec": 10.0, "protocol": "HTTP", "fingerprint": "old"}
+	synctest.Test(t, func(t *testing.T) {
+		// The fingerprint is stale: read again, and say again what is wanted.
+		c, s, _ := client(t, refusal(412, "conditionNotMet", "stale"), `200 {"name":"b","timeoutSec":11,"fingerprint":"new"}`, done)
+		if err := c.Update(t.Context(), r, body, live, []resource.Path{"timeoutSec"}); err != nil {
+			t.Fatal(err)
+		}
+		want := []string{
+			`PATCH /compute/v1/projects/p/global/backendServices/b {"fingerprint":"old","timeoutSec":30}`,
+			`GET /compute/v1/projects/p/global/backendServices/b`,
+			`PATCH /compute/v1/projects/p/global/backendServices/b {"fingerprint":"new","timeoutSec":30}`,
+		}
+		if d := cmp.Diff(want, s.asked); d != "" {
+			t.Errorf("asked (-want +got):\n%s", d)
+		}
+	})
+	t.Run("labels", func(t *testing.T) {
+		got := gcp.Part(map[string]any{"labels": map[string]any{"a": "1"}}, map[string]any{"labels": map[string]any{"a": "1", "b": "2", "goog-x": "3"}}, []string{"labels"})
+		if d := cmp.Diff(map[string]any{"labels": map[string]any{"a": "1", "b": nil}}, got); d != "" {
+			t.Errorf("patch (-want +got):\n%s", d)
+		}
+	})
+	t.Run("one field to a request", func(t *testing.T) {
+		redis := &resource.Resource{Kind: kind.RedisInstances.Kind, Name: "c", Params: map[string]string{"project": "p", "region": "r1"}}
+		c, s, _ := client(t, `200 {"name":"projects/p/locations/r1/operations/o","done":true}`, `200 {"name":"projects/p/locations/r1/operations/o","done":true}`)
+		if err := c.Update(t.Context(), redis, map[string]any{"memorySizeGb": 2.0, "displayName": "d", "tier": "BASIC"}, nil, []resource.Path{"memorySizeGb", "displayName"}); err != nil {
+			t.Fatal(err)
+		}
+		want := []string{
+			`PATCH /v1/projects/p/locations/r1/instances/c?updateMask=displayName {"displayName":"d"}`,
+			`PATCH /v1/projects/p/locations/r1/instances/c?updateMask=memorySizeGb {"memorySizeGb":2}`,
+		}
+		if d := cmp.Diff(want, s.asked); d != "" {
+			t.Errorf("asked (-want +got):\n%s", d)
+		}
+	})
+}
+
+func TestDelete(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := network("demo")
+		c, s, _ := client(t, refusal(404, "notFound", "gone"))
+		if err := c.Delete(t.Context(), r); err != nil {
+			t.Errorf("what is not there: %v", err)
+		}
+		inUse := refusal(400, "resourceInUseByAnotherResource", "The router resource 'x' is already being used by 'y'")
+		c, s, _ = client(t, inUse, inUse, `200 {"kind":"compute#operation","status":"DONE"}`)
+		if err := c.Delete(t.Context(), r); err != nil || len(s.asked) != 3 {
+			t.Errorf("what is still used for a while: %v after %d requests", err, len(s.asked))
+		}
+	})
+}
+
+// TestReadAll checks that resources of one collection are read with one list, all its pages, and that absence is no error.
+func TestReadAll(t *testing.T) {
+	address := func(name string) *resource.Resource {
+		return &resource.Resource{Kind: kind.GlobalAddresses.Kind, Name: name, Params: map[string]string{"project": "p"}}
+	}
+	c, s, _ := client(t, `200 {"items":[{"name":"a"},{"name":"other"}],"nextPageToken":"2"}`, `200 {"items":[{"name":"b","address":"1.2.3.4"}]}`)
+	live, err := c.ReadAll(t.Context(), []*resource.Resource{address("a"), address("b"), address("c")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[resource.ID]map[string]any{"compute.globalAddresses/a": {"name": "a"}, "compute.globalAddresses/b": {"name": "b", "address": "1.2.3.4"}}
+	if d := cmp.Diff(want, live); d != "" {
+		t.Errorf("live (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff([]string{"GET /compute/v1/projects/p/global/addresses", "GET /compute/v1/projects/p/global/addresses?pageToken=2"}, s.asked); d != "" {
+		t.Errorf("asked (-want +got):\n%s", d)
+	}
+}
+
+// TestProjectNumber checks that a new project, in which Resource Manager is not enabled, is known by number too.
+func TestProjectNumber(t *testing.T) {
+	disabled := `403 {"error":{"code":403,"message":"not used","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"SERVICE_DISABLED"}]}}`
+	c, s, _ := client(t, disabled, `200 {"name":"projects/42/services/serviceusage.googleapis.com","parent":"projects/42"}`)
+	for range 2 {
+		if n, err := c.ProjectNumber(t.Context()); err != nil || n != "42" {
+			t.Errorf("got %q, %v", n, err)
+		}
+	}
+	if len(s.asked) != 2 {
+		t.Errorf("asked %q", s.asked)
+	}
+	c, _, _ = client(t, refusal(403, "forbidden", "The caller does not have permission"))
+	var f *fault.Fault
+	if _, err := c.ProjectNumber(t.Context()); !errors.As(err, &f) || !strings.Contains(f.Remedy, "gcloud projects describe p") {
+		t.Errorf("got %v", err)
+	}
+}
