@@ -319,19 +319,13 @@ func (p *pool) do(ctx context.Context, f func(*pgx.Conn) error) error {
 	}
 	err := try()
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "42704") && p.forget() { // no such table, no such type
+	if errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "42704") { // no such table, no such type
+		p.mu.Lock()
+		p.made = false
+		p.mu.Unlock()
 		return try()
 	}
 	return err
-}
-
-// forget says that the tables are not there, and tells whether they were thought to be.
-func (p *pool) forget() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	made := p.made
-	p.made = false
-	return made
 }
 
 // once makes tables, when they were not made by this process yet. Instances that do so at the same time take turns.

@@ -1,0 +1,204 @@
+//go:build linux
+
+package driver_test
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/difyup/difyup/internal/gcp"
+	"github.com/difyup/difyup/internal/gcp/driver"
+	"github.com/difyup/difyup/internal/kind"
+	"github.com/difyup/difyup/internal/resource"
+	"github.com/difyup/difyup/internal/test/cloud"
+)
+
+func connect(t *testing.T, url string) *gcp.Client {
+	t.Helper()
+	c, err := gcp.New(t.Context(), gcp.Options{Project: "demo-project", Endpoint: url, Drivers: driver.All()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func params(pairs ...string) map[string]string {
+	m := map[string]string{"project": "demo-project"}
+	for p := range slices.Chunk(pairs, 2) {
+		m[p[0]] = p[1]
+	}
+	return m
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestDrivers has the drivers work on a local cloud, beside others who change the same things.
+func TestDrivers(t *testing.T) {
+	c := connect(t, cloud.Start(t).URL)
+	ctx := t.Context()
+	call := func(api *resource.API, method, path string, query url.Values, body any) map[string]any {
+		t.Helper()
+		var out map[string]any
+		must(t, c.Do(ctx, gcp.Call{API: api, Method: method, Path: path, Query: query, Body: body, Out: &out}))
+		return out
+	}
+
+	services := kind.Services.New("enabled", params(), &kind.ServiceList{Services: []string{"secretmanager.googleapis.com", "compute.googleapis.com", "storage.googleapis.com"}})
+	live, err := c.Read(ctx, services)
+	must(t, err)
+	if d := cmp.Diff(map[string]any{"services": []any{"storage.googleapis.com"}}, live); d != "" {
+		t.Errorf("services before (-want +got):\n%s", d)
+	}
+	must(t, c.Update(ctx, services, services.Body, live, nil))
+	if live, err = c.Read(ctx, services); err != nil || len(live["services"].([]any)) != 3 {
+		t.Errorf("services after: %v, %v", live, err)
+	}
+
+	t.Run("a secret that an interrupted run left", func(t *testing.T) {
+		s := kind.Secrets.New("s", params(), &kind.Secret{Labels: resource.Labels("demo"), Generate: 20})
+		call(kind.SecretManagerAPI, http.MethodPost, "projects/demo-project/secrets", url.Values{"secretId": {"s"}}, map[string]any{
+			"replication": map[string]any{"automatic": map[string]any{}}, "labels": resource.Labels("demo"),
+		})
+		if live, err := c.Read(ctx, s); err != nil || live != nil {
+			t.Errorf("without its value it counts as there: %v, %v", live, err)
+		}
+		must(t, c.Create(ctx, s, s.Body))
+		first, err := c.Output(ctx, s, "payload")
+		if err != nil || len(first) != 20 || strings.Trim(first, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789") != "" {
+			t.Errorf("a value of %d characters, %v", len(first), err)
+		}
+		must(t, c.Create(ctx, s, s.Body)) // once more, as after a lost reply
+		if again, err := c.Output(ctx, s, "payload"); err != nil || again != first {
+			t.Errorf("the value was generated twice, %v", err)
+		}
+		if live, err := c.Read(ctx, s); err != nil || live == nil || strings.Contains(fmt.Sprint(live), first) {
+			t.Errorf("its body: %d fields, %v", len(live), err)
+		}
+		foreign := kind.Secrets.New("s", params(), &kind.Secret{Labels: resource.Labels("other"), Generate: 20})
+		if err := c.Create(ctx, foreign, foreign.Body); err == nil || !strings.Contains(err.Error(), "A name is taken") {
+			t.Errorf("another stack took it: %v", err)
+		}
+	})
+
+	t.Run("a policy that others change too", func(t *testing.T) {
+		for _, id := range []string{"vm-1", "other"} {
+			call(kind.IAMAPI, http.MethodPost, "projects/demo-project/serviceAccounts", nil, map[string]any{"accountId": id + "-account"})
+		}
+		ours, theirs := "serviceAccount:vm-1-account@demo-project.iam.gserviceaccount.com", "serviceAccount:other-account@demo-project.iam.gserviceaccount.com"
+		before := call(kind.ResourceManagerAPI, http.MethodPost, "projects/demo-project:getIamPolicy", nil, map[string]any{"options": map[string]any{"requestedPolicyVersion": 3}})
+		bindings, _ := before["bindings"].([]any)
+		bindings = append(bindings,
+			map[string]any{"role": "roles/logging.logWriter", "members": []any{theirs}},
+			map[string]any{"role": "roles/storage.objectViewer", "members": []any{ours}, "condition": map[string]any{"title": "soon over", "expression": "request.time < timestamp('2030-01-01T00:00:00Z')"}},
+		)
+		before["bindings"], before["version"] = bindings, 3
+		call(kind.ResourceManagerAPI, http.MethodPost, "projects/demo-project:setIamPolicy", nil, map[string]any{"policy": before})
+		p := kind.ProjectIAM.New("vm", params("member", ours), &kind.Policy{Bindings: []kind.Binding{
+			{Role: "roles/logging.logWriter", Members: []string{ours}}, {Role: "roles/cloudsql.client", Members: []string{ours}},
+		}})
+		must(t, c.Create(ctx, p, p.Body))
+		live, err := c.Read(ctx, p)
+		if err != nil || len(live["bindings"].([]any)) != 2 {
+			t.Errorf("ours are %v, %v", live, err)
+		}
+		must(t, c.Delete(ctx, p))
+		after := call(kind.ResourceManagerAPI, http.MethodPost, "projects/demo-project:getIamPolicy", nil, map[string]any{"options": map[string]any{"requestedPolicyVersion": 3}})
+		if d := cmp.Diff(before["bindings"], after["bindings"], cmpopts.SortSlices(func(a, b any) bool { return fmt.Sprint(a) < fmt.Sprint(b) })); d != "" {
+			t.Errorf("others' bindings (-before +after ours came and went):\n%s", d)
+		}
+	})
+
+	t.Run("a bucket with older versions", func(t *testing.T) {
+		call(kind.StorageAPI, http.MethodPost, "b", url.Values{"project": {"demo-project"}}, map[string]any{"name": "demo-project-files", "versioning": map[string]any{"enabled": true}})
+		upload := *kind.StorageAPI
+		upload.Base = "upload/" + upload.Base
+		for range 3 {
+			must(t, c.Do(ctx, gcp.Call{API: &upload, Method: http.MethodPost, Path: "b/demo-project-files/o", Query: url.Values{"uploadType": {"media"}, "name": {"a/b c"}}, Raw: []byte("x"), Type: "text/plain"}))
+		}
+		b := &resource.Resource{Kind: kind.Buckets.Kind, Name: "demo-project-files", Params: params()}
+		must(t, c.Delete(ctx, b))
+		if live, err := c.Read(ctx, b); err != nil || live != nil {
+			t.Errorf("it is there: %v, %v", live, err)
+		}
+		must(t, c.Delete(ctx, b))
+	})
+
+	t.Run("a certificate that is signed by itself", func(t *testing.T) {
+		r := kind.SSLCertificates.New("cert", params(), &kind.Certificate{Name: "cert", Description: resource.Description("demo"), Type: "SELF_MANAGED", Domains: []string{"dify.example.com"}})
+		must(t, c.Create(ctx, r, r.Body))
+		live, err := c.Read(ctx, r)
+		must(t, err)
+		text, _ := live["certificate"].(string)
+		block, _ := pem.Decode([]byte(text))
+		if block == nil || strings.Contains(fmt.Sprint(live), "PRIVATE KEY") {
+			t.Fatal("no certificate, or one with its key")
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil || cert.VerifyHostname("dify.example.com") != nil || cert.PublicKeyAlgorithm != x509.ECDSA {
+			t.Errorf("the certificate is for %v, %v", cert.DNSNames, err)
+		}
+	})
+}
+
+// TestConnectionThatGoogleHolds takes down a connection whose producers are gone and which Google still holds, as it does
+// for days after the last Cloud SQL instance.
+func TestConnectionThatGoogleHolds(t *testing.T) {
+	var asked []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.Method+" "+r.URL.Path)
+		switch {
+		case r.URL.Path == "/v1/projects/demo-project":
+			fmt.Fprint(w, `{"projectNumber":"42"}`)
+		case strings.Contains(r.URL.Path, "/connections/"):
+			fmt.Fprint(w, `{"name":"operations/o","done":true,"error":{"code":9,"message":"Failed to delete connection; Producer services (e.g. CloudSQL, Cloud Memstore, etc.) are still using this connection."}}`)
+		default:
+			fmt.Fprint(w, `{"kind":"compute#operation","status":"DONE"}`)
+		}
+	}))
+	defer server.Close()
+	c := connect(t, server.URL)
+	must(t, c.Delete(t.Context(), &resource.Resource{Kind: kind.Connections.Kind, Name: "demo-net", Params: params()}))
+	want := []string{
+		"GET /v1/projects/demo-project",
+		"POST /v1/services/servicenetworking.googleapis.com/connections/servicenetworking-googleapis-com",
+		"POST /compute/v1/projects/demo-project/global/networks/demo-net/removePeering",
+	}
+	if d := cmp.Diff(want, asked); d != "" {
+		t.Errorf("asked (-want +got):\n%s", d)
+	}
+}
+
+// TestGrownDisk checks that a disk which Cloud SQL enlarged is no difference, and one that is too small is.
+func TestGrownDisk(t *testing.T) {
+	size := "20"
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"name":"demo-main","settings":{"dataDiskSizeGb":%q}}`, size)
+	}))
+	defer server.Close()
+	c := connect(t, server.URL)
+	r := &resource.Resource{Kind: kind.SQLInstances.Kind, Name: "demo-main", Params: params(), Body: map[string]any{"settings": map[string]any{"dataDiskSizeGb": "20"}}}
+	for _, tc := range []struct{ live, shown string }{{"20", "20"}, {"35", "20"}, {"10", "10"}} {
+		size = tc.live
+		live, err := c.Read(t.Context(), r)
+		must(t, err)
+		if got, _ := resource.Lookup(live, "settings.dataDiskSizeGb"); got != tc.shown {
+			t.Errorf("%s GB are shown as %v, want %s", tc.live, got, tc.shown)
+		}
+	}
+}
