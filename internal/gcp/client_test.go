@@ -293,7 +293,7 @@ func TestDelete(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := network("demo")
 		c, s, _ := client(t, refusal(404, "notFound", "gone"))
-		if err := c.Delete(t.Context(), r); err != nil {
+		if err := c.Delete(t.Context(), r); err != nil || len(s.asked) != 1 {
 			t.Errorf("what is not there: %v", err)
 		}
 		inUse := refusal(400, "resourceInUseByAnotherResource", "The router resource 'x' is already being used by 'y'")
