@@ -128,6 +128,10 @@ func (c *Client) Delete(ctx context.Context, r *resource.Resource) error {
 	return c.Driver(r.Kind).Delete(ctx, r)
 }
 
+// awaitFor is how long a resource may take to become ready: longer than Cloud SQL's slowest creations, and than rolling
+// through a large group.
+const awaitFor = time.Hour
+
 // Await waits until the resource shows what Kind.Ready asks for, and gives its body.
 func (c *Client) Await(ctx context.Context, r *resource.Resource) (map[string]any, error) {
 	tell := c.teller(r.ID())
@@ -157,6 +161,13 @@ func (c *Client) Await(ctx context.Context, r *resource.Resource) (map[string]an
 		}
 		if waitFor == "" {
 			return live, nil
+		}
+		if time.Since(began) > awaitFor {
+			return nil, &fault.Fault{
+				Summary: "A resource does not become ready",
+				Detail:  fmt.Sprintf("%s has been waited for, for %s: %s.", r.ID(), awaitFor, waitFor),
+				Remedy:  "See what is wrong with it, then apply again, which goes on waiting:\n    difyup status",
+			}
 		}
 		tell(waitFor)
 		if err := Sleep(ctx, untilNextLook(time.Since(began))); err != nil {

@@ -54,7 +54,7 @@ func Open(ctx context.Context, o Options) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Stack{opts: o, graph: g, client: c, store: state.Open(c, o.Spec.Stack)}, nil
+	return &Stack{opts: o, graph: g, client: c, store: state.Open(c, o.Spec.Stack, o.Spec.Region)}, nil
 }
 
 // Close drops connections.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/difyup/difyup/internal/fault"
@@ -56,12 +57,13 @@ func (s *State) Record(r Run) {
 type Store struct {
 	client *gcp.Client
 	stack  string
+	region string
 	bucket string
 }
 
-// Open gives the store of a stack. It sends no request.
-func Open(c *gcp.Client, stack string) *Store {
-	return &Store{client: c, stack: stack, bucket: c.Project() + "-" + stack + "-difyup"}
+// Open gives the store of a stack, which lies in the stack's region. It sends no request.
+func Open(c *gcp.Client, stack, region string) *Store {
+	return &Store{client: c, stack: stack, region: region, bucket: c.Project() + "-" + stack + "-difyup"}
 }
 
 // Bucket is the name of the state's bucket.
@@ -125,8 +127,12 @@ func (s *Store) ensureBucket(ctx context.Context) error {
 	err := s.client.Do(ctx, gcp.Call{
 		API: kind.StorageAPI, Method: http.MethodPost, Path: "b", Query: url.Values{"project": {s.client.Project()}},
 		Body: map[string]any{
-			"name": s.bucket, "labels": resource.Labels(s.stack),
+			"name": s.bucket, "location": strings.ToUpper(s.region), "labels": resource.Labels(s.stack),
 			"versioning": map[string]any{"enabled": true},
+			// Every renewal of the lock is a version.
+			"lifecycle": map[string]any{"rule": []any{map[string]any{
+				"action": map[string]any{"type": "Delete"}, "condition": map[string]any{"numNewerVersions": 50},
+			}}},
 			"iamConfiguration": map[string]any{
 				"uniformBucketLevelAccess": map[string]any{"enabled": true}, "publicAccessPrevention": "enforced",
 			},

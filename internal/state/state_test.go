@@ -102,7 +102,7 @@ func open(t *testing.T) (*Store, *bucket) {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	return Open(c, "demo"), b
+	return Open(c, "demo", "asia-northeast1"), b
 }
 
 func TestState(t *testing.T) {
