@@ -425,6 +425,10 @@ func database(r *reader, section string, d SQL) {
 				count(b.LogDays, "day"), count(b.Retained, "backup")), fmt.Sprintf("Keep as many backups:\n    retained: %d", b.LogDays))
 		}
 	}
+	if d.HighAvailability && !(b.Enabled && b.PointInTimeRecovery) && r.ok(at("high_availability"), at("backups.enabled"), at("backups.point_in_time_recovery")) {
+		r.at(at("high_availability"), "High availability without recovery", "Google asks for daily backups and point-in-time recovery where a standby is wanted.",
+			"Leave both on, or the standby out:\n    backups:\n      enabled: true\n      point_in_time_recovery: true")
+	}
 	for _, name := range sorted(d.Flags) {
 		flag(r, at("flags."+name), name, d.Flags[name])
 	}

@@ -274,8 +274,8 @@ func (v *Service) fill(project, name string, b, old map[string]any) error {
 	if body.Bool(b, "settings.backupConfiguration.pointInTimeRecoveryEnabled") && !body.Bool(b, "settings.backupConfiguration.enabled") {
 		return invalid("Point in time recovery must be disabled when backup is disabled.")
 	}
-	if body.String(b, "settings.availabilityType") == "REGIONAL" && !body.Bool(b, "settings.backupConfiguration.enabled") {
-		return invalid("Automated backups must be enabled when high availability is configured.")
+	if body.String(b, "settings.availabilityType") == "REGIONAL" && !body.Bool(b, "settings.backupConfiguration.pointInTimeRecoveryEnabled") {
+		return invalid("Automated backups and point in time recovery must be enabled when high availability is configured.")
 	}
 	seen := map[string]bool{}
 	for _, f := range body.Maps(b, "settings.databaseFlags") {
