@@ -1,0 +1,478 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/difyup/difyup/internal/agent/standin"
+	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/localcloud/plane"
+)
+
+// The test's program is the stand-in too, as the agent's is.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "standin" {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		err := standin.Run(ctx, standin.Options{Env: os.Getenv, Resolver: Resolver(os.Getenv("DIFYUP_DNS")), Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if len(os.Args) == 2 && os.Args[1] == "parent" { // of TestChildDiesWithParent
+		err := runChild(context.Background(), "/bin/sh", []string{"-c", "trap '' TERM; echo $$; while :; do sleep 1; done"}, []string{"PATH=" + os.Getenv("PATH")}, os.Stdout)
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// names is a name server for the private names, which come to be one day.
+type names struct {
+	conn net.PacketConn
+
+	mu      sync.Mutex
+	records map[string]netip.Addr // "db.demo.internal."
+}
+
+func newNames(t *testing.T, at netip.Addr) *names {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", netip.AddrPortFrom(at, 0).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &names{conn: conn, records: map[string]netip.Addr{}}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for buf := make([]byte, 1500); ; {
+			size, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return // closed
+			}
+			var q dnsmessage.Message
+			if q.Unpack(buf[:size]) != nil || len(q.Questions) != 1 {
+				continue
+			}
+			if raw, err := n.answer(q); err == nil {
+				_, _ = conn.WriteTo(raw, from) // whoever asked may be gone
+			}
+		}
+	}()
+	t.Cleanup(func() { conn.Close(); <-ended })
+	return n
+}
+
+func (n *names) answer(q dnsmessage.Message) ([]byte, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	a := dnsmessage.Message{Header: dnsmessage.Header{ID: q.ID, Response: true, Authoritative: true}, Questions: q.Questions}
+	addr, ok := n.records[q.Questions[0].Name.String()]
+	switch {
+	case !ok:
+		a.RCode = dnsmessage.RCodeNameError
+	case q.Questions[0].Type == dnsmessage.TypeA:
+		a.Answers = []dnsmessage.Resource{{
+			Header: dnsmessage.ResourceHeader{Name: q.Questions[0].Name, Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET, TTL: 1},
+			Body:   &dnsmessage.AResource{A: addr.As4()},
+		}}
+	}
+	return a.Pack()
+}
+
+func (n *names) set(name string, a netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.records[name] = a
+}
+
+// cloud is what an instance sees of Google: its metadata server, Secret Manager, Cloud Storage.
+type cloud struct {
+	ip     netip.Addr
+	config string
+
+	mu       sync.Mutex
+	refusals int // of secrets, while permissions spread
+	objects  map[string]string
+}
+
+func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if path, ok := strings.CutPrefix(r.URL.Path, "/computeMetadata/v1/"); ok && r.Header.Get("Metadata-Flavor") == "Google" {
+		v, ok := map[string]string{
+			"instance/name": "vm-1", "instance/zone": "projects/1/zones/r-b", "instance/network-interfaces/0/ip": c.ip.String(),
+			"instance/attributes/difyup-config": c.config, "project/attributes/difyup-api-endpoint": "http://" + r.Host + "/",
+			"instance/service-accounts/default/token": `{"access_token":"token-1","expires_in":3600,"token_type":"Bearer"}`,
+		}[path]
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		io.WriteString(w, v)
+		return
+	}
+	if r.Header.Get("Authorization") != "Bearer token-1" {
+		http.Error(w, "no token", http.StatusUnauthorized)
+		return
+	}
+	object := strings.TrimPrefix(r.URL.Path, "/storage/v1/b/files/o/")
+	switch {
+	case strings.HasPrefix(r.URL.Path, "/v1/projects/p/secrets/"):
+		if c.refusals > 0 {
+			c.refusals--
+			http.Error(w, "Permission denied", http.StatusForbidden)
+			return
+		}
+		name, ok := strings.CutSuffix(strings.TrimPrefix(r.URL.Path, "/v1/projects/p/secrets/"), "/versions/latest:access")
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		fmt.Fprintf(w, `{"payload":{"data":%q}}`, base64.StdEncoding.EncodeToString([]byte(secretOf(name))))
+	case r.Method == http.MethodPost && r.URL.Path == "/upload/storage/v1/b/files/o":
+		raw, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		c.objects[r.URL.Query().Get("name")] = string(raw)
+		io.WriteString(w, `{"generation":"1"}`)
+	case r.Method == http.MethodGet && c.objects[object] != "":
+		io.WriteString(w, c.objects[object])
+	case r.Method == http.MethodDelete && c.objects[object] != "":
+		delete(c.objects, object)
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+// secretOf gives the value of a secret, which is alphanumeric as all are.
+func secretOf(name string) string { return value + strings.ReplaceAll(name, "-", "") }
+
+// children gives the processes that we started and that were not waited for yet.
+func children(t *testing.T) []int {
+	t.Helper()
+	tasks, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []int
+	for _, f := range tasks {
+		raw, err := os.ReadFile(f)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for field := range strings.FieldsSeq(string(raw)) {
+			pid, err := strconv.Atoi(field)
+			if err != nil {
+				t.Fatal(err)
+			}
+			args, err := os.ReadFile("/proc/" + field + "/cmdline")
+			if err == nil && strings.HasSuffix(string(args), "\x00standin\x00") {
+				all = append(all, pid)
+			}
+		}
+	}
+	return all
+}
+
+// TestRun is an instance's life: it waits for permissions, then for names, then serves, survives the runtime's death, and
+// ends without losing the request in hand.
+func TestRun(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts PostgreSQL and Redis")
+	}
+	n, err := plane.Claim()
+	if err != nil {
+		t.Fatal(err)
+	}
+	supervisor := plane.NewSupervisor()
+	t.Cleanup(func() {
+		if err := errors.Join(supervisor.Close(context.Background(), 10*time.Second), n.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	dir := t.TempDir()
+	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) { // PostgreSQL runs as another user
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	postgres, err := plane.FindPostgres()
+	if err != nil {
+		t.Fatal(err)
+	}
+	redisServer, err := plane.FindRedis()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sql := plane.NewSQL(n, supervisor, postgres, dir)
+	dbAddress, err := sql.Create(t.Context(), "p/main", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// One server is both: the passwords of the main and the vector database are of two users.
+	for user, secret := range map[string]string{"dify": "demo-db-password", "vector": "demo-vector-password"} {
+		if err := sql.SetUser(t.Context(), "p/main", user, secretOf(secret)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"dify", "dify_plugin", "dify_vector"} {
+		if err := sql.CreateDatabase(t.Context(), "p/main", name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	redisAddress, err := plane.NewCache(n, supervisor, redisServer, dir).Create(t.Context(), "p/redis", secretOf("demo-redis-auth"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	settings := dify.Settings{
+		Stack: "demo", Project: "p", Region: "r", Runtime: "standin", DifyVersion: dify.Default, Secrets: map[string]string{},
+		Stores: dify.Stores{
+			Database: dify.Database{Host: "db.demo.internal", Port: 5432, User: "dify", Name: "dify", PluginName: "dify_plugin"},
+			Vector:   dify.Database{Host: "vector.demo.internal", Port: 5432, User: "vector", Name: "dify_vector"},
+			Redis:    dify.Address{Host: "redis.demo.internal", Port: 6379}, Bucket: "files",
+		},
+	}
+	for _, p := range dify.Purposes() {
+		settings.Secrets[p.Key] = "demo-" + p.Name
+	}
+	config, err := json.Marshal(settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	google := &cloud{config: string(config), refusals: 1 << 30, objects: map[string]string{}}
+	if google.ip, err = n.Addr(plane.Instance); err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: google}
+	served := make(chan struct{})
+	go func() { defer close(served); _ = server.Serve(listener) }() // until it is closed
+	t.Cleanup(func() { server.Close(); <-served })
+	dns := newNames(t, n.DNS())
+
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder // read when Run has returned
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- Run(ctx, Options{
+			MetadataHost: listener.Addr().String(), DNS: dns.conn.LocalAddr().String(), Program: self, Environ: os.Environ(),
+			Log: slog.New(slog.NewTextHandler(&log, nil)),
+		})
+	}()
+	url := "http://" + netip.AddrPortFrom(google.ip, Port).String()
+	client := &http.Client{Timeout: 10 * time.Second}
+	get := func(path string) (int, string) {
+		resp, err := client.Get(url + path)
+		if err != nil {
+			return 0, err.Error()
+		}
+		defer resp.Body.Close()
+		raw, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return 0, err.Error()
+		}
+		return resp.StatusCode, string(raw)
+	}
+	// until waits until a path answers with a status, and with all of the words.
+	until := func(path string, code int, words ...string) string {
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			got, text := get(path)
+			if got == code && !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(text, w) }) {
+				return text
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s answers %d %s, want %d with %q", path, got, text, code, words)
+			}
+		}
+	}
+
+	until("/alive", 200, `"vm-1"`)
+	until("/health", 503, "the stores", "403 Forbidden")
+	if code, _ := get("/"); code != 503 {
+		t.Errorf("before it is ready, traffic gets %d", code)
+	}
+	google.mu.Lock()
+	google.refusals = 0
+	google.mu.Unlock()
+	until("/health", 503, "the database", "db.demo.internal")
+	dns.set("db.demo.internal.", dbAddress)
+	until("/health", 503, "the vector database", "vector.demo.internal")
+	dns.set("vector.demo.internal.", dbAddress)
+	until("/health", 503, "Redis", "redis.demo.internal")
+	if len(children(t)) != 0 {
+		t.Error("the runtime was started before the stores answer")
+	}
+	dns.set("redis.demo.internal.", redisAddress)
+	until("/health", 200, "ready")
+
+	for _, path := range []string{"/standin/check", "/health/deep"} {
+		code, raw := get(path)
+		var report standin.Report
+		if err := json.Unmarshal([]byte(raw), &report); err != nil {
+			t.Fatalf("%s: %v: %s", path, err, raw)
+		}
+		stores := map[string]bool{}
+		for _, s := range report.Stores {
+			stores[s.Store] = s.OK
+		}
+		want := map[string]bool{"database": true, "plugin_database": true, "vector_database": true, "redis": true, "bucket": true}
+		if d := cmp.Diff(want, stores); d != "" || code != 200 || report.Instance != "vm-1" || report.Dify != dify.Default {
+			t.Errorf("%s: %d %s", path, code, raw)
+		}
+	}
+	if code, page := get("/"); code != 200 || !strings.Contains(page, "stand-in") || !strings.Contains(page, "vm-1") {
+		t.Errorf("the page: %d %s", code, page)
+	}
+
+	// The runtime is given Dify's settings and little else.
+	before := children(t)
+	if len(before) != 1 {
+		t.Fatalf("%d runtimes", len(before))
+	}
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", before[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets := map[string]string{}
+	for purpose, name := range settings.Secrets {
+		secrets[purpose] = secretOf(name)
+	}
+	env, err := dify.Env(settings, secrets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"PATH", "HOME", "HOSTNAME", "GCE_METADATA_HOST", "DIFYUP_DNS", "STORAGE_EMULATOR_HOST", "STANDIN_ADDRESS", "STANDIN_VERSION"} {
+		env[name] = ""
+	}
+	for v := range strings.SplitSeq(strings.TrimRight(string(raw), "\x00"), "\x00") {
+		if name, _, _ := strings.Cut(v, "="); !hasKey(env, name) {
+			t.Errorf("the runtime was given %s", name)
+		}
+	}
+
+	if err := syscall.Kill(before[0], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	until("/health", 503, "the runtime")
+	until("/alive", 200)
+	until("/health", 200)
+	after := children(t)
+	if len(after) != 1 || after[0] == before[0] {
+		t.Errorf("the runtimes were %v, and are %v", before, after)
+	}
+
+	cancel()
+	until("/health", 503, "ending")
+	if code, _ := get("/standin/check"); code != 200 {
+		t.Errorf("a request that still comes gets %d", code)
+	}
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("it does not end")
+	}
+	if left := children(t); len(left) != 0 {
+		t.Errorf("the runtime %v outlived the agent", left)
+	}
+	if len(google.objects) != 0 {
+		t.Errorf("%d objects are left", len(google.objects))
+	}
+	for _, words := range []string{value, "token-1"} {
+		if strings.Contains(log.String(), words) {
+			t.Errorf("the log shows %q", words)
+		}
+	}
+	for _, words := range []string{"the metadata are read", "403 Forbidden", "the stores answer", "ready for traffic", "starting it again", "ending"} {
+		if !strings.Contains(log.String(), words) {
+			t.Errorf("the log does not say %q", words)
+		}
+	}
+	if t.Failed() {
+		t.Log(log.String())
+	}
+}
+
+func hasKey(m map[string]string, k string) bool { _, ok := m[k]; return ok }
+
+// TestChildDiesWithParent kills a process that has a runtime, which must not outlive it, though it ignores SIGTERM.
+func TestChildDiesWithParent(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent := exec.Command(self, "parent")
+	out, err := parent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := parent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := parent.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = parent.Wait() // it was killed
+	for end := time.Now().Add(5 * time.Second); running(child); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the child %d outlives its parent", child)
+		}
+	}
+}
+
+// running says whether a process runs: one that nobody has waited for yet does not.
+func running(pid int) bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(raw), ") ")
+	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
+}
