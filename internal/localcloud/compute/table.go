@@ -176,7 +176,7 @@ func (s *Service) row(name string) *collection {
 			return &s.table[i]
 		}
 	}
-	panic("compute: no collection " + name + ". This is a bug in difyup.")
+	panic(fmt.Sprintf("compute: no collection %q. This is a bug in difyup.", name))
 }
 
 func fallback(body map[string]any, field string, v any) {
