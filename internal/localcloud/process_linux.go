@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -85,16 +86,7 @@ func Down(ctx context.Context, dir string) (bool, error) {
 	if err := ask(ctx, http.MethodPost, info.URL+"local/v1/shutdown", nil, nil); err != nil {
 		return false, fmt.Errorf("end the local cloud: %w", err)
 	}
-	for {
-		// Its lock is free once it is gone.
-		lock, err := takeLock(dir, false)
-		if err == nil || errors.Is(err, os.ErrNotExist) {
-			if lock != nil {
-				lock.Close()
-			}
-			_, err := sweep(dir)
-			return true, err
-		}
+	for running(info.PID) {
 		timer := time.NewTimer(5 * time.Millisecond)
 		select {
 		case <-ctx.Done():
@@ -103,6 +95,18 @@ func Down(ctx context.Context, dir string) (bool, error) {
 		case <-timer.C:
 		}
 	}
+	_, err = sweep(dir) // it has removed its directory, unless it was killed meanwhile
+	return true, err
+}
+
+// running says whether a process has not ended. One that nobody has reaped yet has.
+func running(pid int) bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	at := strings.LastIndex(string(raw), ") ") // the program's name before it may hold anything
+	return at >= 0 && !strings.HasPrefix(string(raw[at+2:]), "Z") && !strings.HasPrefix(string(raw[at+2:]), "X")
 }
 
 // sweep removes what a local cloud that was killed left in its directory. Its children died with it.

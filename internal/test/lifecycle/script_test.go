@@ -200,7 +200,9 @@ func gone(ts *testscript.TestScript, neg bool, args []string) {
 	if left := listeners(ts, ts.Getenv("CLOUD_BLOCK")); len(left) > 0 {
 		ts.Fatalf("still listening: %v", left)
 	}
-	if left := processes(ts, ts.Getenv("CLOUD_DIR")); len(left) > 0 {
+	left, err := commandLines(ts.Getenv("CLOUD_DIR"))
+	ts.Check(err)
+	if len(left) > 0 {
 		ts.Fatalf("still running: %v", left)
 	}
 }
@@ -220,20 +222,6 @@ func listeners(ts *testscript.TestScript, prefix string) []string {
 			if addr := fmt.Sprintf("%d.%d.%d.%d", a, b, c, d); strings.HasPrefix(addr, prefix) {
 				out = append(out, fmt.Sprintf("%s:%d", addr, port))
 			}
-		}
-	}
-	return out
-}
-
-// processes gives the command lines that name a directory.
-func processes(ts *testscript.TestScript, dir string) []string {
-	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	ts.Check(err)
-	var out []string
-	for _, path := range all {
-		raw, err := os.ReadFile(path)
-		if err == nil && strings.Contains(string(raw), dir) { // gone meanwhile is gone
-			out = append(out, strings.ReplaceAll(string(raw), "\x00", " "))
 		}
 	}
 	return out

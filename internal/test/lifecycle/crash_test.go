@@ -1,0 +1,69 @@
+//go:build linux
+
+package lifecycle
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/difyup/difyup/internal/localcloud"
+)
+
+// TestCloudKilled kills the local cloud itself. All it started ends with it, and the next apply begins anew.
+func TestCloudKilled(t *testing.T) {
+	s := newStack(t)
+	s.run("apply", "--yes")
+	before := s.info()
+	if err := syscall.Kill(before.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for range 200 {
+		var err error
+		if left, err = commandLines(s.dir); err != nil || len(left) == 0 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if len(left) > 0 {
+		t.Errorf("these outlive their cloud:\n%s", strings.Join(left, "\n"))
+	}
+	if _, err := localcloud.Find(t.Context(), s.dir); err == nil {
+		t.Error("a killed cloud is said to run")
+	}
+	if out := s.run("plan"); !strings.Contains(out, "57 to create") {
+		t.Errorf("the plan without a cloud is\n%s", out)
+	}
+	s.run("apply", "--yes")
+	if said := s.check(); said != "" {
+		t.Errorf("/standin/check says:\n%s", said)
+	}
+	s.run("destroy", "--yes")
+	if _, err := os.Stat(s.dir); !os.IsNotExist(err) {
+		t.Errorf("the directory is left: %v", err)
+	}
+}
+
+// commandLines gives the running processes that have a directory in their command line or as their own.
+func commandLines(dir string) ([]string, error) {
+	all, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, p := range all {
+		raw, err := os.ReadFile(filepath.Join(p, "cmdline"))
+		if err != nil || len(raw) == 0 { // gone, or a zombie
+			continue
+		}
+		cwd, _ := os.Readlink(filepath.Join(p, "cwd")) // of another user's process it cannot be read
+		if strings.Contains(string(raw), dir) || strings.HasPrefix(cwd, dir) {
+			out = append(out, strings.ReplaceAll(string(raw), "\x00", " "))
+		}
+	}
+	return out, nil
+}
