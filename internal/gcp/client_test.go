@@ -206,6 +206,48 @@ func TestOperations(t *testing.T) {
 	}
 }
 
+// TestSettle checks that operations that work on the stack's resources are waited for, however they end, and no others.
+func TestSettle(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		r     *resource.Resource
+		lines []string
+		asked []string
+		want  string
+	}{
+		{"compute", network("demo"), []string{
+			`200 {"items":[{"status":"RUNNING","targetLink":"https://www.googleapis.com/compute/v1/projects/p/regions/r1/routers/other","selfLink":"https://x/projects/p/regions/r1/operations/a"}],"nextPageToken":"2"}`,
+			`200 {"items":[{"status":"RUNNING","targetLink":"https://www.googleapis.com/compute/v1/projects/p/regions/r1/routers/r","selfLink":"https://x/projects/p/regions/r1/operations/b"}]}`,
+			`200 {"status":"DONE","error":{"errors":[{"code":"RESOURCE_NOT_FOUND","message":"gone"}]}}`,
+		}, []string{
+			`GET /compute/v1/projects/p/regions/r1/operations?filter=status != "DONE"`, `GET /compute/v1/projects/p/regions/r1/operations?filter=status != "DONE"&pageToken=2`,
+			"POST /compute/v1/projects/p/regions/r1/operations/b/wait",
+		}, ""},
+		{"sql", &resource.Resource{Kind: kind.SQLInstances.Kind, Name: "demo-main", Params: map[string]string{"project": "p"}}, []string{
+			`200 {"items":[{"name":"o","status":"RUNNING","targetId":"demo-main"},{"name":"n","status":"DONE","targetId":"demo-main"}],"nextPageToken":"2"}`, `200 {"name":"o","status":"DONE"}`,
+		}, []string{"GET /v1/projects/p/operations?instance=demo-main&maxResults=20", "GET /v1/projects/p/operations/o"}, ""},
+		{"long-running", &resource.Resource{Kind: kind.RedisInstances.Kind, Name: "demo-redis", Params: map[string]string{"project": "p", "region": "r"}}, []string{
+			`200 {"operations":[{"name":"projects/p/locations/r/operations/o","metadata":{"target":"projects/p/locations/r/instances/demo-redis"}}]}`,
+			`200 {"name":"projects/p/locations/r/operations/o","done":true,"error":{"code":9,"message":"no"}}`,
+		}, []string{"GET /v1/projects/p/locations/r/operations", "GET /v1/projects/p/locations/r/operations/o"}, ""},
+		{"the API is not enabled", network("demo"), []string{refusal(403, "SERVICE_DISABLED", "not enabled")}, []string{`GET /compute/v1/projects/p/regions/r1/operations?filter=status != "DONE"`}, ""},
+		{"not allowed", network("demo"), []string{refusal(403, "forbidden", "no right")}, []string{`GET /compute/v1/projects/p/regions/r1/operations?filter=status != "DONE"`}, "no right"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, s, _ := client(t, tc.lines...)
+				err := c.Settle(t.Context(), []*resource.Resource{tc.r})
+				if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+					t.Errorf("got %v, want %q", err, tc.want)
+				}
+				if d := cmp.Diff(tc.asked, s.asked); d != "" {
+					t.Errorf("asked (-want +got):\n%s", d)
+				}
+			})
+		})
+	}
+}
+
 // TestErrorsKeepSecrets checks that what was sent is in no error: it may be a password.
 func TestErrorsKeepSecrets(t *testing.T) {
 	c, _, _ := client(t, refusal(400, "invalid", "bad user"))

@@ -141,7 +141,11 @@ func (c *Client) Await(ctx context.Context, r *resource.Resource) (map[string]an
 			return nil, err
 		}
 		if live == nil {
-			return nil, fmt.Errorf("await %s: it is not there any more", r.ID())
+			return nil, &fault.Fault{
+				Summary: "A resource disappeared",
+				Detail:  fmt.Sprintf("%s was there when the plan was made. Somebody deleted it since.", r.ID()),
+				Remedy:  "Apply again, which makes it anew:\n    difyup apply",
+			}
 		}
 		waitFor := ""
 		for _, p := range slices.Sorted(maps.Keys(r.Kind.Ready)) {

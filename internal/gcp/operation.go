@@ -4,11 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"net/url"
+	"path"
+	"slices"
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/difyup/difyup/internal/event"
+	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/resource"
 )
 
@@ -104,6 +111,93 @@ func (c *Client) waitLongRunning(ctx context.Context, call Call, op map[string]a
 	}
 	answer, _ := op["response"].(map[string]any)
 	return answer, nil
+}
+
+// Settle waits until no operation runs on these resources any more: a run that was interrupted leaves its operations to
+// go on. How they end is not its business. Service Networking's operations cannot be listed by what they work on.
+func (c *Client) Settle(ctx context.Context, rs []*resource.Resource) error {
+	targets := map[string]resource.ID{} // by what operations call them
+	lists := map[string]Call{}          // by path and query
+	for _, r := range rs {
+		call := Call{API: r.Kind.API, Method: http.MethodGet, Query: url.Values{}}
+		switch r.Kind.API.Operation {
+		case resource.Compute:
+			scope, _ := path.Split(r.CollectionPath()) // "projects/p/global/", "projects/p/regions/r/"
+			call.Path = scope + "operations"
+			call.Query.Set("filter", `status != "DONE"`)
+			targets[r.Link()] = r.ID()
+		case resource.SQL:
+			instance, _, _ := strings.Cut(r.Name, "/")
+			call.Path = "projects/" + c.opts.Project + "/operations"
+			call.Query.Set("instance", instance)
+			call.Query.Set("maxResults", "20") // newest first, and one runs at a time
+			if instance == r.Name {
+				targets[instance] = r.ID()
+			}
+		case resource.LongRunning:
+			if r.Kind.Name != kind.RedisInstances.Name {
+				continue
+			}
+			location, _ := path.Split(r.CollectionPath())
+			call.Path = location + "operations"
+			targets[r.Link()] = r.ID()
+		default:
+			continue
+		}
+		lists[call.Path+"?"+call.Query.Encode()] = call
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, key := range slices.Sorted(maps.Keys(lists)) {
+		g.Go(func() error { return c.settle(ctx, lists[key], targets) })
+	}
+	return g.Wait()
+}
+
+// settle waits for those operations of a list that work on one of the targets.
+func (c *Client) settle(ctx context.Context, list Call, targets map[string]resource.ID) error {
+	for {
+		var page map[string]any
+		list.Out = &page
+		page, err := Absent(page, c.Do(ctx, list))
+		if err != nil {
+			return fmt.Errorf("list the operations in progress: %w", err)
+		}
+		items, _ := page["items"].([]any)
+		if list.API.Operation == resource.LongRunning {
+			items, _ = page["operations"].([]any)
+		}
+		for _, item := range items {
+			op, _ := item.(map[string]any)
+			call := Call{API: list.API}
+			var err error
+			switch list.API.Operation {
+			case resource.Compute:
+				link, _ := op["targetLink"].(string)
+				if call.For = targets[resource.CanonicalLink(link)]; call.For != "" {
+					err = c.waitCompute(ctx, call, op)
+				}
+			case resource.SQL:
+				target, _ := op["targetId"].(string)
+				if call.For = targets[target]; call.For != "" {
+					err = c.waitSQL(ctx, call, op)
+				}
+			case resource.LongRunning:
+				target, _ := resource.Lookup(op, "metadata.target")
+				if call.For = targets[fmt.Sprint(target)]; call.For != "" {
+					_, err = c.waitLongRunning(ctx, call, op)
+				}
+			}
+			var failed *Error
+			if err != nil && !errors.As(err, &failed) {
+				return err
+			}
+		}
+		next, _ := page["nextPageToken"].(string)
+		if next == "" || list.API.Operation == resource.SQL {
+			return nil
+		}
+		list.Query.Set("pageToken", next)
+	}
 }
 
 // untilNextLook gives how long to let pass before something that has been going on for so long is looked at again: a

@@ -192,6 +192,16 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 	if err != nil {
 		return nil, err
 	}
+	if st.Unfinished {
+		// What is being deleted still seems to be there, and would be missing when the plan is carried out.
+		rs, err := plan.Resources(st.Owned, kind.ByName)
+		if err != nil {
+			return nil, err
+		}
+		if err := s.client.Settle(held, rs); err != nil {
+			return nil, err
+		}
+	}
 	p, owned, err := make(held, st)
 	if err != nil {
 		return nil, err
@@ -210,19 +220,19 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 	if len(p.Steps) == 0 && !destroying {
 		// A run that was killed may have left the state behind what it did.
 		now := left(p, owned, &apply.Result{})
-		if res.Left = len(now); sameRefs(st.Owned, now) {
+		if res.Left = len(now); sameRefs(st.Owned, now) && !st.Unfinished {
 			return res, nil
 		}
-		st.Owned = now
+		st.Owned, st.Unfinished = now, false
 		return res, s.store.Write(held, st)
 	}
-	st.Owned = owned
+	st.Owned, st.Unfinished = owned, true
 	if err := s.store.Write(held, st); err != nil {
 		return res, err
 	}
 	done, runErr := apply.Run(held, p, apply.NewSteps(s.client, p), parallel, s.opts.Events)
 	res.count(p, done)
-	st.Owned = left(p, owned, done)
+	st.Owned, st.Unfinished = left(p, owned, done), runErr != nil
 	res.Left = len(st.Owned)
 	if destroying && runErr == nil && len(st.Owned) == 0 {
 		if err := s.store.Remove(held); err != nil {

@@ -29,6 +29,8 @@ type State struct {
 	Project string         `json:"project"`
 	Owned   []resource.Ref `json:"owned"`
 	History []Run          `json:"history"`
+	// Unfinished is set while a run is at work, and stays when it did not end well: it may have left operations running.
+	Unfinished bool `json:"unfinished,omitempty"`
 
 	generation string // of the object it was read from; "" when there was none
 }

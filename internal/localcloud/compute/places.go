@@ -13,9 +13,16 @@ import (
 // regions are those that lists show; others of the right form are accepted.
 var regions = []string{"asia-northeast1", "asia-northeast2", "asia-southeast1", "europe-west1", "europe-west3", "us-central1", "us-east1", "us-west1"}
 
-// places registers what is only read: the project, regions, zones, machine types, images, and the fleet's instances.
+// places registers what is only read: the project, operations, regions, zones, machine types, images, and the fleet's instances.
 func (s *Service) places() {
 	handle := func(id string, h front.Handler) { s.server.Handle("compute."+id, h) }
+
+	for _, scope := range []string{"global", "region", "zone"} {
+		handle(scope+"Operations.list", func(_ context.Context, r *front.Request) (any, error) {
+			collection, ops := s.server.Ops().ComputeList(r)
+			return page(r, "compute#operationList", collection, ops)
+		})
+	}
 
 	handle("projects.get", func(_ context.Context, r *front.Request) (any, error) {
 		p := r.Path["project"]

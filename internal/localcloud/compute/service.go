@@ -456,8 +456,7 @@ func (s *Service) aggregatedList(c *collection) front.Handler {
 			}}
 		}
 		id := project + "aggregated/" + c.name
-		kind := strings.Replace(c.kind, "#", "#", 1) + "AggregatedList"
-		return map[string]any{"kind": kind, "id": id, "selfLink": link(id), "items": scopes}, nil
+		return map[string]any{"kind": c.kind + "AggregatedList", "id": id, "selfLink": link(id), "items": scopes}, nil
 	}
 }
 

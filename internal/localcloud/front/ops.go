@@ -60,7 +60,6 @@ func newOps(s *Server) *Ops {
 	for _, scope := range []string{"global", "region", "zone"} {
 		id := "compute." + scope + "Operations."
 		s.Handle(id+"get", o.getCompute)
-		s.Handle(id+"list", o.listCompute)
 		s.Handle(id+"wait", o.waitCompute)
 		s.Handle(id+"delete", o.deleteCompute)
 	}
@@ -340,13 +339,10 @@ func (o *Ops) list(prefix string) []map[string]any {
 	return out
 }
 
-func (o *Ops) listCompute(_ context.Context, r *Request) (any, error) {
-	prefix := strings.TrimSuffix(o.computeKey(r), r.Path["operation"])
-	answer := map[string]any{"kind": "compute#operationList", "id": prefix, "selfLink": computeLink(strings.TrimSuffix(prefix, "/"))}
-	if items := o.list(prefix); len(items) > 0 {
-		answer["items"] = items
-	}
-	return answer, nil
+// ComputeList gives the Compute operations of the request's scope, oldest first, and the collection's relative link.
+func (o *Ops) ComputeList(r *Request) (collection string, items []map[string]any) {
+	prefix := o.computeKey(r)
+	return strings.TrimSuffix(prefix, "/"), o.list(prefix)
 }
 
 func (o *Ops) getSQL(_ context.Context, r *Request) (any, error) {

@@ -5,6 +5,7 @@ package lifecycle
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -46,6 +47,37 @@ func TestCloudKilled(t *testing.T) {
 	if _, err := os.Stat(s.dir); !os.IsNotExist(err) {
 		t.Errorf("the directory is left: %v", err)
 	}
+}
+
+// TestInterrupted stops destroy while Google is deleting, and applies at once: what is still being deleted is not taken
+// for being there.
+func TestInterrupted(t *testing.T) {
+	s := newStack(t)
+	s.run("apply", "--yes")
+	want := s.resources()
+	s.run("destroy", "--yes")
+
+	s.run("local", "up", "--fresh", "--time-scale", "0.02") // deleting takes more than a second
+	s.run("apply", "--yes")
+	destroy := s.command("destroy", "--yes")
+	if err := destroy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	deleting := func(state string) bool {
+		return slices.ContainsFunc(s.info().Servers, func(s localcloud.Server) bool { return s.State == state })
+	}
+	for end := time.Now().Add(20 * time.Second); !deleting("DELETING") || !deleting("PENDING_DELETE"); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("nothing is being deleted: %+v", s.info())
+		}
+	}
+	if err := destroy.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := destroy.Wait(); err == nil {
+		t.Error("destroy was interrupted and says that it succeeded")
+	}
+	s.complete(want)
 }
 
 // commandLines gives the running processes that have a directory in their command line or as their own.

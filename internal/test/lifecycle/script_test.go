@@ -18,6 +18,10 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	// What the programs are built of: so that go test does not take an old result for one of the changed programs.
+	_ "github.com/difyup/difyup/internal/agent"
+	_ "github.com/difyup/difyup/internal/agent/standin"
+	_ "github.com/difyup/difyup/internal/cli"
 	"github.com/difyup/difyup/internal/localcloud"
 	"github.com/difyup/difyup/internal/test/cloud"
 )
