@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/difyup/difyup/internal/localcloud/body"
 	"github.com/difyup/difyup/internal/localcloud/front"
@@ -137,11 +139,19 @@ func (v *Service) etag(m map[string]any) string {
 	return fmt.Sprintf("%q", fmt.Sprintf("%x", raw[:7]))
 }
 
-var (
-	secretID   = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,255}$`)
-	labelKey   = regexp.MustCompile(`^[\p{Ll}\p{Lo}][\p{Ll}\p{Lo}\p{N}_-]{0,62}$`)
-	labelValue = regexp.MustCompile(`^[\p{Ll}\p{Lo}\p{N}_-]{0,63}$`)
-)
+var secretID = regexp.MustCompile(`^[a-zA-Z0-9_-]+$`)
+
+// isLabel says whether s may be a label's value, and with key, its key. A regular expression with so many letters takes
+// milliseconds to compile, in every start of the program.
+func isLabel(s string, key bool) bool {
+	first, _ := utf8.DecodeRuneInString(s)
+	if key && !unicode.In(first, unicode.Ll, unicode.Lo) || utf8.RuneCountInString(s) > 63 {
+		return false
+	}
+	return !strings.ContainsFunc(s, func(r rune) bool {
+		return r != '_' && r != '-' && !unicode.In(r, unicode.Ll, unicode.Lo, unicode.N)
+	})
+}
 
 func (v *Service) check(s map[string]any) error {
 	labels := body.Map(s, "labels")
@@ -149,7 +159,7 @@ func (v *Service) check(s map[string]any) error {
 		return front.Invalid("A secret can have at most 64 labels.")
 	}
 	for _, k := range slices.Sorted(maps.Keys(labels)) {
-		if !labelKey.MatchString(k) || !labelValue.MatchString(body.String(labels, k)) {
+		if !isLabel(k, true) || !isLabel(body.String(labels, k), false) {
 			return front.Invalid("The label '%s' is not valid: keys and values are lower case letters, digits, dashes and underscores, at most 63 characters, and keys begin with a letter.", k)
 		}
 	}
@@ -177,7 +187,7 @@ func (v *Service) create(_ context.Context, r *front.Request) (any, error) {
 	if err := v.permit(r, "secrets.create", "projects/"+r.Path["project"], v.parent(r)); err != nil {
 		return nil, err
 	}
-	if !secretID.MatchString(id) {
+	if !secretID.MatchString(id) || len(id) > 255 {
 		return nil, front.Invalid("The provided Secret ID [%s] does not match the expected format [[a-zA-Z_0-9]+]", id)
 	}
 	replication := body.Map(r.Body, "replication")

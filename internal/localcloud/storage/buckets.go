@@ -89,12 +89,12 @@ func (v *Service) onBucket(permission string, do func(r *front.Request, name str
 }
 
 var (
-	bucketNames = regexp.MustCompile(`^[a-z0-9][-a-z0-9._]{1,220}[a-z0-9]$`)
+	bucketNames = regexp.MustCompile(`^[a-z0-9][-a-z0-9._]+[a-z0-9]$`)
 	classes     = []string{"STANDARD", "NEARLINE", "COLDLINE", "ARCHIVE", "MULTI_REGIONAL", "REGIONAL", "DURABLE_REDUCED_AVAILABILITY"}
 )
 
 func checkBucketName(name string) error {
-	bad := !bucketNames.MatchString(name) || !strings.Contains(name, ".") && len(name) > 63 || net.ParseIP(name) != nil ||
+	bad := !bucketNames.MatchString(name) || len(name) > 222 || !strings.Contains(name, ".") && len(name) > 63 || net.ParseIP(name) != nil ||
 		strings.HasPrefix(name, "goog") || strings.Contains(name, "google") || strings.Contains(name, "..")
 	if bad {
 		return front.Invalid("Invalid bucket name: '%s'", name)
