@@ -323,7 +323,7 @@ func TestRun(t *testing.T) {
 		}
 	}
 
-	until("/alive", 200, `"vm-1"`)
+	until("/alive", 503, `"vm-1"`)
 	until("/health", 503, "the stores", "403 Forbidden")
 	if code, _ := get("/"); code != 503 {
 		t.Errorf("before it is ready, traffic gets %d", code)

@@ -152,7 +152,7 @@ func TestDefaults(t *testing.T) {
 		LoadBalancer: config.LoadBalancer{Certificate: "self-signed", HTTPRedirect: true, TLSProfile: "modern", MinTLS: "1.2", TimeoutSeconds: 3600, DrainSeconds: 60, AccessLogs: true},
 		Compute: config.Compute{
 			MachineType: "e2-standard-4", DiskGB: 50, DiskType: "pd-balanced", Zones: []string{"asia-northeast1-a", "asia-northeast1-b", "asia-northeast1-c"},
-			Min: 2, Max: 4, CPUTarget: 0.6, CooldownSeconds: 300, MaxSurge: 3, HealingDelaySeconds: 900,
+			Min: 2, Max: 4, CPUTarget: 0.6, CooldownSeconds: 300, MaxSurge: 3, HealingDelaySeconds: 1800,
 		},
 		Database: config.Database{SQL: sql}, Vector: config.Vector{SQL: sql},
 		Redis: config.Redis{MemoryGB: 1, Version: "7.2", Persistence: "none", MaxmemoryPolicy: "noeviction"},

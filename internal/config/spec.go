@@ -114,8 +114,9 @@ type Compute struct {
 	// How many instances an update may take away for its time: 0, or as many as there are zones, or more. With 0, an
 	// update never lowers the number that serve.
 	MaxUnavailable int `yaml:"max_unavailable" default:"0" min:"0" max:"1000" change:"in place"`
-	// How long a new instance may take before it is judged, in seconds. Too short, and instances are replaced for ever.
-	HealingDelaySeconds int `yaml:"healing_delay_seconds" default:"900" min:"0" max:"3600" change:"in place"`
+	// How long a new instance may take until it serves, in seconds, before it is replaced. The first ones wait for Cloud SQL,
+	// which takes up to 20 minutes to be created.
+	HealingDelaySeconds int `yaml:"healing_delay_seconds" default:"1800" min:"0" max:"3600" change:"in place"`
 }
 
 // SQL is what both databases have.

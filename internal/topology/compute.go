@@ -57,7 +57,9 @@ func (b *builder) computeLayer() {
 		Name: name, Description: b.mark(), Properties: properties,
 	}).After(b.account, b.object))
 
-	b.liveness = b.healthCheck("heal", "/alive", 10, 10, 3)
+	// It takes longer to call an instance healthy than the load balancer's check does, so that a rolling update takes an
+	// old one away only when the new one has got traffic for some time.
+	b.liveness = b.healthCheck("heal", "/alive", 10, 10, 3, 3)
 	var zones []*compute.DistributionPolicyZoneConfiguration
 	for _, z := range o.Zones {
 		zones = append(zones, &compute.DistributionPolicyZoneConfiguration{Zone: "projects/" + b.spec.Project + "/zones/" + z})

@@ -9,10 +9,11 @@ import (
 	"github.com/difyup/difyup/internal/resource"
 )
 
-// healthCheck asks the agent on the service port, every so many seconds; fails in a row make an instance unhealthy.
-func (b *builder) healthCheck(purpose, path string, interval, timeout, fails int64) *resource.Resource {
+// healthCheck asks the agent on the service port, every so many seconds; passes in a row make an instance healthy, fails
+// in a row unhealthy.
+func (b *builder) healthCheck(purpose, path string, interval, timeout, passes, fails int64) *resource.Resource {
 	return b.add(kind.HealthChecks.New(b.name(purpose), b.params(), &compute.HealthCheck{
-		Name: b.name(purpose), Description: b.mark(), Type: "HTTP", CheckIntervalSec: interval, TimeoutSec: timeout, HealthyThreshold: 2, UnhealthyThreshold: fails,
+		Name: b.name(purpose), Description: b.mark(), Type: "HTTP", CheckIntervalSec: interval, TimeoutSec: timeout, HealthyThreshold: passes, UnhealthyThreshold: fails,
 		HttpHealthCheck: &compute.HTTPHealthCheck{Port: servicePort, PortSpecification: "USE_FIXED_PORT", RequestPath: path, ProxyHeader: "NONE"},
 		LogConfig:       &compute.HealthCheckLogConfig{Enable: false, ForceSendFields: []string{"Enable"}},
 	}))
@@ -24,7 +25,7 @@ func (b *builder) edgeLayer() {
 	if o.AccessLogs {
 		logs.SampleRate = 1
 	}
-	health := b.healthCheck("lb-health", "/health", 5, 5, 2)
+	health := b.healthCheck("lb-health", "/health", 5, 5, 2, 2)
 	service := b.add(kind.BackendServices.New(b.name("backend"), b.params(), &compute.BackendService{
 		Name: b.name("backend"), Description: b.mark(), Protocol: "HTTP", PortName: "http", LoadBalancingScheme: "EXTERNAL_MANAGED",
 		TimeoutSec: int64(o.TimeoutSeconds), ConnectionDraining: &compute.ConnectionDraining{DrainingTimeoutSec: int64(o.DrainSeconds), ForceSendFields: []string{"DrainingTimeoutSec"}},

@@ -51,6 +51,7 @@ type Door struct {
 
 	mu      sync.Mutex
 	ready   bool
+	served  bool // it was ready once
 	ending  bool
 	waiting string
 	busy    int       // requests in hand
@@ -93,7 +94,7 @@ func (d *Door) Addr() net.Addr { return d.listener.Addr() }
 func (d *Door) Ready() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.ready, d.waiting = true, ""
+	d.ready, d.served, d.waiting = true, true, ""
 }
 
 // Wait says that the instance is not ready, and for what it waits. The text is shown to everybody.
@@ -148,7 +149,7 @@ func (d *Door) proxy(s dify.Service) *httputil.ReverseProxy {
 func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.URL.Path {
 	case "/alive":
-		d.answer(w, http.StatusOK, map[string]any{"alive": true})
+		d.alive(w)
 		return
 	case "/health":
 		d.health(w)
@@ -203,6 +204,20 @@ func (d *Door) health(w http.ResponseWriter) {
 	default:
 		d.answer(w, http.StatusServiceUnavailable, map[string]any{"status": "waiting", "waitingFor": waiting})
 	}
+}
+
+// alive is no until the instance was ready once: a rolling update waits for that before it takes an old instance away,
+// and healing leaves a new one alone for some time. From then on it is yes: what a ready instance comes to lack, a
+// database say, its replacement would lack as well.
+func (d *Door) alive(w http.ResponseWriter) {
+	d.mu.Lock()
+	served, waiting := d.served, d.waiting
+	d.mu.Unlock()
+	if served {
+		d.answer(w, http.StatusOK, map[string]any{"alive": true})
+		return
+	}
+	d.answer(w, http.StatusServiceUnavailable, map[string]any{"alive": false, "waitingFor": waiting})
 }
 
 func (d *Door) answer(w http.ResponseWriter, code int, v map[string]any) {

@@ -124,11 +124,15 @@ func TestHealth(t *testing.T) {
 		return fmt.Sprint(code, " ", answer.Status, " ", answer.WaitingFor, " alive ", alive, " traffic ", through)
 	}
 	d.Wait("the database")
-	if got, want := state(), "503 waiting the database alive 200 traffic 503"; got != want {
+	if got, want := state(), "503 waiting the database alive 503 traffic 503"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	d.Ready()
 	if got, want := state(), "200 ready  alive 200 traffic 200"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	d.Wait("Redis")
+	if got, want := state(), "503 waiting Redis alive 200 traffic 503"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

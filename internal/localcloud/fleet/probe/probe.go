@@ -16,11 +16,12 @@ import (
 	"github.com/difyup/difyup/internal/localcloud/fleet/wire"
 )
 
-// The shortest intervals, for a cloud whose time is scaled. An instance that is not healthy is asked more often than
-// Google would, so that it is seen the moment it is ready; a healthy one is left to work.
+// The shortest intervals, for a cloud whose time is scaled, as parts of the real one: which of two checks is the first
+// to find something is what it is on Google. An instance that is not healthy is asked more often than Google would, so
+// that it is seen the moment it is ready; a healthy one is left to work.
 const (
-	eager  = 50 * time.Millisecond
-	steady = 250 * time.Millisecond
+	eager  = 200
+	steady = 40
 	// A probe's answer takes the instance real time, whatever the scale.
 	shortestTimeout = 2 * time.Second
 )
@@ -44,7 +45,7 @@ type Check struct {
 func From(hc wire.HealthCheck, scale float64, named func(string) int) Check {
 	c := Check{Link: hc.SelfLink, Healthy: orDefault(hc.Healthy, 2), Unhealthy: orDefault(hc.Unhealthy, 2)}
 	interval := time.Duration(orDefault(hc.Interval, 5)) * time.Second
-	c.Eager, c.Steady = wire.Scaled(interval, scale, eager), wire.Scaled(interval, scale, steady)
+	c.Eager, c.Steady = wire.Scaled(interval, scale, interval/eager), wire.Scaled(interval, scale, interval/steady)
 	c.Timeout = wire.Scaled(time.Duration(orDefault(hc.Timeout, 5))*time.Second, scale, shortestTimeout)
 	var p wire.CheckProbe
 	switch hc.Type {
