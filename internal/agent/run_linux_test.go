@@ -211,7 +211,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	supervisor := plane.NewSupervisor()
+	supervisor := plane.NewSupervisor(nil)
 	t.Cleanup(func() {
 		if err := errors.Join(supervisor.Close(context.Background(), 10*time.Second), n.Close()); err != nil {
 			t.Error(err)

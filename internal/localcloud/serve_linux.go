@@ -116,7 +116,7 @@ func (c *cloud) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.net.Close()) }()
-	c.supervisor = plane.NewSupervisor()
+	c.supervisor = plane.NewSupervisor(log)
 	defer func() { err = errors.Join(err, c.supervisor.Close(context.WithoutCancel(ctx), endGrace)) }()
 	listener, err := net.Listen("tcp4", netip.AddrPortFrom(c.net.API(), 0).String())
 	if err != nil {

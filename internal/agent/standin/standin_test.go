@@ -86,7 +86,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := plane.NewSupervisor()
+	s := plane.NewSupervisor(nil)
 	t.Cleanup(func() {
 		if err := errors.Join(s.Close(context.Background(), 10*time.Second), n.Close()); err != nil {
 			t.Error(err)

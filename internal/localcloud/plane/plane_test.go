@@ -27,7 +27,7 @@ func start(t *testing.T) (*plane.Net, *plane.Supervisor, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := plane.NewSupervisor()
+	s := plane.NewSupervisor(nil)
 	t.Cleanup(func() {
 		if err := s.Close(context.Background(), 10*time.Second); err != nil {
 			t.Error(err)
@@ -96,6 +96,24 @@ func TestSQL(t *testing.T) {
 	if err := c.QueryRow(ctx, "SHOW max_connections").Scan(&max); err != nil || max != "77" {
 		t.Errorf("max_connections is %s, %v; want 77", max, err)
 	}
+	pid, err := os.ReadFile(filepath.Join(dir, "p_main", "data", "postmaster.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	crash(t, string(pid))
+	c = nil
+	for end := time.Now().Add(20 * time.Second); c == nil && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		c, _ = connect(t, addr, "dify", "second", "dify")
+	}
+	if c == nil {
+		t.Fatal("the server was not started again after it crashed")
+	}
+	if err := c.QueryRow(ctx, `SELECT count(*) FROM v`).Scan(&id); err != nil || id != 2 {
+		t.Errorf("after the crash there are %d rows, %v; want 2", id, err)
+	}
+	if err := c.QueryRow(ctx, "SHOW max_connections").Scan(&max); err != nil || max != "77" {
+		t.Errorf("after the crash max_connections is %s, %v; want 77", max, err)
+	}
 	if err := e.DropUser(ctx, "p/main", "dify"); err == nil || !strings.Contains(err.Error(), "depend") {
 		t.Errorf("a user who owns objects was dropped: %v", err)
 	}
@@ -132,6 +150,18 @@ func TestSQL(t *testing.T) {
 	}
 }
 
+// crash kills the process whose number a text begins with.
+func crash(t *testing.T, text string) {
+	t.Helper()
+	var pid int
+	if _, err := fmt.Sscan(text, &pid); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestCache(t *testing.T) {
 	n, s, dir := start(t)
 	path, err := plane.FindRedis()
@@ -161,6 +191,19 @@ func TestCache(t *testing.T) {
 	}
 	if got, err := dial("other").ConfigGet(ctx, "maxmemory-policy").Result(); err != nil || got["maxmemory-policy"] != "volatile-lru" {
 		t.Errorf("maxmemory-policy: %v, %v", got, err)
+	}
+	about, err := dial("other").Info(ctx, "server").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, pid, _ := strings.Cut(about, "process_id:")
+	crash(t, pid)
+	var got map[string]string
+	for end := time.Now().Add(20 * time.Second); got == nil && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		got, _ = dial("other").ConfigGet(ctx, "maxmemory*").Result()
+	}
+	if got["maxmemory-policy"] != "volatile-lru" || got["maxmemory"] != "1073741824" {
+		t.Errorf("after a crash its settings are %v", got)
 	}
 	if err := e.SetConfig(ctx, "p/cache", map[string]string{"maxmemory-policy": "nonsense"}); err == nil {
 		t.Error("a senseless setting was taken")

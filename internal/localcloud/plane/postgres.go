@@ -252,7 +252,7 @@ func lastLine(s string) string {
 func (s *server) data() string { return filepath.Join(s.dir, "data") }
 func (s *server) log() string  { return filepath.Join(s.dir, "postgres.log") }
 
-// start runs the server and waits until it answers.
+// start runs the server, waits until it answers, and keeps it running.
 func (e *SQL) start(ctx context.Context, s *server) error {
 	defer e.supervisor.wait()()
 	args := []string{
@@ -282,6 +282,14 @@ func (e *SQL) start(ctx context.Context, s *server) error {
 	for {
 		err := s.do(ctx, "postgres", func(*pgx.Conn) error { return nil })
 		if err == nil {
+			e.supervisor.keep(p, func(ctx context.Context) error {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				if p.stopped.Load() {
+					return nil
+				}
+				return e.start(ctx, s)
+			})
 			return nil
 		}
 		timer := time.NewTimer(20 * time.Millisecond)

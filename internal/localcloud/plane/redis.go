@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
 	"maps"
 	"net"
 	"net/netip"
@@ -61,6 +60,7 @@ type cache struct {
 	dir      string
 	addr     netip.Addr
 	password string
+	config   map[string]string
 	process  *Process
 }
 
@@ -82,7 +82,7 @@ func (e *Cache) find(name string) (*cache, error) {
 // Create starts a server and gives its address; the port is 6379. An empty password means none. Config is Redis's own:
 // "maxmemory", "maxmemory-policy", "save".
 func (e *Cache) Create(ctx context.Context, name, password string, config map[string]string) (addr netip.Addr, err error) {
-	c := &cache{name: name, dir: filepath.Join(e.dir, strings.ReplaceAll(name, "/", "_")), password: password}
+	c := &cache{name: name, dir: filepath.Join(e.dir, strings.ReplaceAll(name, "/", "_")), password: password, config: maps.Clone(config)}
 	if c.addr, err = e.net.Addr(Redis); err != nil {
 		return netip.Addr{}, err
 	}
@@ -96,13 +96,14 @@ func (e *Cache) Create(ctx context.Context, name, password string, config map[st
 	}
 	e.servers[name] = c
 	e.mu.Unlock()
-	if err := e.start(ctx, c, config); err != nil {
+	if err := e.start(ctx, c); err != nil {
 		return netip.Addr{}, errors.Join(fmt.Errorf("create Redis server %s: %w", name, err), e.remove(context.WithoutCancel(ctx), c))
 	}
 	return c.addr, nil
 }
 
-func (e *Cache) start(ctx context.Context, c *cache, config map[string]string) error {
+// start runs the server, waits until it answers, and keeps it running.
+func (e *Cache) start(ctx context.Context, c *cache) error {
 	defer e.supervisor.wait()()
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return err
@@ -112,8 +113,8 @@ func (e *Cache) start(ctx context.Context, c *cache, config map[string]string) e
 	}
 	// The configuration, with its password, goes through a pipe, not an argument or a file.
 	lines := []string{"bind " + c.addr.String(), "port " + strconv.Itoa(redisPort), "dir " + strconv.Quote(c.dir), "daemonize no", "protected-mode no", `save ""`}
-	for _, key := range slices.Sorted(maps.Keys(config)) {
-		lines = append(lines, key+" "+strconv.Quote(config[key]))
+	for _, key := range slices.Sorted(maps.Keys(c.config)) {
+		lines = append(lines, key+" "+strconv.Quote(c.config[key]))
 	}
 	if c.password != "" {
 		lines = append(lines, "requirepass "+strconv.Quote(c.password))
@@ -129,7 +130,18 @@ func (e *Cache) start(ctx context.Context, c *cache, config map[string]string) e
 	for {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp4", netip.AddrPortFrom(c.addr, redisPort).String())
 		if err == nil {
-			return errors.Join(conn.Close(), c.do(ctx, func(r *redis.Client) error { return r.Ping(ctx).Err() }))
+			if err := errors.Join(conn.Close(), c.do(ctx, func(r *redis.Client) error { return r.Ping(ctx).Err() })); err != nil {
+				return errors.Join(err, p.Stop(ctx, 0))
+			}
+			e.supervisor.keep(p, func(ctx context.Context) error {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				if p.stopped.Load() {
+					return nil
+				}
+				return e.start(ctx, c)
+			})
+			return nil
 		}
 		timer := time.NewTimer(10 * time.Millisecond)
 		select {
@@ -166,7 +178,7 @@ func (e *Cache) SetPassword(ctx context.Context, name, password string) error {
 
 // SetConfig changes settings while the server runs. Nothing is changed when one is refused.
 func (e *Cache) SetConfig(ctx context.Context, name string, config map[string]string) error {
-	return e.change(ctx, name, func(_ *cache, r *redis.Client) error {
+	return e.change(ctx, name, func(c *cache, r *redis.Client) error {
 		args := []any{"CONFIG", "SET"}
 		for _, key := range slices.Sorted(maps.Keys(config)) {
 			args = append(args, key, config[key])
@@ -174,7 +186,15 @@ func (e *Cache) SetConfig(ctx context.Context, name string, config map[string]st
 		if len(config) == 0 {
 			return nil
 		}
-		return r.Do(ctx, args...).Err()
+		if err := r.Do(ctx, args...).Err(); err != nil {
+			return err
+		}
+		c.config = maps.Clone(c.config)
+		if c.config == nil {
+			c.config = map[string]string{}
+		}
+		maps.Copy(c.config, config)
+		return nil
 	})
 }
 

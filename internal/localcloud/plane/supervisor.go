@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"os/user"
@@ -15,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -37,8 +39,13 @@ type Spec struct {
 
 // Supervisor starts programs that end when this process ends, even by kill -9.
 type Supervisor struct {
+	log   *slog.Logger
 	start chan func()
 	done  chan struct{}
+
+	life    context.Context // of the keepers
+	end     context.CancelFunc
+	keepers sync.WaitGroup
 
 	mu     sync.Mutex
 	all    []*Process
@@ -76,9 +83,13 @@ func (s *Supervisor) wait() func() {
 	}
 }
 
-// NewSupervisor gives a supervisor. Close ends it.
-func NewSupervisor() *Supervisor {
-	s := &Supervisor{start: make(chan func()), done: make(chan struct{})}
+// NewSupervisor gives a supervisor. Close ends it. The log, which may be nil, tells of servers that ended by themselves.
+func NewSupervisor(log *slog.Logger) *Supervisor {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s := &Supervisor{log: log, start: make(chan func()), done: make(chan struct{})}
+	s.life, s.end = context.WithCancel(context.Background())
 	go func() {
 		// The kernel sends a child its parent-death signal when the *thread* that forked it ends. One thread, which lives as
 		// long as the supervisor, forks them all.
@@ -97,6 +108,8 @@ type Process struct {
 	cmd  *exec.Cmd
 	done chan struct{}
 	err  error
+
+	stopped atomic.Bool // somebody wants it to end
 }
 
 // Start runs a program. The context is of the starting alone.
@@ -159,6 +172,7 @@ func (p *Process) Err() error { return p.err }
 
 // Stop asks the process to end, and ends it by force after grace or when ctx ends. It returns when the process is gone.
 func (p *Process) Stop(ctx context.Context, grace time.Duration) error {
+	p.stopped.Store(true)
 	_ = p.cmd.Process.Signal(p.spec.Signal) // it may be gone already
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
@@ -173,6 +187,33 @@ func (p *Process) Stop(ctx context.Context, grace time.Duration) error {
 	return nil
 }
 
+// keep starts a server again when it ends and nobody stopped it, as Google does with those it runs. again starts it, and
+// keeps what it started in turn.
+func (s *Supervisor) keep(p *Process, again func(ctx context.Context) error) {
+	s.keepers.Go(func() {
+		select {
+		case <-p.done:
+		case <-s.life.Done():
+			return
+		}
+		_ = syscall.Kill(-p.PID(), syscall.SIGKILL) // children that outlive it hold its memory
+		wait := 100 * time.Millisecond
+		for !p.stopped.Load() && s.life.Err() == nil {
+			s.log.Warn("a server ended by itself; starting it again", "server", p.spec.Name, "error", p.err)
+			if again(s.life) == nil {
+				return
+			}
+			timer := time.NewTimer(wait)
+			select {
+			case <-timer.C:
+			case <-s.life.Done():
+				timer.Stop()
+			}
+			wait = min(2*wait, 10*time.Second)
+		}
+	})
+}
+
 // Close stops what still runs, all at once, and returns when nothing is left.
 func (s *Supervisor) Close(ctx context.Context, grace time.Duration) error {
 	s.mu.Lock()
@@ -181,6 +222,7 @@ func (s *Supervisor) Close(ctx context.Context, grace time.Duration) error {
 		return nil
 	}
 	s.closed = true
+	s.end()
 	all := slices.Clone(s.all)
 	s.mu.Unlock()
 	errs := make([]error, len(all))
@@ -189,6 +231,7 @@ func (s *Supervisor) Close(ctx context.Context, grace time.Duration) error {
 		wg.Go(func() { errs[i] = p.Stop(ctx, grace) })
 	}
 	wg.Wait()
+	s.keepers.Wait()
 	close(s.start)
 	<-s.done
 	return errors.Join(errs...)
