@@ -22,6 +22,7 @@ func newLocal(a *app) *cobra.Command {
 		Use: "local", Short: "The local cloud: Google Cloud on this machine",
 		Long: "Starts, ends and shows the local cloud. `difyup apply --local` starts it by itself.",
 	}
+	subcommands(c)
 	c.AddCommand(newLocalUp(a), newLocalDown(a), newLocalStatus(a), newLocalServe(a))
 	return c
 }

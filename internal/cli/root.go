@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -39,12 +40,35 @@ without any Google account.`,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 	}
+	subcommands(root)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		if args := c.Flags().Args(); c.HasSubCommands() && len(args) > 0 { // a flag of a command there is not
+			return c.RunE(c, args)
+		}
 		return &fault.Fault{Summary: "Unknown or wrong flag", Detail: err.Error() + ".", Remedy: "See what there is:\n    " + c.CommandPath() + " --help"}
 	})
 	root.AddCommand(newPlan(a), newApply(a), newDestroy(a), newStatus(a), newOutputs(a), newLocal(a), newVersion(a))
 	root.InitDefaultCompletionCmd()
 	return root
+}
+
+// subcommands has a command that is only a name for others show its help, and refuse what it does not know.
+func subcommands(c *cobra.Command) {
+	c.Args = cobra.ArbitraryArgs
+	c.SuggestionsMinimumDistance, c.DisableFlagsInUseLine = 2, true
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return c.Help()
+		}
+		f := &fault.Fault{
+			Summary: "Unknown command", Detail: fmt.Sprintf("`%s` has no command %q.", c.CommandPath(), args[0]),
+			Remedy: "See what there is:\n    " + c.CommandPath() + " --help",
+		}
+		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+			f.Remedy = "Did you mean this?\n    " + c.CommandPath() + " " + near[0]
+		}
+		return f
+	}
 }
 
 // target says which stack and which cloud; its flags are those of every command about a stack.
@@ -98,12 +122,23 @@ func (t *target) flagsText() string {
 		b.WriteString(" --local")
 	}
 	if t.file != "difyup.yaml" {
-		b.WriteString(" -f " + t.file)
+		b.WriteString(" -f " + quoted(t.file))
 	}
 	if t.dir != "" {
-		b.WriteString(" --dir " + t.dir)
+		b.WriteString(" --dir " + quoted(t.dir))
 	}
 	return b.String()
+}
+
+// quoted gives a word as a shell takes it.
+func quoted(s string) string {
+	plain := func(r rune) bool {
+		return r == '-' || strings.ContainsRune("_./~", r) || unicode.IsLetter(r) || unicode.IsDigit(r)
+	}
+	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // errLocalDown says that the local cloud does not run.

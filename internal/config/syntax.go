@@ -125,7 +125,15 @@ func (r *reader) syntax(data []byte) {
 		})
 	}
 	at := fault.Position{File: r.file}
-	if line > 0 && line <= len(r.lines) {
+	last := len(r.lines)
+	for last > 0 && strings.TrimSpace(r.lines[last-1]) == "" {
+		last--
+	}
+	if line > last { // the end of the file came too early
+		line = last
+		message = strings.Replace(message, "did not find expected node content", "did not find expected ',' or ']'", 1)
+	}
+	if line > 0 {
 		at = r.position(line, 0)
 	}
 	detail, remedy := "The line cannot be read as YAML: "+message+".", "Check the line and the one before it."
