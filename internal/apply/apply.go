@@ -23,6 +23,8 @@ type Result struct {
 	Skipped []resource.ID // waited for a failed step, or not started when the run was cancelled
 }
 
+var errInterrupted = errors.New("interrupted; what Google was told to do may go on")
+
 // Run does the plan's steps, at most limit at once, and one at a time within a lane. A failed step skips only what
 // waits for it. When ctx ends nothing new starts; what runs is given ctx, so that it can stop waiting, and is awaited.
 // The error joins the failures, or is the context's cause when it was cancelled.
@@ -116,7 +118,9 @@ func Run(ctx context.Context, p *plan.Plan, d Doer, limit int, watch event.Sink)
 		}
 		if o.err != nil {
 			res.Failed = append(res.Failed, s.ID)
-			if ctx.Err() == nil || !errors.Is(o.err, context.Cause(ctx)) {
+			if ctx.Err() != nil && errors.Is(o.err, context.Cause(ctx)) {
+				o.err = errInterrupted
+			} else {
 				errs = append(errs, fmt.Errorf("%s %s: %w", s.Action, s.ID, o.err))
 			}
 			finish(o.step, event.Failed, "", o.err, o.elapsed)
