@@ -21,14 +21,14 @@ type Cloud interface {
 	Output(ctx context.Context, r *resource.Resource, p resource.Path) (string, error)
 }
 
-// Steps is the Doer that carries steps out in a Cloud. It resolves placeholders from what the plan read, and reads
-// again what was created or was not there yet.
+// Steps is the Doer that carries steps out in a Cloud. It takes outputs from what the plan read, and reads again what
+// was created or was not there yet.
 type Steps struct {
 	cloud Cloud
 	graph *resource.Graph // nil when destroying
 
 	mu     sync.Mutex
-	values map[resource.Placeholder]any // guarded by mu; may hold secrets: never printed
+	values map[resource.Output]any // guarded by mu; may hold secrets: never printed
 	live   map[resource.ID]map[string]any
 }
 
@@ -38,7 +38,7 @@ func NewSteps(c Cloud, p *plan.Plan) *Steps {
 	for id, body := range p.Live {
 		live[id] = body
 	}
-	return &Steps{cloud: c, graph: p.Graph, values: map[resource.Placeholder]any{}, live: live}
+	return &Steps{cloud: c, graph: p.Graph, values: map[resource.Output]any{}, live: live}
 }
 
 var _ Doer = (*Steps)(nil)
@@ -55,7 +55,13 @@ func (s *Steps) Do(ctx context.Context, step plan.Step) error {
 		}
 		return err
 	}
-	body, err := s.resolve(ctx, step.Res)
+	body, err := step.Res.Resolve(func(o resource.Output) (any, error) {
+		v, err := s.value(ctx, o)
+		if err != nil {
+			return nil, fmt.Errorf("resolve %s of %s: %w", o.Path, o.Of, err)
+		}
+		return v, nil
+	})
 	if err != nil {
 		return err
 	}
@@ -97,48 +103,31 @@ func (s *Steps) set(id resource.ID, live map[string]any) {
 	s.live[id] = live
 }
 
-// resolve gives the body with every placeholder's value.
-func (s *Steps) resolve(ctx context.Context, r *resource.Resource) (map[string]any, error) {
-	var failed error
-	body, _ := resource.Resolve(r.Body, func(ph resource.Placeholder) (any, bool) {
-		if failed != nil {
-			return nil, false
-		}
-		v, err := s.value(ctx, ph)
-		if err != nil {
-			failed = fmt.Errorf("resolve %s: %w", ph.Text, err)
-			return nil, false
-		}
-		return v, true
-	})
-	return body, failed
-}
-
-func (s *Steps) value(ctx context.Context, ph resource.Placeholder) (any, error) {
+func (s *Steps) value(ctx context.Context, o resource.Output) (any, error) {
 	s.mu.Lock()
-	v, ok := s.values[ph]
-	live := s.live[ph.ID]
+	v, ok := s.values[o]
+	live := s.live[o.Of]
 	s.mu.Unlock()
 	if ok {
 		return v, nil
 	}
-	if v, ok := resource.Lookup(live, ph.Path); ok {
+	if v, ok := resource.Lookup(live, o.Path); ok {
 		return v, nil
 	}
-	of := s.graph.Get(ph.ID)
+	of := s.graph.Get(o.Of)
 	if of == nil {
-		return nil, fmt.Errorf("%s is not in the graph", ph.ID)
+		return nil, fmt.Errorf("%s is not in the graph", o.Of)
 	}
 	for _, secret := range of.Kind.Secret {
-		if secret != ph.Path {
+		if secret != o.Path {
 			continue
 		}
-		text, err := s.cloud.Output(ctx, of, ph.Path)
+		text, err := s.cloud.Output(ctx, of, o.Path)
 		if err != nil {
 			return nil, err
 		}
 		s.mu.Lock()
-		s.values[ph] = text
+		s.values[o] = text
 		s.mu.Unlock()
 		return text, nil
 	}
@@ -146,9 +135,9 @@ func (s *Steps) value(ctx context.Context, ph resource.Placeholder) (any, error)
 	if err != nil {
 		return nil, err
 	}
-	s.set(ph.ID, live)
-	if v, ok := resource.Lookup(live, ph.Path); ok {
+	s.set(o.Of, live)
+	if v, ok := resource.Lookup(live, o.Path); ok {
 		return v, nil
 	}
-	return nil, fmt.Errorf("%s shows no %s", ph.ID, ph.Path)
+	return nil, fmt.Errorf("%s shows no %s", o.Of, o.Path)
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/difyup/difyup/internal/resource"
 )
 
-// Unknown stands for a value that is not known before another resource exists.
-const Unknown = "(known after apply)"
+// Unknown is what Field.New says of a value that is not known before another resource exists.
+var Unknown = resource.Unknown{}.String()
 
 // Field is one difference. Old is nil for a field Google does not have, New for one that is to be cleared.
 type Field struct {
@@ -30,7 +30,7 @@ func (f Field) Top() resource.Path {
 }
 
 // Fields gives the differences between a resource's live body and what is wanted of it, sorted by path. Secret and
-// ignored paths are left out. A placeholder that is left in want is unknown: it differs, and New is Unknown.
+// ignored paths are left out. What is resource.Unknown in want differs, and New says so.
 func Fields(k *resource.Kind, live, want map[string]any) []Field {
 	d := differ{kind: k}
 	d.object("", live, want)
@@ -181,6 +181,9 @@ func covered(paths []resource.Path, p resource.Path) bool {
 // sameScalar compares after the four normalisations: links by what they point to, numbers by their text (Google
 // sends 64-bit integers as strings), and a wanted zero equals an absent field.
 func sameScalar(live, want any) bool {
+	if want == (resource.Unknown{}) {
+		return false
+	}
 	if live == nil {
 		return zero(want)
 	}
@@ -233,7 +236,7 @@ func allZero(m map[string]any) bool {
 }
 
 func shown(want any) any {
-	if s, ok := want.(string); ok && len(resource.Placeholders(s)) > 0 {
+	if want == (resource.Unknown{}) {
 		return Unknown
 	}
 	return want

@@ -22,7 +22,7 @@ type Binding struct {
 // Secret is the body of Secrets: the secret and how its one value comes about.
 type Secret struct {
 	Labels   map[string]string `json:"labels"`
-	Payload  string            `json:"payload,omitempty"`  // a placeholder, or "" to generate
+	Payload  string            `json:"payload,omitempty"`  // taken from what another service makes, or "" to generate
 	Generate int               `json:"generate,omitempty"` // length in characters of [A-Za-z0-9]
 }
 

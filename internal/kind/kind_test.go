@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -18,8 +19,10 @@ import (
 	"google.golang.org/api/sqladmin/v1"
 	"google.golang.org/api/storage/v1"
 
+	"github.com/difyup/difyup/internal/config"
 	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/resource"
+	"github.com/difyup/difyup/internal/topology"
 )
 
 // A table invites "just one more field"; what only one row needs belongs in a driver.
@@ -74,6 +77,35 @@ func TestPaths(t *testing.T) {
 				t.Errorf("%s: %v has no field %s", k.Name, typ, p)
 			}
 		}
+	}
+}
+
+// TestReferences resolves the paths of every reference of a stack in the Go types of both bodies.
+func TestReferences(t *testing.T) {
+	spec, err := config.Load("../../examples/production.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := topology.Build(spec, topology.Agent{Path: "agent", SHA256: strings.Repeat("0", 64)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	selector, seen := regexp.MustCompile(`\[[^]]*\]`), 0
+	general := func(p resource.Path) string { return selector.ReplaceAllString(string(p), "[]") }
+	for _, r := range g.Resources() {
+		for _, ref := range r.References {
+			seen++
+			if !hasPath(bodies[r.Kind.Name], general(ref.At)) {
+				t.Errorf("%s: %v has no field %s", r.ID(), bodies[r.Kind.Name], ref.At)
+			}
+			// A secret is asked for with a call of its own.
+			if to := g.Get(ref.To); ref.Output != "" && !slices.Contains(to.Kind.Secret, ref.Output) && !hasPath(bodies[to.Kind.Name], general(ref.Output)) {
+				t.Errorf("%s: %v shows no %s", r.ID(), bodies[to.Kind.Name], ref.Output)
+			}
+		}
+	}
+	if seen < 30 {
+		t.Errorf("%d references only", seen)
 	}
 }
 

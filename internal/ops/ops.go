@@ -315,10 +315,8 @@ func (s *Stack) Outputs(ctx context.Context) ([]Value, error) {
 	all := topology.Outputs(s.opts.Spec)
 	var rs []*resource.Resource
 	for _, o := range all {
-		for _, ph := range resource.Placeholders(o.Value) {
-			if r := s.graph.Get(ph.ID); r != nil && !slices.Contains(rs, r) {
-				rs = append(rs, r)
-			}
+		if r := s.graph.Get(o.From.Of); r != nil && !slices.Contains(rs, r) {
+			rs = append(rs, r)
 		}
 	}
 	live, err := s.client.ReadAll(ctx, rs)
@@ -330,12 +328,12 @@ func (s *Stack) Outputs(ctx context.Context) ([]Value, error) {
 	}
 	values := make([]Value, 0, len(all))
 	for _, o := range all {
-		body, unknown := resource.Resolve(map[string]any{"v": o.Value}, func(ph resource.Placeholder) (any, bool) {
-			return resource.Lookup(live[ph.ID], ph.Path)
-		})
-		v := Value{Name: o.Name, Doc: o.Doc}
-		if len(unknown) == 0 {
-			v.Value = fmt.Sprint(body["v"])
+		v := Value{Name: o.Name, Doc: o.Doc, Value: o.Text}
+		if o.From != (resource.Output{}) {
+			v.Value = "" // not there yet
+			if decided, ok := resource.Lookup(live[o.From.Of], o.From.Path); ok {
+				v.Value = o.Text + fmt.Sprint(decided)
+			}
 		}
 		values = append(values, v)
 	}

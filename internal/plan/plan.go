@@ -107,10 +107,7 @@ func Make(ctx context.Context, g *resource.Graph, cloud Reader, owned []resource
 		case nil:
 			step.Action, step.Why = Create, "does not exist"
 		default:
-			want, _ := resource.Resolve(r.Body, func(ph resource.Placeholder) (any, bool) {
-				return resource.Lookup(live[ph.ID], ph.Path)
-			})
-			step.Changes = append(diff.Fields(r.Kind, step.Live, want), renewed(r, live)...)
+			step.Changes = append(diff.Fields(r.Kind, step.Live, r.Known(live)), renewed(r, live)...)
 			stuck := diff.Immutable(r.Kind, step.Changes)
 			wait := notReady(r.Kind, step.Live)
 			switch {
@@ -272,11 +269,9 @@ func notReady(k *resource.Kind, live map[string]any) string {
 // what they are now, and they will not be that.
 func renewed(r *resource.Resource, live map[resource.ID]map[string]any) []diff.Field {
 	var fields []diff.Field
-	for _, path := range r.Kind.Secret {
-		v, _ := resource.Lookup(r.Body, path)
-		text, _ := v.(string)
-		if slices.ContainsFunc(resource.Placeholders(text), func(ph resource.Placeholder) bool { return live[ph.ID] == nil }) {
-			fields = append(fields, diff.Field{Path: path, Old: nil, New: diff.Unknown})
+	for _, ref := range r.References {
+		if ref.Output != "" && live[ref.To] == nil && slices.Contains(r.Kind.Secret, ref.At) {
+			fields = append(fields, diff.Field{Path: ref.At, Old: nil, New: diff.Unknown})
 		}
 	}
 	return fields

@@ -64,10 +64,10 @@ func stack(t *testing.T, template string, max float64) *resource.Graph {
 	sql := res(sqls, "main", map[string]any{"region": "r"})
 	return graph(t,
 		tpl,
-		res(groups, "g", map[string]any{"template": tpl.Link(), "max": max, "zone": "a"}),
+		res(groups, "g", map[string]any{"max": max, "zone": "a"}).Refer("template", tpl, tpl.Link()),
 		sql,
 		res(dbs, "main/dify", map[string]any{"name": "dify"}),
-		res(rules, "dns", map[string]any{"ip": sql.Output("ip")}),
+		res(rules, "dns", nil).Take("ip", sql.Output("ip")),
 	)
 }
 
@@ -218,7 +218,7 @@ func TestSecretsMadeAnew(t *testing.T) {
 	secrets := &resource.Kind{Name: "secrets", API: api, Collection: "projects/p/secrets", Secret: []resource.Path{"payload"}}
 	users := &resource.Kind{Name: "users", API: api, Collection: "projects/p/users", Update: resource.Patch, Secret: []resource.Path{"password"}}
 	secret := res(secrets, "s", map[string]any{"name": "s"})
-	g := graph(t, secret, res(users, "u", map[string]any{"name": "u", "password": secret.Output("payload")}))
+	g := graph(t, secret, res(users, "u", map[string]any{"name": "u"}).Take("password", secret.Output("payload")))
 	live := cloud{"secrets/s": {"name": "s"}, "users/u": {"name": "u"}}
 	p, err := plan.Make(t.Context(), g, live, nil, kinds)
 	if err != nil || !p.Empty() {

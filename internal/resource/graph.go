@@ -17,7 +17,7 @@ type Graph struct {
 	needs map[ID][]ID // sorted
 }
 
-// NewGraph finds the edges and orders the resources. It refuses a resource given twice, a placeholder or a Needs entry
+// NewGraph finds the edges and orders the resources. It refuses a resource given twice, a reference or a Needs entry
 // that names none of them, and a circle: all of these are bugs in the topology, not mistakes of a user.
 func NewGraph(rs ...*Resource) (*Graph, error) {
 	g := &Graph{byID: map[ID]*Resource{}, needs: map[ID][]ID{}}
@@ -28,10 +28,6 @@ func NewGraph(rs ...*Resource) (*Graph, error) {
 		}
 		g.byID[r.ID()] = r
 		links[r.Kind.API.Name+" "+r.Link()] = r.ID()
-		// Links in bodies carry no service; those of Compute, which most services refer to, win.
-		if _, taken := links[r.Link()]; !taken || r.Kind.API.Name == "compute" {
-			links[r.Link()] = r.ID()
-		}
 	}
 	for _, r := range rs {
 		found := map[ID]bool{}
@@ -49,13 +45,8 @@ func NewGraph(rs ...*Resource) (*Graph, error) {
 			}
 			parent = parent[:i]
 		}
-		for s := range Strings(r.Body) {
-			for _, ref := range Placeholders(s) {
-				found[ref.ID] = true
-			}
-			if id, ok := links[CanonicalLink(s)]; ok {
-				found[id] = true
-			}
+		for _, ref := range r.References {
+			found[ref.To] = true
 		}
 		delete(found, r.ID())
 		for id := range found {

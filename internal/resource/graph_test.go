@@ -1,6 +1,7 @@
 package resource_test
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -26,11 +27,12 @@ func res(k *resource.Kind, name string, body map[string]any) *resource.Resource 
 
 func TestGraphFindsEdges(t *testing.T) {
 	net := res(networks, "n", map[string]any{"name": "n"})
-	sub := res(subnets, "s", map[string]any{"network": "https://www.googleapis.com/compute/v1/projects/p/global/networks/n"})
-	sql := res(sqls, "main", map[string]any{"settings": map[string]any{"privateNetwork": net.Link()}})
+	sub := res(subnets, "s", map[string]any{}).Refer("network", net, net.URL())
+	sql := res(sqls, "main", nil).Refer("settings.privateNetwork", net, net.Link())
 	db := res(dbs, "main/dify", map[string]any{"name": "dify"})
-	other := res(subnets, "by-output", map[string]any{"list": []any{"x " + sql.Output("ipAddresses[type=PRIVATE].ipAddress")}}).After(sub)
-	g, err := resource.NewGraph(other, db, sub, sql, net)
+	other := res(subnets, "by-output", map[string]any{}).Take("list[0].x", sql.Output("ipAddresses[type=PRIVATE].ipAddress")).After(sub)
+	text := res(subnets, "text", map[string]any{"user": "${sql.instances/main:host}", "like-a-link": net.URL()})
+	g, err := resource.NewGraph(other, db, sub, sql, net, text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,6 +43,7 @@ func TestGraphFindsEdges(t *testing.T) {
 	want := []string{
 		"compute.networks/n <",
 		"compute.subnetworks/s < compute.networks/n",
+		"compute.subnetworks/text <",
 		"sql.instances/main < compute.networks/n",
 		"compute.subnetworks/by-output < compute.subnetworks/s sql.instances/main",
 		"sql.databases/main/dify < sql.instances/main",
@@ -60,8 +63,8 @@ func join(ids []resource.ID) string {
 
 func TestGraphRefuses(t *testing.T) {
 	a := res(networks, "a", nil)
-	b := res(networks, "b", map[string]any{"x": "${compute.networks/c:selfLink}"})
-	c := res(networks, "c", map[string]any{"x": "${compute.networks/b:selfLink}"})
+	b := res(networks, "b", nil).Take("x", resource.Output{Of: "compute.networks/c", Path: "selfLink"})
+	c := res(networks, "c", nil).Refer("x", b, b.Link())
 	for name, tc := range map[string]struct {
 		in   []*resource.Resource
 		want string
@@ -101,18 +104,33 @@ func TestLookupAndResolve(t *testing.T) {
 			t.Errorf("Lookup(%s) = %v, %v; want %v", path, got, ok, want)
 		}
 	}
-	body := map[string]any{"a": "${k/main:port}", "b": []any{"tcp:${k/main:port}!", "${k/other:x}"}}
-	got, unknown := resource.Resolve(body, func(p resource.Placeholder) (any, bool) {
-		if p.ID != "k/main" {
-			return nil, false
+}
+
+func TestReferences(t *testing.T) {
+	net, main := res(networks, "n", nil), res(sqls, "main", nil)
+	r := res(networks, "r", map[string]any{"text": "${sql.instances/main:port}", "rules": []any{map[string]any{"a": 1.0}}}).
+		Refer("rules[0].net", net, net.URL()).Refer("nets[0]", net, net.Link()).
+		Take("port", main.Output("port")).Take("rules[1].hosts[0]", main.Output("host"))
+	wanted := func(port, host any) map[string]any {
+		return map[string]any{
+			"text": "${sql.instances/main:port}", "nets": []any{"projects/p/global/networks/n"}, "port": port, "rules": []any{
+				map[string]any{"a": 1.0, "net": "https://www.googleapis.com/compute/v1/projects/p/global/networks/n"}, map[string]any{"hosts": []any{host}},
+			},
 		}
-		return resource.Lookup(live, p.Path)
-	})
-	want := map[string]any{"a": 5432.0, "b": []any{"tcp:5432!", "${k/other:x}"}}
-	if d := cmp.Diff(want, got); d != "" {
-		t.Errorf("resolved (-want +got):\n%s", d)
 	}
-	if len(unknown) != 1 || unknown[0].ID != "k/other" {
-		t.Errorf("unknown = %v", unknown)
+	live := map[resource.ID]map[string]any{main.ID(): {"port": 5432.0}}
+	if d := cmp.Diff(wanted(5432.0, resource.Unknown{}), r.Known(live)); d != "" {
+		t.Errorf("known (-want +got):\n%s", d)
+	}
+	live[main.ID()]["host"] = "${sql.instances/main:port}" // an answer is text too
+	if d := cmp.Diff(wanted(5432.0, "${sql.instances/main:port}"), r.Known(live)); d != "" {
+		t.Errorf("known when all is there (-want +got):\n%s", d)
+	}
+	broken := errors.New("broken")
+	if body, err := r.Resolve(func(resource.Output) (any, error) { return nil, broken }); !errors.Is(err, broken) || body != nil {
+		t.Errorf("an output that cannot be had: %v, %v", body, err)
+	}
+	if d := cmp.Diff(wanted(resource.Unknown{}, resource.Unknown{}), r.Body); d != "" {
+		t.Errorf("the body itself was changed (-want +got):\n%s", d)
 	}
 }

@@ -2,40 +2,9 @@ package resource
 
 import (
 	"fmt"
-	"iter"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 )
-
-// Placeholder is one "${ID:path}" in a body's string.
-type Placeholder struct {
-	ID   ID
-	Path Path
-	Text string // as it stands, with ${ and }
-}
-
-// Placeholders finds the placeholders in s.
-func Placeholders(s string) []Placeholder {
-	var found []Placeholder
-	for {
-		i := strings.Index(s, "${")
-		if i < 0 {
-			return found
-		}
-		s = s[i:]
-		end := strings.IndexByte(s, '}')
-		if end < 0 {
-			return found
-		}
-		// Resource names hold no colon (their projects may: "example.com:p" is a parameter, not a name).
-		if id, path, ok := strings.Cut(s[2:end], ":"); ok && strings.Contains(id, "/") {
-			found = append(found, Placeholder{ID: ID(id), Path: Path(path), Text: s[:end+1]})
-		}
-		s = s[end+1:]
-	}
-}
 
 // CanonicalLink strips a link's scheme, host and version, so that the forms in which Google writes the same link are
 // equal: "https://www.googleapis.com/compute/v1/projects/p/global/networks/n" gives "projects/p/global/networks/n".
@@ -47,31 +16,6 @@ func CanonicalLink(s string) string {
 		}
 	}
 	return s
-}
-
-// Strings gives every string in a decoded JSON value, in a fixed order.
-func Strings(v any) iter.Seq[string] {
-	return func(yield func(string) bool) { walkStrings(v, yield) }
-}
-
-func walkStrings(v any, yield func(string) bool) bool {
-	switch v := v.(type) {
-	case string:
-		return yield(v)
-	case []any:
-		for _, e := range v {
-			if !walkStrings(e, yield) {
-				return false
-			}
-		}
-	case map[string]any:
-		for _, k := range slices.Sorted(maps.Keys(v)) {
-			if !walkStrings(v[k], yield) {
-				return false
-			}
-		}
-	}
-	return true
 }
 
 // Clone copies a decoded JSON value deeply.
@@ -154,42 +98,33 @@ func element(list []any, selector string) (any, bool) {
 	return list[i], true
 }
 
-// Resolve gives a copy of body with every placeholder that lookup knows replaced by its value. A string that is
-// nothing but one placeholder becomes the value itself; inside a longer string the value's text is put in. Unknown
-// placeholders stay as they are, and are returned.
-func Resolve(body map[string]any, lookup func(Placeholder) (any, bool)) (map[string]any, []Placeholder) {
-	var unknown []Placeholder
-	var walk func(v any) any
-	walk = func(v any) any {
-		switch v := v.(type) {
-		case map[string]any:
-			m := make(map[string]any, len(v))
-			for _, k := range slices.Sorted(maps.Keys(v)) {
-				m[k] = walk(v[k])
-			}
-			return m
-		case []any:
-			l := make([]any, len(v))
-			for i, e := range v {
-				l[i] = walk(e)
-			}
-			return l
-		case string:
-			s := v
-			for _, p := range Placeholders(v) {
-				value, ok := lookup(p)
-				if !ok {
-					unknown = append(unknown, p)
-					continue
-				}
-				if p.Text == v {
-					return value
-				}
-				s = strings.ReplaceAll(s, p.Text, fmt.Sprint(value))
-			}
-			return s
-		}
-		return v
+// put gives v with value at path, below it, making the objects on the way and the element that follows a list's last.
+func put(v any, path Path, value any) any {
+	rest := string(path)
+	if rest == "" {
+		return value
 	}
-	return walk(body).(map[string]any), unknown
+	if rest[0] == '[' {
+		end := strings.IndexByte(rest, ']')
+		list, _ := v.([]any)
+		i, err := strconv.Atoi(rest[1:max(end, 1)])
+		if err != nil || i < 0 || i > len(list) {
+			panic(fmt.Sprintf("resource: no element for %q among %d. This is a bug in difyup.", path, len(list)))
+		}
+		if i == len(list) {
+			list = append(list, nil)
+		}
+		list[i] = put(list[i], Path(strings.TrimPrefix(rest[end+1:], ".")), value)
+		return list
+	}
+	end := strings.IndexAny(rest, ".[")
+	if end < 0 {
+		end = len(rest)
+	}
+	m, _ := v.(map[string]any)
+	if m == nil {
+		m = map[string]any{}
+	}
+	m[rest[:end]] = put(m[rest[:end]], Path(strings.TrimPrefix(rest[end:], ".")), value)
+	return m
 }

@@ -34,6 +34,9 @@ type API struct {
 	Operation Dialect // how its mutations report
 }
 
+// Site is where Google's links to resources begin, whichever host serves them.
+const Site = "https://www.googleapis.com/"
+
 // Update is how a kind changes in place.
 type Update string
 
@@ -72,6 +75,8 @@ type Resource struct {
 	Params map[string]string // fills Kind.Collection: project, region, instance, …
 	Body   map[string]any    // as JSON decodes it, every managed field present
 	Needs  []ID              // order that no field shows
+	// References are the fields of Body that other resources fill, made with Refer and Take.
+	References []Reference
 }
 
 // Of is a Kind whose bodies are T, so that a wrong body does not compile.
@@ -101,12 +106,12 @@ func (r *Resource) Leaf() string { return r.Name[strings.LastIndex(r.Name, "/")+
 // CollectionPath is the collection with its parameters filled in, relative to the API's base.
 func (r *Resource) CollectionPath() string { return Expand(r.Kind.Collection, r.Params) }
 
-// Link is the resource's relative self link, "projects/p/global/networks/n": known before it exists, and the form
-// in which bodies refer to it.
+// Link is the resource's relative self link, "projects/p/global/networks/n": known before it exists.
 func (r *Resource) Link() string { return r.CollectionPath() + "/" + r.Leaf() }
 
-// Output is a placeholder for a value Google decides, to be used in another resource's body.
-func (r *Resource) Output(p Path) string { return "${" + string(r.ID()) + ":" + string(p) + "}" }
+// URL is the link as Google writes it: "https://www.googleapis.com/compute/v1/projects/p/global/networks/n". Compute takes
+// it everywhere, and in some fields takes nothing shorter.
+func (r *Resource) URL() string { return Site + r.Kind.API.Base + r.Link() }
 
 // After adds order that no field shows, and returns r.
 func (r *Resource) After(others ...*Resource) *Resource {

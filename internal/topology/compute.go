@@ -8,6 +8,7 @@ import (
 	"google.golang.org/api/compute/v1"
 
 	"github.com/difyup/difyup/internal/kind"
+	"github.com/difyup/difyup/internal/resource"
 )
 
 // servicePort is where the agent serves Dify.
@@ -39,7 +40,7 @@ func (b *builder) computeLayer() {
 	properties := &compute.InstanceProperties{
 		Description: b.mark(), MachineType: o.MachineType, Labels: b.labels(), Tags: &compute.Tags{Items: []string{b.name("vm")}},
 		// Without an access configuration there is no external address.
-		NetworkInterfaces: []*compute.NetworkInterface{{Network: b.network.Link(), Subnetwork: b.subnetwork.Link()}},
+		NetworkInterfaces: []*compute.NetworkInterface{{}},
 		Disks: []*compute.AttachedDisk{{
 			Boot: true, AutoDelete: true, Type: "PERSISTENT",
 			InitializeParams: &compute.AttachedDiskInitializeParams{
@@ -52,37 +53,38 @@ func (b *builder) computeLayer() {
 		ShieldedInstanceConfig: &compute.ShieldedInstanceConfig{EnableSecureBoot: true, EnableVtpm: true, EnableIntegrityMonitoring: true},
 	}
 	// A template cannot be changed. Its name follows its contents, so that a change makes a new one beside it.
-	name := b.name("vm-" + hash(properties))
+	name := b.name("vm-" + hash([]any{properties, b.network.URL(), b.subnetwork.URL()}))
 	template := b.add(kind.InstanceTemplates.New(name, b.params(), &compute.InstanceTemplate{
 		Name: name, Description: b.mark(), Properties: properties,
-	}).After(b.account, b.object))
+	}).Refer("properties.networkInterfaces[0].network", b.network, b.network.URL()).
+		Refer("properties.networkInterfaces[0].subnetwork", b.subnetwork, b.subnetwork.URL()).After(b.account, b.object))
 
 	// It takes longer to call an instance healthy than the load balancer's check does, so that a rolling update takes an
 	// old one away only when the new one has got traffic for some time.
 	b.liveness = b.healthCheck("heal", "/alive", 10, 10, 3, 3)
 	var zones []*compute.DistributionPolicyZoneConfiguration
 	for _, z := range o.Zones {
-		zones = append(zones, &compute.DistributionPolicyZoneConfiguration{Zone: "projects/" + b.spec.Project + "/zones/" + z})
+		zones = append(zones, &compute.DistributionPolicyZoneConfiguration{Zone: resource.Site + "compute/v1/projects/" + b.spec.Project + "/zones/" + z})
 	}
 	// Instances need the NAT to reach anything; all else they wait for themselves.
 	b.group = b.add(kind.RegionInstanceGroupManagers.New(b.name("group"), b.params(), &compute.InstanceGroupManager{
 		Name: b.name("group"), Description: b.mark(), BaseInstanceName: b.name("vm"), TargetSize: int64(o.Min),
 		NamedPorts:          []*compute.NamedPort{{Name: "http", Port: servicePort}},
-		Versions:            []*compute.InstanceGroupManagerVersion{{InstanceTemplate: template.Link()}},
 		DistributionPolicy:  &compute.DistributionPolicy{Zones: zones, TargetShape: "EVEN"},
-		AutoHealingPolicies: []*compute.InstanceGroupManagerAutoHealingPolicy{{HealthCheck: b.liveness.Link(), InitialDelaySec: int64(o.HealingDelaySeconds), ForceSendFields: []string{"InitialDelaySec"}}},
+		AutoHealingPolicies: []*compute.InstanceGroupManagerAutoHealingPolicy{{InitialDelaySec: int64(o.HealingDelaySeconds), ForceSendFields: []string{"InitialDelaySec"}}},
 		UpdatePolicy: &compute.InstanceGroupManagerUpdatePolicy{
 			Type: "PROACTIVE", MinimalAction: "REPLACE", MostDisruptiveAllowedAction: "REPLACE", ReplacementMethod: "SUBSTITUTE", InstanceRedistributionType: "PROACTIVE",
 			MaxSurge:       &compute.FixedOrPercent{Fixed: int64(o.MaxSurge), ForceSendFields: []string{"Fixed"}},
 			MaxUnavailable: &compute.FixedOrPercent{Fixed: int64(o.MaxUnavailable), ForceSendFields: []string{"Fixed"}},
 		},
 		InstanceLifecyclePolicy: &compute.InstanceGroupManagerInstanceLifecyclePolicy{DefaultActionOnFailure: "REPAIR", ForceUpdateOnRepair: "YES"},
-	}).After(b.router))
+	}).Refer("versions[0].instanceTemplate", template, template.URL()).
+		Refer("autoHealingPolicies[0].healthCheck", b.liveness, b.liveness.URL()).After(b.router))
 	b.add(kind.RegionAutoscalers.New(b.name("autoscaler"), b.params(), &compute.Autoscaler{
-		Name: b.name("autoscaler"), Description: b.mark(), Target: b.group.Link(),
+		Name: b.name("autoscaler"), Description: b.mark(),
 		AutoscalingPolicy: &compute.AutoscalingPolicy{
 			MinNumReplicas: int64(o.Min), MaxNumReplicas: int64(o.Max), CoolDownPeriodSec: int64(o.CooldownSeconds), Mode: "ON",
 			CpuUtilization: &compute.AutoscalingPolicyCpuUtilization{UtilizationTarget: o.CPUTarget, PredictiveMethod: "NONE"},
 		},
-	}))
+	}).Refer("target", b.group, b.group.URL()))
 }

@@ -29,22 +29,20 @@ func (b *builder) edgeLayer() {
 	service := b.add(kind.BackendServices.New(b.name("backend"), b.params(), &compute.BackendService{
 		Name: b.name("backend"), Description: b.mark(), Protocol: "HTTP", PortName: "http", LoadBalancingScheme: "EXTERNAL_MANAGED",
 		TimeoutSec: int64(o.TimeoutSeconds), ConnectionDraining: &compute.ConnectionDraining{DrainingTimeoutSec: int64(o.DrainSeconds), ForceSendFields: []string{"DrainingTimeoutSec"}},
-		HealthChecks: []string{health.Link()},
-		Backends: []*compute.Backend{{
-			Group:         strings.Replace(b.group.Link(), "/instanceGroupManagers/", "/instanceGroups/", 1),
-			BalancingMode: "UTILIZATION", MaxUtilization: 0.8, CapacityScaler: 1,
-		}},
+		Backends:  []*compute.Backend{{BalancingMode: "UTILIZATION", MaxUtilization: 0.8, CapacityScaler: 1}},
 		LogConfig: logs,
-	}).After(b.group))
+	}).Refer("healthChecks[0]", health, health.URL()).
+		Refer("backends[0].group", b.group, strings.Replace(b.group.URL(), "/instanceGroupManagers/", "/instanceGroups/", 1)))
 	urls := b.add(kind.URLMaps.New(b.name("urls"), b.params(), &compute.UrlMap{
-		Name: b.name("urls"), Description: b.mark(), DefaultService: service.Link(),
-	}))
+		Name: b.name("urls"), Description: b.mark(),
+	}).Refer("defaultService", service, service.URL()))
 	profile := b.add(kind.SSLPolicies.New(b.name("tls"), b.params(), &compute.SslPolicy{
 		Name: b.name("tls"), Description: b.mark(), Profile: strings.ToUpper(o.TLSProfile), MinTlsVersion: "TLS_" + strings.ReplaceAll(o.MinTLS, ".", "_"),
 	}))
+	certificate := b.certificate()
 	secure := b.add(kind.TargetHTTPSProxies.New(b.name("https"), b.params(), &compute.TargetHttpsProxy{
-		Name: b.name("https"), Description: b.mark(), UrlMap: urls.Link(), SslCertificates: []string{b.certificate().Link()}, SslPolicy: profile.Link(),
-	}))
+		Name: b.name("https"), Description: b.mark(),
+	}).Refer("urlMap", urls, urls.URL()).Refer("sslCertificates[0]", certificate, certificate.URL()).Refer("sslPolicy", profile, profile.URL()))
 	b.forward("https", "443-443", secure)
 
 	if o.HTTPRedirect {
@@ -53,8 +51,8 @@ func (b *builder) edgeLayer() {
 			DefaultUrlRedirect: &compute.HttpRedirectAction{HttpsRedirect: true, StripQuery: false, RedirectResponseCode: "MOVED_PERMANENTLY_DEFAULT", ForceSendFields: []string{"StripQuery"}},
 		}))
 		plain := b.add(kind.TargetHTTPProxies.New(b.name("http"), b.params(), &compute.TargetHttpProxy{
-			Name: b.name("http"), Description: b.mark(), UrlMap: redirect.Link(),
-		}))
+			Name: b.name("http"), Description: b.mark(),
+		}).Refer("urlMap", redirect, redirect.URL()))
 		b.forward("http", "80-80", plain)
 	}
 }
@@ -76,7 +74,7 @@ func (b *builder) certificate() *resource.Resource {
 // forward opens a port of the stack's address.
 func (b *builder) forward(purpose, ports string, target *resource.Resource) {
 	b.add(kind.GlobalForwardingRules.New(b.name(purpose), b.params(), &compute.ForwardingRule{
-		Name: b.name(purpose), Description: b.mark(), IPAddress: b.address.Output("address"), IPProtocol: "TCP", PortRange: ports, Target: target.Link(),
+		Name: b.name(purpose), Description: b.mark(), IPProtocol: "TCP", PortRange: ports,
 		LoadBalancingScheme: "EXTERNAL_MANAGED", NetworkTier: "PREMIUM",
-	}))
+	}).Take("IPAddress", b.address.Output("address")).Refer("target", target, target.URL()))
 }

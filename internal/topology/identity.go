@@ -30,10 +30,10 @@ func (b *builder) secretLayer() {
 	b.add(kind.BucketIAM.New(b.bucket.Name, b.params("member", member, "bucket", b.bucket.Name), grant(bucketRoles...)).After(b.account, b.bucket))
 	for _, p := range dify.Purposes() {
 		body := &kind.Secret{Labels: b.labels(), Generate: p.Length}
-		if p.Key == dify.RedisAuth {
-			body.Payload = b.redis.Output("authString") // Memorystore makes it
-		}
 		secret := b.add(kind.Secrets.New(b.name(p.Name), b.params(), body))
+		if p.Key == dify.RedisAuth {
+			secret.Take("payload", b.redis.Output("authString")) // Memorystore makes it
+		}
 		b.passwords[p.Key] = secret
 		b.add(kind.SecretIAM.New(secret.Name, b.params("member", member, "secret", secret.Name), grant("roles/secretmanager.secretAccessor")).After(b.account, secret))
 	}

@@ -25,26 +25,25 @@ func (b *builder) networkLayer() {
 	}))
 	flowLogs := &compute.SubnetworkLogConfig{Enable: n.FlowLogs, ForceSendFields: []string{"Enable"}}
 	b.subnetwork = b.add(kind.Subnetworks.New(b.name("subnet"), b.params(), &compute.Subnetwork{
-		Name: b.name("subnet"), Description: b.mark(), Network: b.network.Link(), IpCidrRange: n.CIDR, PrivateIpGoogleAccess: true, LogConfig: flowLogs,
-	}))
+		Name: b.name("subnet"), Description: b.mark(), IpCidrRange: n.CIDR, PrivateIpGoogleAccess: true, LogConfig: flowLogs,
+	}).Refer("network", b.network, b.network.URL()))
 	b.router = b.add(kind.Routers.New(b.name("router"), b.params(), &compute.Router{
-		Name: b.name("router"), Description: b.mark(), Network: b.network.Link(),
+		Name: b.name("router"), Description: b.mark(),
 		Nats: []*compute.RouterNat{{
 			Name: b.name("nat"), NatIpAllocateOption: "AUTO_ONLY", SourceSubnetworkIpRangesToNat: "LIST_OF_SUBNETWORKS",
-			Subnetworks: []*compute.RouterNatSubnetworkToNat{{Name: b.subnetwork.Link(), SourceIpRangesToNat: []string{"ALL_IP_RANGES"}}},
+			Subnetworks: []*compute.RouterNatSubnetworkToNat{{SourceIpRangesToNat: []string{"ALL_IP_RANGES"}}},
 			LogConfig:   &compute.RouterNatLogConfig{Enable: true, Filter: "ERRORS_ONLY"},
 		}},
-	}))
+	}).Refer("network", b.network, b.network.URL()).Refer("nats[0].subnetworks[0].name", b.subnetwork, b.subnetwork.URL()))
 
 	// Databases and cache get their addresses from a range that is peered to Google's network.
 	services := netip.MustParsePrefix(n.ServicesCIDR)
 	reserved := b.add(kind.GlobalAddresses.New(b.name("services"), b.params(), &compute.Address{
 		Name: b.name("services"), Description: b.mark(), Purpose: "VPC_PEERING", AddressType: "INTERNAL",
-		Address: services.Addr().String(), PrefixLength: int64(services.Bits()), Network: b.network.Link(),
-	}))
-	b.connection = b.add(kind.Connections.New(b.network.Name, b.params(), &servicenetworking.Connection{
-		Network: b.network.Link(), ReservedPeeringRanges: []string{reserved.Name},
-	}).After(reserved))
+		Address: services.Addr().String(), PrefixLength: int64(services.Bits()),
+	}).Refer("network", b.network, b.network.URL()))
+	b.connection = b.add(kind.Connections.New(b.network.Name, b.params(), &servicenetworking.Connection{}).
+		Refer("network", b.network, b.network.Link()).Refer("reservedPeeringRanges[0]", reserved, reserved.Name))
 
 	// Addresses that Google's load balancers and health checks come from; documented as fixed.
 	google := []string{"130.211.0.0/22", "35.191.0.0/16"}
@@ -68,10 +67,10 @@ func (b *builder) firewall(purpose string, ranges []string, ports ...int) *resou
 		texts = append(texts, strconv.Itoa(p))
 	}
 	return b.add(kind.Firewalls.New(b.name(purpose), b.params(), &compute.Firewall{
-		Name: b.name(purpose), Description: b.mark(), Network: b.network.Link(), Direction: "INGRESS", Priority: 1000,
+		Name: b.name(purpose), Description: b.mark(), Direction: "INGRESS", Priority: 1000,
 		SourceRanges: ranges, TargetTags: []string{b.name("vm")},
 		Allowed:   []*compute.FirewallAllowed{{IPProtocol: "tcp", Ports: texts}},
 		LogConfig: &compute.FirewallLogConfig{Enable: false, ForceSendFields: []string{"Enable"}},
 		Disabled:  false, ForceSendFields: []string{"Disabled"},
-	}))
+	}).Refer("network", b.network, b.network.URL()))
 }

@@ -54,11 +54,11 @@ func (b *builder) sqlInstance(purpose string, o config.SQL, password string, dat
 				ForceSendFields:             []string{"Enabled", "PointInTimeRecoveryEnabled"},
 			},
 			IpConfiguration: &sqladmin.IpConfiguration{
-				Ipv4Enabled: false, PrivateNetwork: b.network.Link(), SslMode: "ALLOW_UNENCRYPTED_AND_ENCRYPTED", ForceSendFields: []string{"Ipv4Enabled"},
+				Ipv4Enabled: false, SslMode: "ALLOW_UNENCRYPTED_AND_ENCRYPTED", ForceSendFields: []string{"Ipv4Enabled"},
 			},
 			DatabaseFlags: flags, UserLabels: b.labels(), ForceSendFields: []string{"DeletionProtectionEnabled"},
 		},
-	}).After(b.connection))
+	}).Refer("settings.ipConfiguration.privateNetwork", b.network, b.network.Link()).After(b.connection))
 	params := b.params("instance", instance.Name)
 	for _, name := range databases {
 		b.add(kind.SQLDatabases.New(instance.Name+"/"+name, params, &sqladmin.Database{
@@ -66,8 +66,8 @@ func (b *builder) sqlInstance(purpose string, o config.SQL, password string, dat
 		}))
 	}
 	b.add(kind.SQLUsers.New(instance.Name+"/"+sqlUser, params, &sqladmin.User{
-		Name: sqlUser, Project: b.spec.Project, Instance: instance.Name, Password: b.passwords[password].Output("payload"),
-	}))
+		Name: sqlUser, Project: b.spec.Project, Instance: instance.Name,
+	}).Take("password", b.passwords[password].Output("payload")))
 	return instance
 }
 
@@ -86,9 +86,9 @@ func (b *builder) cacheLayer() {
 	}
 	b.redis = b.add(kind.RedisInstances.New(b.name("redis"), b.params(), &redis.Instance{
 		DisplayName: b.name("redis"), Tier: tier, MemorySizeGb: int64(o.MemoryGB), RedisVersion: "REDIS_" + strings.ReplaceAll(o.Version, ".", "_"),
-		AuthEnabled: true, TransitEncryptionMode: "DISABLED", ConnectMode: "PRIVATE_SERVICE_ACCESS", AuthorizedNetwork: b.network.Link(),
+		AuthEnabled: true, TransitEncryptionMode: "DISABLED", ConnectMode: "PRIVATE_SERVICE_ACCESS",
 		RedisConfigs: map[string]string{"maxmemory-policy": o.MaxmemoryPolicy}, PersistenceConfig: persistence, Labels: b.labels(),
-	}).After(b.connection))
+	}).Refer("authorizedNetwork", b.network, b.network.Link()).After(b.connection))
 }
 
 func (b *builder) storageLayer() {
@@ -115,8 +115,8 @@ func (b *builder) storageLayer() {
 	}))
 	file := "agent/difyup-agent-" + b.agent.SHA256[:min(12, len(b.agent.SHA256))]
 	b.object = b.add(kind.BucketObjects.New(o.Bucket+"/"+file, b.params("bucket", o.Bucket), &kind.Object{
-		Bucket: o.Bucket, Name: file, SHA256: b.agent.SHA256, Source: b.agent.Path,
-	}))
+		Name: file, SHA256: b.agent.SHA256, Source: b.agent.Path,
+	}).Refer("bucket", b.bucket, b.bucket.Name))
 }
 
 func lifecycleRule(r config.LifecycleRule) *storage.BucketLifecycleRule {
@@ -142,16 +142,16 @@ func (b *builder) namingLayer() {
 	name, suffix := b.name("internal"), b.spec.Stack+".internal."
 	b.zone = b.add(kind.ManagedZones.New(name, b.params(), &dns.ManagedZone{
 		Name: name, Description: b.mark(), DnsName: suffix, Visibility: "private", Labels: b.labels(),
-		PrivateVisibilityConfig: &dns.ManagedZonePrivateVisibilityConfig{
-			Networks: []*dns.ManagedZonePrivateVisibilityConfigNetwork{{NetworkUrl: "https://www.googleapis.com/compute/v1/" + b.network.Link()}},
-		},
-	}))
-	for _, r := range []struct{ name, address string }{
+	}).Refer("privateVisibilityConfig.networks[0].networkUrl", b.network, b.network.URL()))
+	for _, r := range []struct {
+		name    string
+		address resource.Output
+	}{
 		{"db", b.main.Output(privateAddress)}, {"vector", b.vector.Output(privateAddress)}, {"redis", b.redis.Output("host")},
 	} {
 		full := b.host(r.name) + "."
 		b.add(kind.RecordSets.New(name+"/"+full+"/A", b.params("zone", name), &dns.ResourceRecordSet{
-			Name: full, Type: "A", Ttl: 30, Rrdatas: []string{r.address},
-		}))
+			Name: full, Type: "A", Ttl: 30,
+		}).Take("rrdatas[0]", r.address))
 	}
 }

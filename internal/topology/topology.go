@@ -10,6 +10,7 @@ import (
 
 	"github.com/difyup/difyup/internal/config"
 	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/resource"
 )
 
@@ -126,32 +127,34 @@ func (b *builder) settings() dify.Settings {
 
 // Output is something a user wants to know about a running stack.
 type Output struct {
-	Name  string // "address"
-	Value string // text, perhaps with a placeholder of the graph
-	Doc   string // what it is, for people
+	Name string // "address"
+	Doc  string // what it is, for people
+	// Text is the value, or what stands before it: "https://".
+	Text string
+	From resource.Output // what Google decides; the zero value when Text is all
 }
 
 // Outputs gives the outputs of a stack, in the order in which they are shown.
 func Outputs(s *config.Spec) []Output {
 	b := &builder{spec: s}
-	id := func(kind, name string, p resource.Path) string {
-		return "${" + kind + "/" + name + ":" + string(p) + "}"
+	shown := func(k *resource.Kind, purpose string, p resource.Path) resource.Output {
+		return resource.Output{Of: resource.ID(k.Name + "/" + b.name(purpose)), Path: p}
 	}
-	address := id("compute.globalAddresses", b.name("ip"), "address")
-	url := "https://" + s.Domain
+	address := shown(kind.GlobalAddresses.Kind, "ip", "address")
+	url := Output{Name: "url", Doc: "where users reach Dify", Text: "https://" + s.Domain}
 	if s.Domain == "" {
-		url = "https://" + address
+		url.From = address
 	}
 	return []Output{
-		{"url", url, "where users reach Dify"},
-		{"address", address, "the load balancer's address, for the domain's A record"},
-		{"bucket", s.Storage.Bucket, "the files"},
-		{"database", id("sql.instances", b.name("main"), "connectionName"), "the main PostgreSQL instance"},
-		{"database_address", id("sql.instances", b.name("main"), privateAddress), "its private address"},
-		{"vector_database", id("sql.instances", b.name("vector"), "connectionName"), "the PostgreSQL instance with pgvector"},
-		{"vector_database_address", id("sql.instances", b.name("vector"), privateAddress), "its private address"},
-		{"redis_address", id("redis.instances", b.name("redis"), "host"), "the Redis instance's private address"},
-		{"service_account", b.accountEmail(), "whom the instances are"},
-		{"admin_password_secret", b.name("init-password"), "the secret with the password that Dify's setup page asks for"},
+		url,
+		{Name: "address", Doc: "the load balancer's address, for the domain's A record", From: address},
+		{Name: "bucket", Doc: "the files", Text: s.Storage.Bucket},
+		{Name: "database", Doc: "the main PostgreSQL instance", From: shown(kind.SQLInstances.Kind, "main", "connectionName")},
+		{Name: "database_address", Doc: "its private address", From: shown(kind.SQLInstances.Kind, "main", privateAddress)},
+		{Name: "vector_database", Doc: "the PostgreSQL instance with pgvector", From: shown(kind.SQLInstances.Kind, "vector", "connectionName")},
+		{Name: "vector_database_address", Doc: "its private address", From: shown(kind.SQLInstances.Kind, "vector", privateAddress)},
+		{Name: "redis_address", Doc: "the Redis instance's private address", From: shown(kind.RedisInstances.Kind, "redis", "host")},
+		{Name: "service_account", Doc: "whom the instances are", Text: b.accountEmail()},
+		{Name: "admin_password_secret", Doc: "the secret with the password that Dify's setup page asks for", Text: b.name("init-password")},
 	}
 }

@@ -75,6 +75,11 @@ func dump(g *resource.Graph) string {
 		if needs := g.Needs(r.ID()); len(needs) > 0 {
 			fmt.Fprintf(&b, "  needs %v\n", needs)
 		}
+		for _, ref := range r.References {
+			if ref.Output != "" {
+				fmt.Fprintf(&b, "  takes %s from %s:%s\n", ref.At, ref.To, ref.Output)
+			}
+		}
 		body := resource.Clone(r.Body)
 		if items, ok := resource.Lookup(body, "properties.metadata.items"); ok {
 			for _, item := range items.([]any) {

@@ -264,7 +264,7 @@ func (s *Service) checkRefs(c *collection, project string, body map[string]any) 
 				return nil
 			}
 			key := relative(project, value)
-			if !slices.Contains(ref.to, kindOf(key)) {
+			if !slices.Contains(ref.to, kindOf(key)) || ref.full && !strings.HasPrefix(value, "https://") {
 				return front.Invalid("Invalid value for field 'resource.%s': '%s'. The URL is malformed.", path, value)
 			}
 			target := referred(key)

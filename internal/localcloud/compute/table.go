@@ -19,6 +19,7 @@ import (
 type reference struct {
 	path string // "backends[].group"
 	to   []string
+	full bool // nothing shorter than a URL will do: the field's text in the API reference refuses partial ones
 }
 
 // collection is a type of Compute resource, as data; the functions are for what only it does.
@@ -56,17 +57,17 @@ func collections() []collection {
 		},
 		{
 			name: "subnetworks", method: "subnetworks", aggregated: "subnetworks", kind: "compute#subnetwork", param: "subnetwork", noun: "subnetwork",
-			refs: []reference{{"network", []string{"networks"}}}, fixed: []string{"network", "ipCidrRange", "description"},
+			refs: []reference{{path: "network", to: []string{"networks"}}}, fixed: []string{"network", "ipCidrRange", "description"},
 			fingerprint: true, requireFingerprint: true, patch: true, fill: fillSubnetwork, create: 15 * second, update: 10 * second, remove: 20 * second,
 		},
 		{
 			name: "routers", method: "routers", aggregated: "routers", kind: "compute#router", param: "router", noun: "router",
-			refs:  []reference{{"network", []string{"networks"}}, {"nats[].subnetworks[].name", []string{"subnetworks"}}},
+			refs:  []reference{{path: "network", to: []string{"networks"}}, {path: "nats[].subnetworks[].name", to: []string{"subnetworks"}}},
 			fixed: []string{"network"}, patch: true, put: true, fill: fillRouter, create: 8 * second, update: 8 * second, remove: 8 * second,
 		},
 		{
 			name: "addresses", method: "globalAddresses", aggregated: "addresses", kind: "compute#address", param: "address", noun: "address",
-			refs: []reference{{"network", []string{"networks"}}}, fill: fillAddress, show: showAddress,
+			refs: []reference{{path: "network", to: []string{"networks"}}}, fill: fillAddress, show: showAddress,
 			gone: func(s *Service, _ string, body map[string]any) {
 				if body["addressType"] == "EXTERNAL" {
 					s.addresses.Release(fmt.Sprint(body["address"]))
@@ -76,7 +77,7 @@ func collections() []collection {
 		},
 		{
 			name: "firewalls", method: "firewalls", kind: "compute#firewall", param: "firewall", noun: "firewall",
-			refs: []reference{{"network", []string{"networks"}}}, fixed: []string{"direction"}, patch: true, put: true, fill: fillFirewall,
+			refs: []reference{{path: "network", to: []string{"networks"}}}, fixed: []string{"direction"}, patch: true, put: true, fill: fillFirewall,
 			create: 8 * second, update: 8 * second, remove: 8 * second,
 		},
 		{
@@ -85,21 +86,21 @@ func collections() []collection {
 		},
 		{
 			name: "instanceTemplates", method: "instanceTemplates", aggregated: "instanceTemplates", kind: "compute#instanceTemplate", param: "instanceTemplate", noun: "instance_template",
-			refs: []reference{{"properties.networkInterfaces[].network", []string{"networks"}}, {"properties.networkInterfaces[].subnetwork", []string{"subnetworks"}}},
+			refs: []reference{{path: "properties.networkInterfaces[].network", to: []string{"networks"}}, {path: "properties.networkInterfaces[].subnetwork", to: []string{"subnetworks"}}},
 			fill: fillTemplate, create: 5 * second, remove: 5 * second,
 		},
 		{
 			name: "instanceGroupManagers", method: "regionInstanceGroupManagers", aggregated: "instanceGroupManagers", kind: "compute#instanceGroupManager", param: "instanceGroupManager", noun: "instance_group_manager",
 			refs: []reference{
-				{"instanceTemplate", []string{"instanceTemplates"}}, {"versions[].instanceTemplate", []string{"instanceTemplates"}},
-				{"autoHealingPolicies[].healthCheck", []string{"healthChecks"}},
+				{path: "instanceTemplate", to: []string{"instanceTemplates"}}, {path: "versions[].instanceTemplate", to: []string{"instanceTemplates"}},
+				{path: "autoHealingPolicies[].healthCheck", to: []string{"healthChecks"}},
 			},
 			fixed: []string{"baseInstanceName", "description"}, fingerprint: true, patch: true, fill: fillGroup, show: showGroup,
 			create: 15 * second, update: 8 * second, remove: 60 * second,
 		},
 		{
 			name: "autoscalers", method: "regionAutoscalers", aggregated: "autoscalers", kind: "compute#autoscaler", param: "autoscaler", noun: "autoscaler",
-			refs: []reference{{"target", []string{"instanceGroupManagers"}}}, fixed: []string{"target"}, patch: true, put: true, fill: fillAutoscaler,
+			refs: []reference{{path: "target", to: []string{"instanceGroupManagers"}}}, fixed: []string{"target"}, patch: true, put: true, fill: fillAutoscaler,
 			create: 8 * second, update: 8 * second, remove: 8 * second,
 		},
 		{
@@ -117,21 +118,21 @@ func collections() []collection {
 		},
 		{
 			name: "backendServices", method: "backendServices", aggregated: "backendServices", kind: "compute#backendService", param: "backendService", noun: "backend_service",
-			refs:  []reference{{"healthChecks[]", []string{"healthChecks"}}, {"backends[].group", []string{"instanceGroups"}}},
+			refs:  []reference{{path: "healthChecks[]", to: []string{"healthChecks"}}, {path: "backends[].group", to: []string{"instanceGroups"}, full: true}},
 			fixed: []string{"loadBalancingScheme"}, fingerprint: true, requireFingerprint: true, patch: true, put: true, fill: fillBackendService,
 			create: 15 * second, update: 15 * second, remove: 10 * second,
 		},
 		{
 			name: "urlMaps", method: "urlMaps", aggregated: "urlMaps", kind: "compute#urlMap", param: "urlMap", noun: "url_map",
 			refs: []reference{
-				{"defaultService", []string{"backendServices"}}, {"pathMatchers[].defaultService", []string{"backendServices"}},
-				{"pathMatchers[].pathRules[].service", []string{"backendServices"}},
+				{path: "defaultService", to: []string{"backendServices"}}, {path: "pathMatchers[].defaultService", to: []string{"backendServices"}},
+				{path: "pathMatchers[].pathRules[].service", to: []string{"backendServices"}},
 			},
 			fingerprint: true, requireFingerprint: true, patch: true, put: true, fill: fillURLMap, create: 8 * second, update: 8 * second, remove: 8 * second,
 		},
 		{
 			name: "targetHttpsProxies", method: "targetHttpsProxies", aggregated: "targetHttpsProxies", kind: "compute#targetHttpsProxy", param: "targetHttpsProxy", noun: "target_https_proxy",
-			refs:  []reference{{"urlMap", []string{"urlMaps"}}, {"sslCertificates[]", []string{"sslCertificates"}}, {"sslPolicy", []string{"sslPolicies"}}},
+			refs:  []reference{{path: "urlMap", to: []string{"urlMaps"}}, {path: "sslCertificates[]", to: []string{"sslCertificates"}}, {path: "sslPolicy", to: []string{"sslPolicies"}}},
 			fixed: []string{"description"}, fingerprint: true, requireFingerprint: true, patch: true,
 			fill: func(_ *Service, _ *front.Request, _ string, body, _ map[string]any) error {
 				certs, _ := body["sslCertificates"].([]any)
@@ -149,7 +150,7 @@ func collections() []collection {
 		},
 		{
 			name: "targetHttpProxies", method: "targetHttpProxies", aggregated: "targetHttpProxies", kind: "compute#targetHttpProxy", param: "targetHttpProxy", noun: "target_http_proxy",
-			refs: []reference{{"urlMap", []string{"urlMaps"}}}, fixed: []string{"description"}, fingerprint: true, requireFingerprint: true, patch: true,
+			refs: []reference{{path: "urlMap", to: []string{"urlMaps"}}}, fixed: []string{"description"}, fingerprint: true, requireFingerprint: true, patch: true,
 			fill: func(_ *Service, _ *front.Request, _ string, body, _ map[string]any) error {
 				return need(body, "urlMap")
 			},
@@ -157,7 +158,7 @@ func collections() []collection {
 		},
 		{
 			name: "forwardingRules", method: "globalForwardingRules", aggregated: "forwardingRules", kind: "compute#forwardingRule", param: "forwardingRule", noun: "forwarding_rule",
-			refs:  []reference{{"target", []string{"targetHttpsProxies", "targetHttpProxies"}}},
+			refs:  []reference{{path: "target", to: []string{"targetHttpsProxies", "targetHttpProxies"}}},
 			fixed: []string{"IPAddress", "IPProtocol", "portRange", "loadBalancingScheme"}, fingerprint: true, patch: true, fill: fillForwardingRule,
 			create: 12 * second, update: 8 * second, remove: 10 * second,
 			gone: func(s *Service, _ string, body map[string]any) {

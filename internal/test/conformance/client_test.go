@@ -202,6 +202,10 @@ func (c *clients) testCompute() {
 	c.refused("a bad enum value", err, 400, "CARRIER_PIGEON")
 	_, err = c.compute.BackendServices.Insert(project, &compute.BackendService{Name: "be", HealthChecks: []string{"projects/conformance/global/healthChecks/none"}}).Do()
 	c.refused("a reference to nothing", err, 404, "healthChecks/none")
+	_, err = c.compute.BackendServices.Insert(project, &compute.BackendService{
+		Name: "be", HealthChecks: []string{"global/healthChecks/hc"}, Backends: []*compute.Backend{{Group: "projects/conformance/regions/r/instanceGroups/g"}},
+	}).Do()
+	c.refused("a backend's group that is no full URL", err, 400, "Invalid value for field 'resource.backends[0].group': 'projects/conformance/regions/r/instanceGroups/g'. The URL is malformed.")
 	be := &compute.BackendService{Name: "be", Protocol: "HTTP", LoadBalancingScheme: "EXTERNAL_MANAGED", HealthChecks: []string{"projects/conformance/global/healthChecks/hc"}}
 	c.must("backend service", c.done(c.compute.BackendServices.Insert(project, be).Do()))
 	_, err = hcs.Delete(project, "hc").Do()

@@ -3,8 +3,10 @@
 package lifecycle
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -94,7 +96,7 @@ func TestScripts(t *testing.T) {
 			return os.WriteFile(filepath.Join(e.WorkDir, "difyup.yaml"), example, 0o644)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"edit": edit, "get": get, "meet": meet, "gone": gone, "secretless": secretless, "held": held,
+			"edit": edit, "get": get, "meet": meet, "gone": gone, "secretless": secretless, "held": held, "bucket": bucket,
 		},
 	})
 }
@@ -153,6 +155,21 @@ func get(ts *testscript.TestScript, neg bool, args []string) {
 		return
 	}
 	ts.Fatalf("nothing listens for %s", args[0])
+}
+
+// bucket prints a field of a bucket as Google's API gives it, in JSON: bucket NAME FIELD.
+func bucket(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: bucket NAME FIELD")
+	}
+	resp, err := http.Get(info(ts).URL + "storage/v1/b/" + args[0])
+	ts.Check(err)
+	defer resp.Body.Close()
+	var body map[string]json.RawMessage
+	ts.Check(json.NewDecoder(resp.Body).Decode(&body))
+	var line bytes.Buffer
+	ts.Check(json.Compact(&line, body[args[1]]))
+	fmt.Fprintln(ts.Stdout(), line.String())
 }
 
 var instanceName = regexp.MustCompile(`"instance": "([^"]+)"`)
