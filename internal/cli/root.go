@@ -170,7 +170,7 @@ func (t *target) open(ctx context.Context, a *app, events event.Sink, start, mak
 		case err != nil:
 			return spec, nil, nil, err
 		default:
-			o.Endpoint = info.URL
+			o.Endpoint, o.Token = info.URL, info.Token
 		}
 	}
 	stack, err := ops.Open(ctx, o)

@@ -31,7 +31,8 @@ import (
 type Options struct {
 	Project   string
 	Endpoint  string       // "" = Google; otherwise every API is called there: "http://127.64.0.1:4443/"
-	HTTP      *http.Client // nil = application default credentials on Google, none at an endpoint
+	Token     string       // the access token at Endpoint; on Google there are application default credentials
+	HTTP      *http.Client // nil = one of the client's own
 	Events    event.Sink   // retries and long waits
 	UserAgent string
 	Drivers   map[string]func(*Client) Driver // by Kind.Driver
@@ -182,6 +183,9 @@ func (c *Client) once(ctx context.Context, method, target string, body []byte, c
 		req.Header.Set("Content-Type", contentType)
 	}
 	req.Header.Set("User-Agent", c.opts.UserAgent)
+	if c.opts.Endpoint != "" && c.opts.Token != "" { // in the request itself: it does not follow a redirect to elsewhere
+		req.Header.Set("Authorization", "Bearer "+c.opts.Token)
+	}
 	c.requests.Add(1)
 	resp, err := c.http.Do(req)
 	if err != nil {

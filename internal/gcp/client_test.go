@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
@@ -124,6 +125,42 @@ func TestRetries(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestToken has a client call an endpoint with a token: every request bears it, but not where a redirect leads, and no error
+// shows it.
+func TestToken(t *testing.T) {
+	var seen []string
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		seen = append(seen, "elsewhere "+r.Header.Get("Authorization"))
+	}))
+	defer elsewhere.Close()
+	var answer func(w http.ResponseWriter, r *http.Request)
+	here := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen = append(seen, "here "+r.Header.Get("Authorization"))
+		answer(w, r)
+	}))
+	defer here.Close()
+	c, err := gcp.New(t.Context(), gcp.Options{Project: "p", Endpoint: here.URL, Token: "t0ken"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	answer = func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, `{"error":{"code":401,"message":"Login Required.","status":"UNAUTHENTICATED"}}`, http.StatusUnauthorized)
+	}
+	if err := get(t.Context(), c); !gcp.Is(err, 401) || strings.Contains(fmt.Sprintf("%v %+v", err, err), "t0ken") {
+		t.Errorf("refused: %v", err)
+	}
+	answer = func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, strings.Replace(elsewhere.URL, "127.0.0.1", "localhost", 1), http.StatusFound)
+	}
+	if err := get(t.Context(), c); err != nil {
+		t.Error(err)
+	}
+	if d := cmp.Diff([]string{"here Bearer t0ken", "here Bearer t0ken", "elsewhere "}, seen); d != "" {
+		t.Errorf("requests (-want +got):\n%s", d)
 	}
 }
 

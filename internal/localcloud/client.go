@@ -18,6 +18,7 @@ import (
 type Info struct {
 	PID       int       `json:"pid"`
 	URL       string    `json:"url"` // of Google's APIs: "http://127.64.0.1:4000/"
+	Token     string    `json:"-"`   // the owner's access token, from the directory
 	Dir       string    `json:"dir"`
 	StartedAt time.Time `json:"startedAt"`
 	Version   string    `json:"version"` // of difyup
@@ -112,13 +113,11 @@ func DefaultDir() (string, error) {
 }
 
 const (
-	infoFile = "cloud.json"
-	lockFile = "lock"
-	logFile  = "cloud.log"
+	infoFile  = "cloud.json"
+	tokenFile = "token" // the owner's access token, anew at every start
+	lockFile  = "lock"
+	logFile   = "cloud.log"
 )
-
-// guard is a header that a web page cannot make a browser send without asking.
-const guard = "X-Difyup-Local"
 
 // ErrNotRunning says that no local cloud runs in a directory.
 var ErrNotRunning = errors.New("no local cloud runs there")
@@ -136,8 +135,16 @@ func Find(ctx context.Context, dir string) (*Info, error) {
 	if err := json.Unmarshal(raw, &at); err != nil {
 		return nil, fmt.Errorf("read %s: %w", filepath.Join(dir, infoFile), err)
 	}
-	var info Info
-	if err := ask(ctx, http.MethodGet, at.URL+"local/v1/status", nil, &info); err != nil {
+	token, err := os.ReadFile(filepath.Join(dir, tokenFile)) // is there before infoFile is
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, ErrNotRunning
+	}
+	if err != nil {
+		return nil, err
+	}
+	at.Token = string(token)
+	info := Info{Token: at.Token}
+	if err := at.ask(ctx, http.MethodGet, "local/v1/status", nil, &info); err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -151,10 +158,11 @@ func Find(ctx context.Context, dir string) (*Info, error) {
 
 // SetDelay has every request to Google's APIs answered that much later.
 func (i *Info) SetDelay(ctx context.Context, d time.Duration) error {
-	return ask(ctx, http.MethodPut, i.URL+"local/v1/delay", map[string]any{"milliseconds": d.Milliseconds()}, nil)
+	return i.ask(ctx, http.MethodPut, "local/v1/delay", map[string]any{"milliseconds": d.Milliseconds()}, nil)
 }
 
-func ask(ctx context.Context, method, url string, in, out any) error {
+// ask calls what is the local cloud's own, not Google's.
+func (i *Info) ask(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader
 	if in != nil {
 		raw, err := json.Marshal(in)
@@ -163,11 +171,11 @@ func ask(ctx context.Context, method, url string, in, out any) error {
 		}
 		body = bytes.NewReader(raw)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, url, body)
+	req, err := http.NewRequestWithContext(ctx, method, i.URL+path, body)
 	if err != nil {
 		return err
 	}
-	req.Header.Set(guard, "1")
+	req.Header.Set("Authorization", "Bearer "+i.Token)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // never through a proxy
 	resp, err := client.Do(req)
 	if err != nil {
@@ -175,7 +183,7 @@ func ask(ctx context.Context, method, url string, in, out any) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode >= 300 {
-		return fmt.Errorf("%s %s: %s", method, url, resp.Status)
+		return fmt.Errorf("%s %s: %s", method, i.URL+path, resp.Status)
 	}
 	if out == nil {
 		return nil

@@ -83,7 +83,7 @@ func Down(ctx context.Context, dir string) (bool, error) {
 	case err != nil:
 		return false, err
 	}
-	if err := ask(ctx, http.MethodPost, info.URL+"local/v1/shutdown", nil, nil); err != nil {
+	if err := info.ask(ctx, http.MethodPost, "local/v1/shutdown", nil, nil); err != nil {
 		return false, fmt.Errorf("end the local cloud: %w", err)
 	}
 	for running(info.PID) {

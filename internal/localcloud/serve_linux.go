@@ -2,6 +2,7 @@ package localcloud
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -77,7 +78,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 	err = c.run(ctx)
 	if err != nil {
 		// The log stays for whoever asks why.
-		return errors.Join(err, os.Remove(filepath.Join(o.Dir, lockFile)), removeIfThere(filepath.Join(o.Dir, infoFile)))
+		return errors.Join(err, os.Remove(filepath.Join(o.Dir, lockFile)), removeIfThere(filepath.Join(o.Dir, infoFile)), removeIfThere(filepath.Join(o.Dir, tokenFile)))
 	}
 	return os.RemoveAll(o.Dir)
 }
@@ -124,8 +125,12 @@ func (c *cloud) run(ctx context.Context) (err error) {
 	}
 	defer listener.Close()
 	url := "http://" + listener.Addr().String() + "/"
+	token := "local." + rand.Text() + rand.Text()
+	if err := os.WriteFile(filepath.Join(c.opts.Dir, tokenFile), []byte(token), 0o600); err != nil {
+		return err
+	}
 
-	c.front, err = front.New(front.Options{TimeScale: c.opts.TimeScale, Delay: c.opts.Delay, Log: log})
+	c.front, err = front.New(front.Options{TimeScale: c.opts.TimeScale, Delay: c.opts.Delay, Token: token, Log: log})
 	if err != nil {
 		return err
 	}
@@ -163,7 +168,7 @@ func (c *cloud) run(ctx context.Context) (err error) {
 	machines.SetFleet(c.fleet)
 
 	c.info = Info{
-		PID: os.Getpid(), URL: url, Dir: c.opts.Dir, StartedAt: time.Now().UTC().Truncate(time.Second), Version: c.opts.Version,
+		PID: os.Getpid(), URL: url, Token: token, Dir: c.opts.Dir, StartedAt: time.Now().UTC().Truncate(time.Second), Version: c.opts.Version,
 		Addresses: c.net.Block().String(), DNS: c.fleet.DNS().String(), TimeScale: c.opts.TimeScale,
 	}
 	c.front.HandleHTTP("GET /local/v1/status", http.HandlerFunc(c.status))
@@ -256,7 +261,7 @@ func (c *cloud) setDelay(w http.ResponseWriter, r *http.Request) {
 	var in struct {
 		Milliseconds int64 `json:"milliseconds"`
 	}
-	if err := json.NewDecoder(io.LimitReader(r.Body, 1000)).Decode(&in); err != nil || r.Header.Get(guard) == "" || in.Milliseconds < 0 {
+	if err := json.NewDecoder(io.LimitReader(r.Body, 1000)).Decode(&in); err != nil || in.Milliseconds < 0 {
 		http.Error(w, "bad request", http.StatusBadRequest)
 		return
 	}
@@ -264,11 +269,7 @@ func (c *cloud) setDelay(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-func (c *cloud) shutdown(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get(guard) == "" {
-		http.Error(w, "bad request", http.StatusBadRequest)
-		return
-	}
+func (c *cloud) shutdown(w http.ResponseWriter, _ *http.Request) {
 	w.WriteHeader(http.StatusAccepted)
 	c.stop()
 }

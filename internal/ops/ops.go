@@ -29,6 +29,7 @@ const parallel = 32
 type Options struct {
 	Spec     *config.Spec
 	Endpoint string // "" = Google; else the local cloud's URL
+	Token    string // the access token at Endpoint
 	Agent    topology.Agent
 	Version  string // of difyup, for the history and the user agent
 	Events   event.Sink
@@ -49,7 +50,7 @@ func Open(ctx context.Context, o Options) (*Stack, error) {
 		return nil, err
 	}
 	c, err := gcp.New(ctx, gcp.Options{
-		Project: o.Spec.Project, Endpoint: o.Endpoint, Events: o.Events, UserAgent: "difyup/" + o.Version, Drivers: driver.All(),
+		Project: o.Spec.Project, Endpoint: o.Endpoint, Token: o.Token, Events: o.Events, UserAgent: "difyup/" + o.Version, Drivers: driver.All(),
 	})
 	if err != nil {
 		return nil, err

@@ -23,9 +23,9 @@ import (
 	"github.com/difyup/difyup/internal/test/cloud"
 )
 
-func connect(t *testing.T, url string) *gcp.Client {
+func connect(t *testing.T, url, token string) *gcp.Client {
 	t.Helper()
-	c, err := gcp.New(t.Context(), gcp.Options{Project: "demo-project", Endpoint: url, Drivers: driver.All()})
+	c, err := gcp.New(t.Context(), gcp.Options{Project: "demo-project", Endpoint: url, Token: token, Drivers: driver.All()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,8 @@ func must(t *testing.T, err error) {
 
 // TestDrivers has the drivers work on a local cloud, beside others who change the same things.
 func TestDrivers(t *testing.T) {
-	c := connect(t, cloud.Start(t).URL)
+	info := cloud.Start(t)
+	c := connect(t, info.URL, info.Token)
 	ctx := t.Context()
 	call := func(api *resource.API, method, path string, query url.Values, body any) map[string]any {
 		t.Helper()
@@ -172,7 +173,7 @@ func TestConnectionThatGoogleHolds(t *testing.T) {
 		}
 	}))
 	defer server.Close()
-	c := connect(t, server.URL)
+	c := connect(t, server.URL, "")
 	must(t, c.Delete(t.Context(), &resource.Resource{Kind: kind.Connections.Kind, Name: "demo-net", Params: params()}))
 	want := []string{
 		"GET /v1/projects/demo-project",
@@ -191,7 +192,7 @@ func TestGrownDisk(t *testing.T) {
 		fmt.Fprintf(w, `{"name":"demo-main","settings":{"dataDiskSizeGb":%q}}`, size)
 	}))
 	defer server.Close()
-	c := connect(t, server.URL)
+	c := connect(t, server.URL, "")
 	r := &resource.Resource{Kind: kind.SQLInstances.Kind, Name: "demo-main", Params: params(), Body: map[string]any{"settings": map[string]any{"dataDiskSizeGb": "20"}}}
 	for _, tc := range []struct{ live, shown string }{{"20", "20"}, {"35", "20"}, {"10", "10"}} {
 		size = tc.live

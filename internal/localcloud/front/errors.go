@@ -96,8 +96,12 @@ func InUse(kind, key, by string) *Error {
 func (e *Error) envelope(api string) map[string]any {
 	body := map[string]any{"code": e.Code, "message": e.Message}
 	older := map[string]any{"message": e.Message, "domain": "global", "reason": e.Reason}
-	if e.Reason == "" {
+	switch {
+	case e.Reason == "":
 		older["reason"] = "badRequest"
+	case e.Code == http.StatusUnauthorized:
+		older["message"] = map[string]string{"required": "Login Required.", "authError": "Invalid Credentials"}[e.Reason]
+		older["location"], older["locationType"] = "Authorization", "header"
 	}
 	switch api, _, _ = strings.Cut(api, "-"); api {
 	case "compute", "sqladmin", "storage":

@@ -3,8 +3,6 @@ package front
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,6 +35,8 @@ type Options struct {
 	TimeScale float64
 	// Delay is how much later every request is answered.
 	Delay time.Duration
+	// Token is the owner's access token. Whoever comes without it or one of Tokens is refused.
+	Token string
 	Log   *slog.Logger // nil discards
 }
 
@@ -48,11 +48,8 @@ type Request struct {
 	Body   map[string]any // nil when there is none
 	HTTP   *http.Request
 	Upload bool   // came in below /upload: HTTP.Body holds media
-	Caller string // the email of a service account that the metadata server gave a token, or "owner"
+	Caller string // Owner, or the email of the service account whose token the request bears
 }
-
-// Owner is the caller of every request without an instance's token.
-const Owner = "owner"
 
 // Project is the project the request is about, "" where there is none.
 func (r *Request) Project() string {
@@ -92,12 +89,15 @@ func New(opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if opts.Token == "" {
+		return nil, errors.New("front: without a token for the owner anybody would be it. This is a bug in difyup")
+	}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
 		opts: opts, set: set, log: opts.Log, router: router{routes: map[string][]route{}}, known: map[string]bool{},
-		handlers: map[string]Handler{}, http: http.NewServeMux(), tokens: &Tokens{emails: map[string]string{}},
+		handlers: map[string]Handler{}, http: http.NewServeMux(), tokens: newTokens(opts.Token),
 	}
 	s.delay.Store(int64(opts.Delay))
 	for _, api := range set.APIs() {
@@ -121,7 +121,6 @@ func New(opts Options) (*Server, error) {
 		}
 	}
 	s.ops = newOps(s)
-	s.http.HandleFunc("POST /batch/compute/v1", s.batch)
 	return s, nil
 }
 
@@ -133,7 +132,7 @@ func (s *Server) Handle(methodID string, h Handler) {
 	s.handlers[methodID] = h
 }
 
-// HandleHTTP serves what is not a method of Google's: "GET /local/v1/status".
+// HandleHTTP serves what is not a method of Google's, "GET /local/v1/status", to the owner and nobody else.
 func (s *Server) HandleHTTP(pattern string, h http.Handler) { s.http.Handle(pattern, h) }
 
 // Before adds a check that every call of a method passes first.
@@ -191,10 +190,23 @@ func (s *Server) ProjectNumber(project string) string {
 // Close ends the operations that run.
 func (s *Server) Close() { s.ops.close() }
 
-// ServeHTTP answers one request.
+// ServeHTTP answers one request, of somebody it knows.
 func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	caller, refusal := s.tokens.caller(req)
+	if refusal != nil {
+		s.refuse(w, req, refusal)
+		return
+	}
 	if _, pattern := s.http.Handler(req); pattern != "" {
+		if caller != Owner {
+			s.fail(w, "", Forbidden("Only the owner of the local cloud may do this."))
+			return
+		}
 		s.http.ServeHTTP(w, req)
+		return
+	}
+	if req.Method == http.MethodPost && req.URL.Path == "/batch/compute/v1" {
+		s.batch(w, req, caller)
 		return
 	}
 	s.requests.Add(1)
@@ -207,10 +219,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		case <-timer.C:
 		}
 	}
-	s.serveMethod(w, req)
+	s.serveMethod(w, req, caller)
 }
 
-func (s *Server) serveMethod(w http.ResponseWriter, req *http.Request) {
+func (s *Server) serveMethod(w http.ResponseWriter, req *http.Request, caller string) {
 	rt, params := s.router.find(req)
 	if rt == nil {
 		s.fail(w, "", NotFound("The requested URL %s was not found on this server: the local cloud does not have this method.", req.URL.Path))
@@ -220,7 +232,7 @@ func (s *Server) serveMethod(w http.ResponseWriter, req *http.Request) {
 	s.named(m.API, params)
 	count, _ := s.byMethod.LoadOrStore(m.ID, new(atomic.Int64))
 	count.(*atomic.Int64).Add(1)
-	r := &Request{Method: m, Path: params, Query: req.URL.Query(), HTTP: req, Upload: rt.upload, Caller: s.caller(req)}
+	r := &Request{Method: m, Path: params, Query: req.URL.Query(), HTTP: req, Upload: rt.upload, Caller: caller}
 	answer, err := s.call(req.Context(), r)
 	if err != nil {
 		var e *Error
@@ -286,7 +298,7 @@ func (s *Server) call(ctx context.Context, r *Request) (any, error) {
 // everywhere are the parameters that every Google API takes, in their two spellings; and returnPartialSuccess, which
 // Compute's discovery document no longer has and its clients still send.
 var everywhere = []string{
-	"alt", "fields", "key", "prettyPrint", "quotaUser", "userIp", "access_token", "oauth_token", "callback", "uploadType",
+	"alt", "fields", "key", "prettyPrint", "quotaUser", "userIp", "callback", "uploadType",
 	"upload_protocol", "upload_id", "$alt", "$.xgafv", "$prettyPrint", "$fields", "userProject", "trace", "name",
 	"returnPartialSuccess",
 }
@@ -353,15 +365,6 @@ func (s *Server) readBody(r *Request) error {
 	return Invalid("%s", strings.Join(lines, "\n"))
 }
 
-func (s *Server) caller(req *http.Request) string {
-	if token, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer "); ok {
-		if email, ok := s.tokens.Email(token); ok {
-			return email
-		}
-	}
-	return Owner
-}
-
 func (s *Server) fail(w http.ResponseWriter, api string, e *Error) {
 	s.write(w, e.Code, e.envelope(api), "")
 }
@@ -397,8 +400,9 @@ func (s *Server) Scale(d time.Duration) time.Duration {
 	return max(time.Duration(float64(d)*s.opts.TimeScale), 3*time.Millisecond)
 }
 
-// batch answers several calls in one request, as Compute's batch endpoint does.
-func (s *Server) batch(w http.ResponseWriter, req *http.Request) {
+// batch answers several calls in one request, as Compute's batch endpoint does. All are the caller's, whoever they say
+// that they are of.
+func (s *Server) batch(w http.ResponseWriter, req *http.Request, caller string) {
 	kind, params, err := mime.ParseMediaType(req.Header.Get("Content-Type"))
 	if err != nil || !strings.HasPrefix(kind, "multipart/") {
 		s.fail(w, "compute", Invalid("Missing or malformed multipart content type."))
@@ -432,12 +436,9 @@ func (s *Server) batch(w http.ResponseWriter, req *http.Request) {
 		if _, body, ok := bytes.Cut(raw, []byte("\r\n\r\n")); ok && len(bytes.TrimSpace(body)) > 0 {
 			inner.Body = io.NopCloser(bytes.NewReader(body))
 		}
-		if inner.Header.Get("Authorization") == "" {
-			inner.Header.Set("Authorization", req.Header.Get("Authorization"))
-		}
 		rec := &recorder{header: http.Header{}, code: http.StatusOK}
 		s.requests.Add(1)
-		s.serveMethod(rec, inner.WithContext(req.Context()))
+		s.serveMethod(rec, inner.WithContext(req.Context()), caller)
 		head := textproto.MIMEHeader{"Content-Type": {"application/http"}}
 		if id := part.Header.Get("Content-ID"); id != "" {
 			head.Set("Content-ID", "<response-"+strings.TrimPrefix(id, "<"))
@@ -463,28 +464,3 @@ type recorder struct {
 func (r *recorder) Header() http.Header         { return r.header }
 func (r *recorder) WriteHeader(code int)        { r.code = code }
 func (r *recorder) Write(p []byte) (int, error) { return r.body.Write(p) }
-
-// Tokens are the access tokens that the metadata servers gave out.
-type Tokens struct {
-	mu     sync.RWMutex
-	emails map[string]string // by token
-}
-
-// Issue gives a new token for a service account.
-func (t *Tokens) Issue(email string) string {
-	var b [24]byte
-	_, _ = rand.Read(b[:]) // never fails since Go 1.24
-	token := "local." + hex.EncodeToString(b[:])
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.emails[token] = email
-	return token
-}
-
-// Email gives whose token it is.
-func (t *Tokens) Email(token string) (string, bool) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	email, ok := t.emails[token]
-	return email, ok
-}

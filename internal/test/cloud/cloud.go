@@ -4,7 +4,9 @@ package cloud
 
 import (
 	"context"
+	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -62,6 +64,22 @@ func Start(t testing.TB) localcloud.Info {
 		t.Fatal("the local cloud did not start")
 	}
 	return localcloud.Info{}
+}
+
+// Get asks the local cloud, with its owner's token, and gives status and body of the answer.
+func Get(ctx context.Context, info *localcloud.Info, path string) (int, []byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, info.URL+path, nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+info.Token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, raw, err
 }
 
 // Build builds programs of cmd into dir, as they are shipped: "difyup", "difyup-agent".

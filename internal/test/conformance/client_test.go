@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/oauth2"
 	"google.golang.org/api/cloudresourcemanager/v1"
 	"google.golang.org/api/compute/v1"
 	"google.golang.org/api/dns/v1"
@@ -27,6 +28,7 @@ import (
 	"google.golang.org/api/sqladmin/v1"
 	"google.golang.org/api/storage/v1"
 
+	"github.com/difyup/difyup/internal/localcloud"
 	"github.com/difyup/difyup/internal/test/cloud"
 )
 
@@ -35,6 +37,7 @@ const project = "conformance"
 // clients are Google's own.
 type clients struct {
 	t        *testing.T
+	token    string
 	compute  *compute.Service
 	sql      *sqladmin.Service
 	redis    *redis.Service
@@ -47,11 +50,11 @@ type clients struct {
 	services *serviceusage.Service
 }
 
-func connect(t *testing.T, url string) *clients {
+func connect(t *testing.T, info localcloud.Info) *clients {
 	t.Helper()
-	c := &clients{t: t}
+	c := &clients{t: t, token: info.Token}
 	make := func(path string) []option.ClientOption {
-		return []option.ClientOption{option.WithEndpoint(url + path), option.WithoutAuthentication()}
+		return []option.ClientOption{option.WithEndpoint(info.URL + path), option.WithTokenSource(oauth2.StaticTokenSource(&oauth2.Token{AccessToken: info.Token}))}
 	}
 	ctx := t.Context()
 	var errs [10]error
@@ -127,7 +130,7 @@ func (c *clients) sqlDone(op *sqladmin.Operation, err error) error {
 // TestGoogleClients has Google's Go clients use the local cloud, and checks above all that it says no where Google does.
 func TestGoogleClients(t *testing.T) {
 	info := cloud.Start(t)
-	c := connect(t, info.URL)
+	c := connect(t, info)
 
 	// Nothing works before its API is enabled, and all that is needed to enable it does.
 	_, err := c.compute.Networks.List(project).Do()
@@ -218,7 +221,11 @@ func (c *clients) testCompute() {
 	}
 
 	// What the client cannot even write.
-	resp, err := http.Post(c.compute.BasePath+"projects/conformance/global/networks", "application/json", strings.NewReader(`{"name":"x","nonsense":1}`))
+	req, err := http.NewRequestWithContext(c.t.Context(), http.MethodPost, c.compute.BasePath+"projects/conformance/global/networks", strings.NewReader(`{"name":"x","nonsense":1}`))
+	c.must("post", err)
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Authorization", "Bearer "+c.token)
+	resp, err := http.DefaultClient.Do(req)
 	c.must("post", err)
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(resp.Body)

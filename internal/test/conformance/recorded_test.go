@@ -26,7 +26,7 @@ type exchange struct {
 }
 
 // TestRecorded replays recorded exchanges, files named *.http.log in the directory $DIFYUP_RECORDED, against the local
-// cloud at $DIFYUP_RECORDED_URL, and logs where the answers' shapes differ: status, missing fields, fields too many.
+// cloud at $DIFYUP_RECORDED_URL with the token $DIFYUP_RECORDED_TOKEN, and logs where the answers' shapes differ: status, missing fields, fields too many.
 // It is a tool for those who change the local cloud, and judges nothing: some recordings were made against a mock.
 func TestRecorded(t *testing.T) {
 	dir, base := os.Getenv("DIFYUP_RECORDED"), os.Getenv("DIFYUP_RECORDED_URL")
@@ -129,6 +129,7 @@ func call(t *testing.T, method, url string, body io.Reader) (int, map[string]any
 		t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Authorization", "Bearer "+os.Getenv("DIFYUP_RECORDED_TOKEN"))
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)

@@ -228,11 +228,15 @@ func TestGcloud(t *testing.T) {
 	}
 	s := newStack(t)
 	s.run("apply", "--yes")
-	url := s.info().URL
-	env := append(os.Environ(), "CLOUDSDK_CONFIG="+t.TempDir(), "CLOUDSDK_AUTH_DISABLE_CREDENTIALS=True", "CLOUDSDK_CORE_PROJECT=demo-project",
+	i := s.info()
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte(i.Token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := append(os.Environ(), "CLOUDSDK_CONFIG="+t.TempDir(), "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE="+token, "CLOUDSDK_CORE_PROJECT=demo-project",
 		"CLOUDSDK_CORE_DISABLE_PROMPTS=1", "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING=1", "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK=1")
 	for api, base := range map[string]string{"COMPUTE": "compute/v1/", "SQL": "", "REDIS": "", "STORAGE": "storage/v1/", "SECRETMANAGER": "", "DNS": "", "IAM": ""} {
-		env = append(env, fmt.Sprintf("CLOUDSDK_API_ENDPOINT_OVERRIDES_%s=%s%s", api, url, base))
+		env = append(env, fmt.Sprintf("CLOUDSDK_API_ENDPOINT_OVERRIDES_%s=%s%s", api, i.URL, base))
 	}
 	for _, tc := range []struct {
 		args string

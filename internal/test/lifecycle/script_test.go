@@ -251,10 +251,9 @@ func listeners(ts *testscript.TestScript, prefix string) []string {
 // held waits until a run holds the stack's lock.
 func held(ts *testscript.TestScript, _ bool, _ []string) {
 	for range 500 {
-		resp, err := http.Get(info(ts).URL + "storage/v1/b/demo-project-demo-difyup/o/lock.json")
+		code, _, err := cloud.Get(context.Background(), info(ts), "storage/v1/b/demo-project-demo-difyup/o/lock.json")
 		ts.Check(err)
-		resp.Body.Close()
-		if resp.StatusCode == http.StatusOK {
+		if code == http.StatusOK {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -266,7 +265,7 @@ func held(ts *testscript.TestScript, _ bool, _ []string) {
 // databases themselves, in the state or in any instance template.
 func secretless(ts *testscript.TestScript, neg bool, args []string) {
 	i := info(ts)
-	secrets := secretsOf(ts, i.URL, "demo-project")
+	secrets := secretsOf(ts, i, "demo-project")
 	if len(secrets) != 8 {
 		ts.Fatalf("the stack has %d secrets, not 8", len(secrets))
 	}
@@ -300,13 +299,10 @@ func secretless(ts *testscript.TestScript, neg bool, args []string) {
 		"compute/v1/projects/demo-project/aggregated/instances", "v1/projects/demo-project/instances", "v1/projects/demo-project/instances/demo-main/users",
 		"v1/projects/demo-project/locations/-/instances", "local/v1/status",
 	} {
-		resp, err := http.Get(i.URL + path)
+		code, body, err := cloud.Get(context.Background(), i, path)
 		ts.Check(err)
-		body, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		ts.Check(err)
-		if resp.StatusCode != 200 {
-			ts.Fatalf("%s: %s", path, resp.Status)
+		if code != http.StatusOK {
+			ts.Fatalf("%s: %d", path, code)
 		}
 		check(path, body)
 	}

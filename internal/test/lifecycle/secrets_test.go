@@ -3,23 +3,27 @@
 package lifecycle
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
+
+	"github.com/difyup/difyup/internal/localcloud"
+	"github.com/difyup/difyup/internal/test/cloud"
 )
 
 // checker is what reports a failure: *testscript.TestScript or a wrapper of *testing.T.
 type checker interface{ Check(err error) }
 
 // secretsOf reads the values of a project's secrets.
-func secretsOf(c checker, url, project string) map[string]string {
+func secretsOf(c checker, i *localcloud.Info, project string) map[string]string {
 	var list struct{ Secrets []struct{ Name string } }
-	read(c, url+"v1/projects/"+project+"/secrets", &list)
+	read(c, i, "v1/projects/"+project+"/secrets", &list)
 	out := map[string]string{}
 	for _, s := range list.Secrets {
 		var version struct{ Payload struct{ Data string } }
-		read(c, url+"v1/"+s.Name+"/versions/latest:access", &version)
+		read(c, i, "v1/"+s.Name+"/versions/latest:access", &version)
 		value, err := base64.StdEncoding.DecodeString(version.Payload.Data)
 		c.Check(err)
 		if len(value) < 16 {
@@ -30,12 +34,11 @@ func secretsOf(c checker, url, project string) map[string]string {
 	return out
 }
 
-func read(c checker, url string, out any) {
-	resp, err := http.Get(url)
+func read(c checker, i *localcloud.Info, path string, out any) {
+	code, raw, err := cloud.Get(context.Background(), i, path)
 	c.Check(err)
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		c.Check(fmt.Errorf("%s: %s", url, resp.Status))
+	if code != http.StatusOK {
+		c.Check(fmt.Errorf("%s: %d", path, code))
 	}
-	c.Check(json.NewDecoder(resp.Body).Decode(out))
+	c.Check(json.Unmarshal(raw, out))
 }
