@@ -162,11 +162,10 @@ func bucket(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: bucket NAME FIELD")
 	}
-	resp, err := http.Get(info(ts).URL + "storage/v1/b/" + args[0])
+	_, raw, err := cloud.Get(context.Background(), info(ts), "storage/v1/b/"+args[0])
 	ts.Check(err)
-	defer resp.Body.Close()
 	var body map[string]json.RawMessage
-	ts.Check(json.NewDecoder(resp.Body).Decode(&body))
+	ts.Check(json.Unmarshal(raw, &body))
 	var line bytes.Buffer
 	ts.Check(json.Compact(&line, body[args[1]]))
 	fmt.Fprintln(ts.Stdout(), line.String())
