@@ -67,7 +67,7 @@ const config = `{"stack":"demo","project":"p","runtime":"standin","secrets":{"SE
 
 func TestSecretsAreWaitedFor(t *testing.T) {
 	a, log := world(t, config, 3)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := a.learn(ctx); err != nil {
 		t.Fatal(err)

@@ -119,6 +119,7 @@ type cloud struct {
 	mu       sync.Mutex
 	refusals int // of secrets, while permissions spread
 	objects  map[string]string
+	hold     func() // is called by the next upload, once
 }
 
 func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -159,6 +160,12 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		raw, err := io.ReadAll(r.Body)
 		if err != nil {
 			return
+		}
+		if hold := c.hold; hold != nil {
+			c.hold = nil
+			c.mu.Unlock()
+			hold()
+			c.mu.Lock()
 		}
 		c.objects[r.URL.Query().Get("name")] = string(raw)
 		io.WriteString(w, `{"generation":"1"}`)
@@ -296,7 +303,7 @@ func TestRun(t *testing.T) {
 		})
 	}()
 	url := "http://" + netip.AddrPortFrom(google.ip, Port).String()
-	client := &http.Client{Timeout: 10 * time.Second}
+	client := &http.Client{Timeout: time.Minute}
 	get := func(path string) (int, string) {
 		resp, err := client.Get(url + path)
 		if err != nil {
@@ -312,7 +319,7 @@ func TestRun(t *testing.T) {
 	// until waits until a path answers with a status, and with all of the words.
 	until := func(path string, code int, words ...string) string {
 		t.Helper()
-		for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 			got, text := get(path)
 			if got == code && !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(text, w) }) {
 				return text
@@ -390,25 +397,40 @@ func TestRun(t *testing.T) {
 	if err := syscall.Kill(before[0], syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	until("/health", 503, "the runtime")
+	var after []int
+	for end := time.Now().Add(2 * time.Minute); len(after) != 1 || after[0] == before[0]; time.Sleep(10 * time.Millisecond) {
+		if after = children(t); time.Now().After(end) {
+			t.Fatalf("the runtimes were %v, and are %v", before, after)
+		}
+	}
 	until("/alive", 200)
 	until("/health", 200)
-	after := children(t)
-	if len(after) != 1 || after[0] == before[0] {
-		t.Errorf("the runtimes were %v, and are %v", before, after)
-	}
 
+	// A request in hand keeps the door open until another one came.
+	inHand, release, answered := make(chan struct{}), make(chan struct{}), make(chan int, 1)
+	google.mu.Lock()
+	google.hold = func() { close(inHand); <-release }
+	google.mu.Unlock()
+	go func() {
+		code, _ := get("/standin/check")
+		answered <- code
+	}()
+	<-inHand
 	cancel()
 	until("/health", 503, "ending")
 	if code, _ := get("/standin/check"); code != 200 {
 		t.Errorf("a request that still comes gets %d", code)
+	}
+	close(release)
+	if code := <-answered; code != 200 {
+		t.Errorf("the request in hand gets %d", code)
 	}
 	select {
 	case err := <-ended:
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("it does not end")
 	}
 	if left := children(t); len(left) != 0 {
@@ -460,7 +482,7 @@ func TestChildDiesWithParent(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = parent.Wait() // it was killed
-	for end := time.Now().Add(5 * time.Second); running(child); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); running(child); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("the child %d outlives its parent", child)
 		}

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -39,8 +40,11 @@ type Report struct {
 	Stores   []Result `json:"stores"`
 }
 
-// patience bounds each round trip.
-const patience = 5 * time.Second
+// patience bounds each round trip. A server that restarts meanwhile is waited for: on a busy machine it takes seconds.
+const patience = 10 * time.Second
+
+// reconnect is how long to wait before a server that refuses connections is asked again.
+const reconnect = 50 * time.Millisecond
 
 // tidying bounds the removal of an object after its round trip failed.
 const tidying = 2 * time.Second
@@ -158,7 +162,15 @@ func (s *stores) nearest(ctx context.Context) error {
 	})
 }
 
+// key sets a key and gets it, all over again with another key when the server went away in between.
 func (s *stores) key(ctx context.Context) error {
+	return persist(ctx, func() (lost bool, err error) {
+		err = s.setAndGet(ctx)
+		return refused(err) || redis.HasErrorPrefix(err, "LOADING"), err
+	})
+}
+
+func (s *stores) setAndGet(ctx context.Context) error {
 	key, value := "standin:"+rand.Text(), rand.Text()
 	if err := s.redis.Set(ctx, key, value, time.Minute).Err(); err != nil {
 		return err
@@ -285,10 +297,11 @@ func PostgresConfig(resolver *net.Resolver, host string, port int, user, passwor
 	return config, nil
 }
 
-// RedisOptions are for a client of Redis with a password, on a private network.
+// RedisOptions are for a client of Redis with a password, on a private network. It repeats nothing by itself: not every
+// command may be.
 func RedisOptions(resolver *net.Resolver, host string, port int, password string) *redis.Options {
 	return &redis.Options{
-		Addr: net.JoinHostPort(host, strconv.Itoa(port)), Password: password, PoolSize: 4, MaxRetries: 1, DialerRetries: 1,
+		Addr: net.JoinHostPort(host, strconv.Itoa(port)), Password: password, PoolSize: 4, MaxRetries: -1, DialerRetries: 1,
 		Dialer: (&net.Dialer{Timeout: patience, Resolver: resolver}).DialContext,
 	}
 }
@@ -311,11 +324,23 @@ func newPool(ctx context.Context, c *pgx.ConnConfig) (*pool, error) {
 	return &pool{Pool: p}, err
 }
 
-// do lends a connection. When the tables that once made are gone, because the database was replaced or restored, f is
-// called a second time to make them again.
+// do lends a connection. f may be called several times, and must not mind: again when the server ended the connection, as
+// one that restarts does, and again to make the tables that once made, when they are gone because the database was
+// replaced or restored.
 func (p *pool) do(ctx context.Context, f func(*pgx.Conn) error) error {
 	try := func() error {
-		return p.AcquireFunc(ctx, func(c *pgxpool.Conn) error { return f(c.Conn()) })
+		return persist(ctx, func() (lost bool, err error) {
+			c, err := p.Acquire(ctx)
+			if err != nil {
+				return refused(err), err
+			}
+			defer c.Release()
+			if err = f(c.Conn()); err == nil || !c.Conn().IsClosed() {
+				return false, err
+			}
+			p.Reset() // the others met the same end
+			return true, err
+		})
 	}
 	err := try()
 	var pg *pgconn.PgError
@@ -326,6 +351,38 @@ func (p *pool) do(ctx context.Context, f func(*pgx.Conn) error) error {
 		return try()
 	}
 	return err
+}
+
+// refused says whether an error is that of a server which is not up now, or has just ended.
+func refused(err error) bool {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Code == "57P01" || pg.Code == "57P02" || pg.Code == "57P03" // ending, crashed, starting
+	}
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// persist does something until it works, or fails for another reason than a connection that was lost, or ctx ends. It
+// gives the last error that says why.
+func persist(ctx context.Context, do func() (lost bool, err error)) error {
+	var last error
+	for {
+		lost, err := do()
+		if err == nil || !lost {
+			return err
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
+		timer := time.NewTimer(reconnect)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return last
+		case <-timer.C:
+		}
+	}
 }
 
 // once makes tables, when they were not made by this process yet. Instances that do so at the same time take turns.

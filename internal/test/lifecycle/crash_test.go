@@ -23,7 +23,7 @@ func TestCloudKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	var left []string
-	for range 200 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		var err error
 		if left, err = commandLines(s.dir); err != nil || len(left) == 0 {
 			break

@@ -51,7 +51,7 @@ func (s *stack) command(args ...string) *exec.Cmd {
 		args = append(args, "--local", "-f", s.file)
 	}
 	if args[0] == "apply" {
-		args = append(args, "--timeout", "60s") // of the waiting for instances
+		args = append(args, "--timeout", "10m") // of the waiting for instances
 	}
 	cmd := exec.CommandContext(s.t.Context(), filepath.Join(programs, "difyup"), append(args, "--dir", s.dir)...)
 	cmd.Env = append(os.Environ(), "NO_COLOR=1")
@@ -191,7 +191,7 @@ func (s *stack) complete(want map[string]int) {
 	}
 	// Instances that were there before look for changed secrets every 15 s.
 	said := ""
-	for end := time.Now().Add(40 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		if said = s.check(); said == "" {
 			return
 		}

@@ -71,7 +71,7 @@ func TestScripts(t *testing.T) {
 			}
 			e.Defer(func() {
 				// A script that failed half way leaves a cloud behind.
-				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 				defer cancel()
 				if _, err := localcloud.Down(ctx, filepath.Join(dir, "local")); err != nil {
 					t.Error(err)
@@ -128,7 +128,7 @@ func info(ts *testscript.TestScript) *localcloud.Info {
 // web is a client that sees what a browser sees, but for the certificate's issuer.
 func web() *http.Client {
 	return &http.Client{
-		Timeout:       20 * time.Second,
+		Timeout:       2 * time.Minute,
 		Transport:     &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}, // the certificate is self-signed
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -249,7 +249,7 @@ func listeners(ts *testscript.TestScript, prefix string) []string {
 
 // held waits until a run holds the stack's lock.
 func held(ts *testscript.TestScript, _ bool, _ []string) {
-	for range 500 {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); {
 		code, _, err := cloud.Get(context.Background(), info(ts), "storage/v1/b/demo-project-demo-difyup/o/lock.json")
 		ts.Check(err)
 		if code == http.StatusOK {

@@ -168,7 +168,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := w.b.Close(ctx); err != nil {
 			t.Error(err)
@@ -177,7 +177,7 @@ func newWorld(t *testing.T) *world {
 			s.CloseClientConnections()
 			s.Close()
 		}
-		deadline := time.Now().Add(3 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for runtime.NumGoroutine() > before && time.Now().Before(deadline) {
 			time.Sleep(10 * time.Millisecond)
 		}
@@ -231,7 +231,7 @@ func (w *world) url(t *testing.T, path string) string {
 func (w *world) await(t *testing.T, want string) {
 	t.Helper()
 	var got []string
-	for range 300 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		got = nil
 		for _, h := range w.b.Health("", manager) {
 			got = append(got, h["healthState"].(string))
@@ -418,7 +418,7 @@ func TestDrainWaitsForRequestsInHand(t *testing.T) {
 		w.b.Drain(t.Context(), w.members[busy].Instance, time.Minute)
 		close(drained)
 	}()
-	for range 100 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		if states := fmt.Sprint(w.b.Health("", manager)); strings.Contains(states, "DRAINING") {
 			break
 		}
@@ -459,6 +459,11 @@ func TestTimeoutAndRefusedConnection(t *testing.T) {
 	}
 	if got, _ := get(t, client(false), w.url(t, "/")); got != "504 upstream request timeout" {
 		t.Errorf("too slow: %s", got)
+	}
+	body["timeoutSec"] = 30
+	w.res.put(global+"backendServices/web", body)
+	if err := w.b.Refresh(); err != nil {
+		t.Fatal(err)
 	}
 	w.handler[0].Store(nil)
 	w.handler[1].Store(nil)
