@@ -3,17 +3,13 @@ package gcp
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -306,106 +302,4 @@ func (c *Client) ProjectNumber(ctx context.Context) (string, error) {
 	}
 	c.number = project.ProjectNumber
 	return c.number, nil
-}
-
-// Backoff gives the wait before try number try (from 0): doubling from first to most, with up to a third of jitter.
-func Backoff(try int, first, most time.Duration) time.Duration {
-	d := most
-	if try < 20 {
-		d = min(first<<try, most)
-	}
-	n, err := rand.Int(rand.Reader, big.NewInt(int64(d)/3+1))
-	if err != nil {
-		return d
-	}
-	return d - time.Duration(n.Int64())
-}
-
-// Sleep waits for d or until ctx ends, whose cause it returns then.
-func Sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
-}
-
-func newUUID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails since Go 1.24
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:])
-}
-
-// Error is Google's refusal, of either style.
-type Error struct {
-	Code    int           // HTTP status, or 0 for an operation that failed
-	Reason  string        // "notFound", "SERVICE_DISABLED", "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE"
-	Status  string        // "NOT_FOUND"
-	Message string        // Google's sentence
-	After   time.Duration // Retry-After
-}
-
-// Error gives Google's sentence and reason.
-func (e *Error) Error() string {
-	parts := []string{e.Message}
-	if e.Code != 0 {
-		parts = append(parts, strconv.Itoa(e.Code))
-	}
-	if e.Reason != "" {
-		parts = append(parts, e.Reason)
-	}
-	if len(parts) == 1 {
-		return parts[0]
-	}
-	return parts[0] + " (" + strings.Join(parts[1:], " ") + ")"
-}
-
-// Disabled says whether the API is not enabled in the project.
-func (e *Error) Disabled() bool {
-	return e.Code == 403 && (e.Reason == "SERVICE_DISABLED" || e.Reason == "accessNotConfigured")
-}
-
-// InUse says whether something else still refers to what was to be deleted.
-func (e *Error) InUse() bool {
-	return e.Reason == "resourceInUseByAnotherResource" || e.Reason == "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE"
-}
-
-// Is says whether err is Google's refusal with one of these HTTP codes.
-func Is(err error, codes ...int) bool {
-	var e *Error
-	return errors.As(err, &e) && slices.Contains(codes, e.Code)
-}
-
-func parseError(resp *http.Response, raw []byte) *Error {
-	e := &Error{Code: resp.StatusCode, Message: http.StatusText(resp.StatusCode)}
-	var envelope struct {
-		Error struct {
-			Message string
-			Status  string
-			Errors  []struct{ Reason, Message string }
-			Details []struct{ Reason string }
-		}
-	}
-	if json.Unmarshal(raw, &envelope) == nil && envelope.Error.Message != "" {
-		e.Message, e.Status = envelope.Error.Message, envelope.Error.Status
-		for _, d := range envelope.Error.Details {
-			if d.Reason != "" && e.Reason == "" {
-				e.Reason = d.Reason
-			}
-		}
-		if e.Reason == "" && len(envelope.Error.Errors) > 0 {
-			e.Reason = envelope.Error.Errors[0].Reason
-		}
-		if e.Reason == "" {
-			e.Reason = e.Status
-		}
-	}
-	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
-		e.After = time.Duration(s) * time.Second
-	}
-	return e
 }
