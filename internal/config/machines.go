@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/difyup/difyup/internal/spelling"
 )
 
 // machineFamily is a series of x86 machine types.
@@ -109,7 +111,7 @@ func machineNamed(name string) (m machine, problem, instead string) {
 		}
 		return customMachine(f, size)
 	}
-	if instead = nearest(name, machineNames()); instead != "" && edits(name, instead) > 2 {
+	if instead = spelling.Nearest(name, machineNames()); instead != "" && spelling.Edits(name, instead) > 2 {
 		instead = ""
 	}
 	return machine{}, "difyup does not know the series " + quote(series) + ". It knows the general-purpose and compute-optimised ones.", instead
@@ -127,7 +129,7 @@ func nextSize(name string) string {
 			}
 		}
 	}
-	return nearest(name, machineNames())
+	return spelling.Nearest(name, machineNames())
 }
 
 // customMachine reads "CPUS-MEGABYTES" or "CPUS-MEGABYTES-ext".

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/spelling"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -162,14 +163,14 @@ func (r *reader) unknown(at fault.Position, key, path string, siblings []Option)
 		known = append(known, k)
 	}
 	word := strings.ToLower(strings.ReplaceAll(key, "-", "_"))
-	far := nearest(word, known)
+	far := spelling.Nearest(word, known)
 	var remedy string
 	switch {
 	case len(elsewhere[word]) > 0 && !slices.Contains(here, word):
 		remedy = belongs(word, elsewhere[word])
-	case nearest(word, here) != "":
-		remedy = fmt.Sprintf("Did you mean %s?", quote(nearest(word, here)))
-	case far != "" && edits(word, far) <= 2:
+	case spelling.Nearest(word, here) != "":
+		remedy = fmt.Sprintf("Did you mean %s?", quote(spelling.Nearest(word, here)))
+	case far != "" && spelling.Edits(word, far) <= 2:
 		remedy = fmt.Sprintf("Did you mean %s? %s", quote(far), belongs(far, elsewhere[far]))
 	default:
 		remedy = "Remove it. The options here are " + list(here, "and") + "."
@@ -472,7 +473,7 @@ func (r *reader) words(path, text string, o Option) bool {
 			all[i] = quote(e)
 		}
 		remedy := "Choose one of them."
-		if w := nearest(strings.ToLower(strings.ReplaceAll(text, "_", "-")), o.Enum); w != "" && o.Type == Text && !o.Numbers {
+		if w := spelling.Nearest(strings.ToLower(strings.ReplaceAll(text, "_", "-")), o.Enum); w != "" && o.Type == Text && !o.Numbers {
 			remedy = fmt.Sprintf("Did you mean %s?", quote(w))
 		}
 		r.at(path, "Unknown value", fmt.Sprintf("%s cannot be %s. It takes %s.", quote(path), quote(text), list(all, "or")), remedy)

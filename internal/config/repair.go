@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+
+	"github.com/difyup/difyup/internal/spelling"
 )
 
 var digitsAfterHyphen = regexp.MustCompile(`-([0-9]+)$`)
@@ -25,7 +27,7 @@ func (s Shape) repair(text string) string {
 			fixed = strings.Replace(fixed, "-n-", "-N-", 1)
 		}
 		if s.Name == "machine_type" && !s.Fits(fixed) {
-			fixed = nearest(fixed, machineNames())
+			fixed = spelling.Nearest(fixed, machineNames())
 		}
 	case "domain":
 		fixed = strings.ToLower(fixed)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/spelling"
 )
 
 // validate checks what no tag can say. Each rule passes over values that already have a fault, so that one mistake is
@@ -124,7 +125,7 @@ func region(r *reader, s *Spec) {
 				return
 			}
 		}
-		if w := nearest(name, regions()); w != "" && edits(area, strings.TrimRight(w, "0123456789")) == 1 {
+		if w := spelling.Nearest(name, regions()); w != "" && spelling.Edits(area, strings.TrimRight(w, "0123456789")) == 1 {
 			r.at(path, "Unknown value", fmt.Sprintf("%s cannot be %s: Google has no such region.", quote(path), quote(name)), fmt.Sprintf("Did you mean %s?", quote(w)))
 		}
 	}

@@ -6,29 +6,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestNearest(t *testing.T) {
-	known := []string{"machine_type", "disk_gb", "disk_type", "zones", "min", "max", "cpu_target"}
-	for word, want := range map[string]string{
-		"machne_type": "machine_type", "machinetype": "machine_type", "dsik_gb": "disk_gb", "zone": "zones", "mni": "min",
-		"cpu": "", "wibble": "", "": "", "x": "",
-	} {
-		if got := nearest(word, known); got != want {
-			t.Errorf("%q: got %q, want %q", word, got, want)
-		}
-	}
-}
-
-func TestEdits(t *testing.T) {
-	for _, tc := range []struct {
-		a, b string
-		want int
-	}{{"", "", 0}, {"", "abc", 3}, {"abc", "abc", 0}, {"abc", "acb", 1}, {"abc", "abd", 1}, {"abc", "bc", 1}, {"größe", "grösse", 2}} {
-		if got := edits(tc.a, tc.b); got != tc.want {
-			t.Errorf("%s, %s: got %d, want %d", tc.a, tc.b, got, tc.want)
-		}
-	}
-}
-
 func TestMachineNamed(t *testing.T) {
 	for _, name := range []string{"e2-standard-4", "e2-medium", "n2-highmem-8", "c3-standard-8-lssd", "custom-4-16384", "n1-custom-2-8192", "n2-custom-4-65536-ext", "t2d-standard-4"} {
 		if m, problem, _ := machineNamed(name); problem != "" || m.cpus < 2 {

@@ -1,23 +1,23 @@
-package config
+package spelling
 
 import "slices"
 
-// nearest gives the known word that a person who wrote word most likely meant, or "".
-func nearest(word string, known []string) string {
+// Nearest gives the known word that a person who wrote word most likely meant, or "".
+func Nearest(word string, known []string) string {
 	best, distance := "", max(1, len(word)/3) // further away it is another word
 	if len(word) > 100 {
 		return ""
 	}
 	for _, k := range slices.Sorted(slices.Values(known)) {
-		if d := edits(word, k); d <= distance && (best == "" || d < distance) {
+		if d := Edits(word, k); d <= distance && (best == "" || d < distance) {
 			best, distance = k, d
 		}
 	}
 	return best
 }
 
-// edits is the number of characters to insert, delete, replace or swap with their neighbour that turn a into b.
-func edits(a, b string) int {
+// Edits is the number of characters to insert, delete, replace or swap with their neighbour that turn a into b.
+func Edits(a, b string) int {
 	s, t := []rune(a), []rune(b)
 	rows := make([][]int, len(s)+1)
 	for i := range rows {
