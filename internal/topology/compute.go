@@ -19,7 +19,8 @@ const servicePort = 1080
 //go:embed user-data.yaml
 var userData string
 
-func (b *builder) computeLayer() {
+// computeLayer gives the group of instances.
+func (b *builder) computeLayer(n network, f files, i identity) *resource.Resource {
 	o := b.spec.Compute
 	settings, err := json.Marshal(b.settings())
 	if err != nil {
@@ -28,7 +29,7 @@ func (b *builder) computeLayer() {
 	metadata := &compute.Metadata{}
 	for _, item := range []struct{ key, value string }{
 		{"block-project-ssh-keys", "TRUE"},
-		{"difyup-agent", "gs://" + b.object.Name},
+		{"difyup-agent", "gs://" + f.agent.Name},
 		{"difyup-agent-sha256", b.agent.SHA256},
 		{"difyup-config", string(settings)},
 		{"difyup-stack", b.spec.Stack},
@@ -53,21 +54,21 @@ func (b *builder) computeLayer() {
 		ShieldedInstanceConfig: &compute.ShieldedInstanceConfig{EnableSecureBoot: true, EnableVtpm: true, EnableIntegrityMonitoring: true},
 	}
 	// A template cannot be changed. Its name follows its contents, so that a change makes a new one beside it.
-	name := b.name("vm-" + hash([]any{properties, b.network.URL(), b.subnetwork.URL()}))
+	name := b.name("vm-" + hash([]any{properties, n.vpc.URL(), n.subnetwork.URL()}))
 	template := b.add(kind.InstanceTemplates.New(name, b.params(), &compute.InstanceTemplate{
 		Name: name, Description: b.mark(), Properties: properties,
-	}).Refer("properties.networkInterfaces[0].network", b.network, b.network.URL()).
-		Refer("properties.networkInterfaces[0].subnetwork", b.subnetwork, b.subnetwork.URL()).After(b.account, b.object))
+	}).Refer("properties.networkInterfaces[0].network", n.vpc, n.vpc.URL()).
+		Refer("properties.networkInterfaces[0].subnetwork", n.subnetwork, n.subnetwork.URL()).After(i.account, f.agent))
 
 	// It takes longer to call an instance healthy than the load balancer's check does, so that a rolling update takes an
 	// old one away only when the new one has got traffic for some time.
-	b.liveness = b.healthCheck("heal", "/alive", 10, 10, 3, 3)
+	liveness := b.healthCheck("heal", "/alive", 10, 10, 3, 3)
 	var zones []*compute.DistributionPolicyZoneConfiguration
 	for _, z := range o.Zones {
 		zones = append(zones, &compute.DistributionPolicyZoneConfiguration{Zone: resource.Site + "compute/v1/projects/" + b.spec.Project + "/zones/" + z})
 	}
 	// Instances need the NAT to reach anything; all else they wait for themselves.
-	b.group = b.add(kind.RegionInstanceGroupManagers.New(b.name("group"), b.params(), &compute.InstanceGroupManager{
+	group := b.add(kind.RegionInstanceGroupManagers.New(b.name("group"), b.params(), &compute.InstanceGroupManager{
 		Name: b.name("group"), Description: b.mark(), BaseInstanceName: b.name("vm"), TargetSize: int64(o.Min),
 		NamedPorts:          []*compute.NamedPort{{Name: "http", Port: servicePort}},
 		DistributionPolicy:  &compute.DistributionPolicy{Zones: zones, TargetShape: "EVEN"},
@@ -79,12 +80,13 @@ func (b *builder) computeLayer() {
 		},
 		InstanceLifecyclePolicy: &compute.InstanceGroupManagerInstanceLifecyclePolicy{DefaultActionOnFailure: "REPAIR", ForceUpdateOnRepair: "YES"},
 	}).Refer("versions[0].instanceTemplate", template, template.URL()).
-		Refer("autoHealingPolicies[0].healthCheck", b.liveness, b.liveness.URL()).After(b.router))
+		Refer("autoHealingPolicies[0].healthCheck", liveness, liveness.URL()).After(n.router))
 	b.add(kind.RegionAutoscalers.New(b.name("autoscaler"), b.params(), &compute.Autoscaler{
 		Name: b.name("autoscaler"), Description: b.mark(),
 		AutoscalingPolicy: &compute.AutoscalingPolicy{
 			MinNumReplicas: int64(o.Min), MaxNumReplicas: int64(o.Max), CoolDownPeriodSec: int64(o.CooldownSeconds), Mode: "ON",
 			CpuUtilization: &compute.AutoscalingPolicyCpuUtilization{UtilizationTarget: o.CPUTarget, PredictiveMethod: "NONE"},
 		},
-	}).Refer("target", b.group, b.group.URL()))
+	}).Refer("target", group, group.URL()))
+	return group
 }

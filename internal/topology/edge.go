@@ -19,12 +19,15 @@ func (b *builder) healthCheck(purpose, path string, interval, timeout, passes, f
 	}))
 }
 
-func (b *builder) edgeLayer() {
+func (b *builder) edgeLayer(group *resource.Resource) {
 	o := b.spec.LoadBalancer
 	logs := &compute.BackendServiceLogConfig{Enable: o.AccessLogs, ForceSendFields: []string{"Enable"}}
 	if o.AccessLogs {
 		logs.SampleRate = 1
 	}
+	address := b.add(kind.GlobalAddresses.New(b.name("ip"), b.params(), &compute.Address{
+		Name: b.name("ip"), Description: b.mark(), AddressType: "EXTERNAL", IpVersion: "IPV4",
+	}))
 	health := b.healthCheck("lb-health", "/health", 5, 5, 2, 2)
 	service := b.add(kind.BackendServices.New(b.name("backend"), b.params(), &compute.BackendService{
 		Name: b.name("backend"), Description: b.mark(), Protocol: "HTTP", PortName: "http", LoadBalancingScheme: "EXTERNAL_MANAGED",
@@ -32,7 +35,7 @@ func (b *builder) edgeLayer() {
 		Backends:  []*compute.Backend{{BalancingMode: "UTILIZATION", MaxUtilization: 0.8, CapacityScaler: 1}},
 		LogConfig: logs,
 	}).Refer("healthChecks[0]", health, health.URL()).
-		Refer("backends[0].group", b.group, strings.Replace(b.group.URL(), "/instanceGroupManagers/", "/instanceGroups/", 1)))
+		Refer("backends[0].group", group, strings.Replace(group.URL(), "/instanceGroupManagers/", "/instanceGroups/", 1)))
 	urls := b.add(kind.URLMaps.New(b.name("urls"), b.params(), &compute.UrlMap{
 		Name: b.name("urls"), Description: b.mark(),
 	}).Refer("defaultService", service, service.URL()))
@@ -43,7 +46,7 @@ func (b *builder) edgeLayer() {
 	secure := b.add(kind.TargetHTTPSProxies.New(b.name("https"), b.params(), &compute.TargetHttpsProxy{
 		Name: b.name("https"), Description: b.mark(),
 	}).Refer("urlMap", urls, urls.URL()).Refer("sslCertificates[0]", certificate, certificate.URL()).Refer("sslPolicy", profile, profile.URL()))
-	b.forward("https", "443-443", secure)
+	b.forward(address, "https", "443-443", secure)
 
 	if o.HTTPRedirect {
 		redirect := b.add(kind.URLMaps.New(b.name("redirect"), b.params(), &compute.UrlMap{
@@ -53,7 +56,7 @@ func (b *builder) edgeLayer() {
 		plain := b.add(kind.TargetHTTPProxies.New(b.name("http"), b.params(), &compute.TargetHttpProxy{
 			Name: b.name("http"), Description: b.mark(),
 		}).Refer("urlMap", redirect, redirect.URL()))
-		b.forward("http", "80-80", plain)
+		b.forward(address, "http", "80-80", plain)
 	}
 }
 
@@ -71,10 +74,10 @@ func (b *builder) certificate() *resource.Resource {
 	return b.add(kind.SSLCertificates.New(body.Name, b.params(), body))
 }
 
-// forward opens a port of the stack's address.
-func (b *builder) forward(purpose, ports string, target *resource.Resource) {
+// forward opens a port of an address.
+func (b *builder) forward(address *resource.Resource, purpose, ports string, target *resource.Resource) {
 	b.add(kind.GlobalForwardingRules.New(b.name(purpose), b.params(), &compute.ForwardingRule{
 		Name: b.name(purpose), Description: b.mark(), IPProtocol: "TCP", PortRange: ports,
 		LoadBalancingScheme: "EXTERNAL_MANAGED", NetworkTier: "PREMIUM",
-	}).Take("IPAddress", b.address.Output("address")).Refer("target", target, target.URL()))
+	}).Take("IPAddress", address.Output("address")).Refer("target", target, target.URL()))
 }

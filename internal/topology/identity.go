@@ -5,6 +5,7 @@ import (
 
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/kind"
+	"github.com/difyup/difyup/internal/resource"
 )
 
 // What instances may do: write logs and metrics, and connect to the stores.
@@ -13,28 +14,46 @@ var projectRoles = []string{"roles/cloudsql.client", "roles/logging.logWriter", 
 // What they may do with their own bucket: everything with its objects, and see the bucket, which clients ask for first.
 var bucketRoles = []string{"roles/storage.legacyBucketReader", "roles/storage.objectAdmin"}
 
-// secretLayer makes the service account of the instances and the secrets, and lets the one read the others.
-func (b *builder) secretLayer() {
-	b.account = b.add(kind.ServiceAccounts.New(b.name("vm"), b.params(), &iam.ServiceAccount{
+// identity is whom the instances are, and how they are given roles.
+type identity struct {
+	account *resource.Resource
+	member  string // in IAM's words
+}
+
+// grant is a policy that gives the member roles.
+func (i identity) grant(roles ...string) *kind.Policy {
+	p := &kind.Policy{}
+	for _, role := range roles {
+		p.Bindings = append(p.Bindings, kind.Binding{Role: role, Members: []string{i.member}})
+	}
+	return p
+}
+
+// identityLayer makes the service account of the instances, which may use the project's services and their own bucket.
+func (b *builder) identityLayer(f files) identity {
+	account := b.add(kind.ServiceAccounts.New(b.name("vm"), b.params(), &iam.ServiceAccount{
 		DisplayName: "Instances of the stack " + b.spec.Stack, Description: b.mark(),
 	}))
-	member := "serviceAccount:" + b.accountEmail()
-	grant := func(roles ...string) *kind.Policy {
-		p := &kind.Policy{}
-		for _, role := range roles {
-			p.Bindings = append(p.Bindings, kind.Binding{Role: role, Members: []string{member}})
-		}
-		return p
-	}
-	b.add(kind.ProjectIAM.New(b.name("vm"), b.params("member", member), grant(projectRoles...)).After(b.account))
-	b.add(kind.BucketIAM.New(b.bucket.Name, b.params("member", member, "bucket", b.bucket.Name), grant(bucketRoles...)).After(b.account, b.bucket))
+	i := identity{account: account, member: "serviceAccount:" + b.accountEmail()}
+	b.add(kind.ProjectIAM.New(b.name("vm"), b.params("member", i.member), i.grant(projectRoles...)).After(account))
+	b.add(kind.BucketIAM.New(f.bucket.Name, b.params("member", i.member, "bucket", f.bucket.Name), i.grant(bucketRoles...)).After(account, f.bucket))
+	return i
+}
+
+// secrets are the stack's, by purpose.
+type secrets map[string]*resource.Resource
+
+// secretLayer makes the secrets and lets the instances read them.
+func (b *builder) secretLayer(i identity, redis *resource.Resource) secrets {
+	all := secrets{}
 	for _, p := range dify.Purposes() {
 		body := &kind.Secret{Labels: b.labels(), Generate: p.Length}
 		secret := b.add(kind.Secrets.New(b.name(p.Name), b.params(), body))
 		if p.Key == dify.RedisAuth {
-			secret.Take("payload", b.redis.Output("authString")) // Memorystore makes it
+			secret.Take("payload", redis.Output("authString")) // Memorystore makes it
 		}
-		b.passwords[p.Key] = secret
-		b.add(kind.SecretIAM.New(secret.Name, b.params("member", member, "secret", secret.Name), grant("roles/secretmanager.secretAccessor")).After(b.account, secret))
+		all[p.Key] = secret
+		b.add(kind.SecretIAM.New(secret.Name, b.params("member", i.member, "secret", secret.Name), i.grant("roles/secretmanager.secretAccessor")).After(i.account, secret))
 	}
+	return all
 }

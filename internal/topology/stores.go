@@ -27,12 +27,17 @@ const (
 // privateAddress is where Cloud SQL shows an instance's private address.
 const privateAddress resource.Path = "ipAddresses[type=PRIVATE].ipAddress"
 
-func (b *builder) databaseLayer() {
-	b.main = b.sqlInstance("main", b.spec.Database.SQL, dify.DBPassword, mainDatabase, pluginDatabase)
-	b.vector = b.sqlInstance("vector", b.spec.Vector.SQL, dify.VectorPassword, mainDatabase)
+// databases are the two Cloud SQL instances.
+type databases struct{ main, vector *resource.Resource }
+
+func (b *builder) databaseLayer(n network, passwords secrets) databases {
+	return databases{
+		main:   b.sqlInstance(n, "main", b.spec.Database.SQL, passwords[dify.DBPassword], mainDatabase, pluginDatabase),
+		vector: b.sqlInstance(n, "vector", b.spec.Vector.SQL, passwords[dify.VectorPassword], mainDatabase),
+	}
 }
 
-func (b *builder) sqlInstance(purpose string, o config.SQL, password string, databases ...string) *resource.Resource {
+func (b *builder) sqlInstance(n network, purpose string, o config.SQL, password *resource.Resource, names ...string) *resource.Resource {
 	flags := []*sqladmin.DatabaseFlags{{Name: "max_connections", Value: strconv.Itoa(o.MaxConnections)}}
 	for _, name := range slices.Sorted(maps.Keys(o.Flags)) {
 		flags = append(flags, &sqladmin.DatabaseFlags{Name: name, Value: o.Flags[name]})
@@ -58,22 +63,23 @@ func (b *builder) sqlInstance(purpose string, o config.SQL, password string, dat
 			},
 			DatabaseFlags: flags, UserLabels: b.labels(), ForceSendFields: []string{"DeletionProtectionEnabled"},
 		},
-	}).Refer("settings.ipConfiguration.privateNetwork", b.network, b.network.Link()).After(b.connection))
+	}).Refer("settings.ipConfiguration.privateNetwork", n.vpc, n.vpc.Link()).After(n.connection))
 	params := b.params("instance", instance.Name)
-	for _, name := range databases {
+	for _, name := range names {
 		b.add(kind.SQLDatabases.New(instance.Name+"/"+name, params, &sqladmin.Database{
 			Name: name, Project: b.spec.Project, Instance: instance.Name, Charset: "UTF8", Collation: "en_US.UTF8",
 		}))
 	}
 	b.add(kind.SQLUsers.New(instance.Name+"/"+sqlUser, params, &sqladmin.User{
 		Name: sqlUser, Project: b.spec.Project, Instance: instance.Name,
-	}).Take("password", b.passwords[password].Output("payload")))
+	}).Take("password", password.Output("payload")))
 	return instance
 }
 
 func boolean(v bool) *bool { return &v }
 
-func (b *builder) cacheLayer() {
+// cacheLayer gives the Redis instance.
+func (b *builder) cacheLayer(n network) *resource.Resource {
 	o := b.spec.Redis
 	tier := "BASIC"
 	if o.HighAvailability {
@@ -84,14 +90,17 @@ func (b *builder) cacheLayer() {
 	if period := periods[o.Persistence]; period != "" {
 		persistence = &redis.PersistenceConfig{PersistenceMode: "RDB", RdbSnapshotPeriod: period}
 	}
-	b.redis = b.add(kind.RedisInstances.New(b.name("redis"), b.params(), &redis.Instance{
+	return b.add(kind.RedisInstances.New(b.name("redis"), b.params(), &redis.Instance{
 		DisplayName: b.name("redis"), Tier: tier, MemorySizeGb: int64(o.MemoryGB), RedisVersion: "REDIS_" + strings.ReplaceAll(o.Version, ".", "_"),
 		AuthEnabled: true, TransitEncryptionMode: "DISABLED", ConnectMode: "PRIVATE_SERVICE_ACCESS",
 		RedisConfigs: map[string]string{"maxmemory-policy": o.MaxmemoryPolicy}, PersistenceConfig: persistence, Labels: b.labels(),
-	}).Refer("authorizedNetwork", b.network, b.network.Link()).After(b.connection))
+	}).Refer("authorizedNetwork", n.vpc, n.vpc.Link()).After(n.connection))
 }
 
-func (b *builder) storageLayer() {
+// files is the bucket, and in it the program that instances run.
+type files struct{ bucket, agent *resource.Resource }
+
+func (b *builder) storageLayer() files {
 	o := b.spec.Storage
 	cors := make([]*storage.BucketCors, 0, len(o.CORS))
 	for _, c := range o.CORS {
@@ -104,7 +113,7 @@ func (b *builder) storageLayer() {
 	for _, r := range o.Lifecycle {
 		rules = append(rules, lifecycleRule(r))
 	}
-	b.bucket = b.add(kind.Buckets.New(o.Bucket, b.params(), &storage.Bucket{
+	bucket := b.add(kind.Buckets.New(o.Bucket, b.params(), &storage.Bucket{
 		Name: o.Bucket, Location: strings.ToUpper(o.Location), StorageClass: "STANDARD", Labels: b.labels(),
 		Versioning: &storage.BucketVersioning{Enabled: o.Versioning, ForceSendFields: []string{"Enabled"}},
 		IamConfiguration: &storage.BucketIamConfiguration{
@@ -114,9 +123,10 @@ func (b *builder) storageLayer() {
 		Cors:             cors, Lifecycle: &storage.BucketLifecycle{Rule: rules, ForceSendFields: []string{"Rule"}}, ForceSendFields: []string{"Cors"},
 	}))
 	file := "agent/difyup-agent-" + b.agent.SHA256[:min(12, len(b.agent.SHA256))]
-	b.object = b.add(kind.BucketObjects.New(o.Bucket+"/"+file, b.params("bucket", o.Bucket), &kind.Object{
+	agent := b.add(kind.BucketObjects.New(o.Bucket+"/"+file, b.params("bucket", o.Bucket), &kind.Object{
 		Name: file, SHA256: b.agent.SHA256, Source: b.agent.Path,
-	}).Refer("bucket", b.bucket, b.bucket.Name))
+	}).Refer("bucket", bucket, bucket.Name))
+	return files{bucket: bucket, agent: agent}
 }
 
 func lifecycleRule(r config.LifecycleRule) *storage.BucketLifecycleRule {
@@ -138,16 +148,16 @@ func lifecycleRule(r config.LifecycleRule) *storage.BucketLifecycleRule {
 }
 
 // namingLayer gives the stores names that stay when what they stand for is replaced.
-func (b *builder) namingLayer() {
+func (b *builder) namingLayer(n network, sql databases, redis *resource.Resource) {
 	name, suffix := b.name("internal"), b.spec.Stack+".internal."
-	b.zone = b.add(kind.ManagedZones.New(name, b.params(), &dns.ManagedZone{
+	b.add(kind.ManagedZones.New(name, b.params(), &dns.ManagedZone{
 		Name: name, Description: b.mark(), DnsName: suffix, Visibility: "private", Labels: b.labels(),
-	}).Refer("privateVisibilityConfig.networks[0].networkUrl", b.network, b.network.URL()))
+	}).Refer("privateVisibilityConfig.networks[0].networkUrl", n.vpc, n.vpc.URL()))
 	for _, r := range []struct {
 		name    string
 		address resource.Output
 	}{
-		{"db", b.main.Output(privateAddress)}, {"vector", b.vector.Output(privateAddress)}, {"redis", b.redis.Output("host")},
+		{"db", sql.main.Output(privateAddress)}, {"vector", sql.vector.Output(privateAddress)}, {"redis", redis.Output("host")},
 	} {
 		full := b.host(r.name) + "."
 		b.add(kind.RecordSets.New(name+"/"+full+"/A", b.params("zone", name), &dns.ResourceRecordSet{

@@ -28,31 +28,28 @@ func APIs() []string {
 	}
 }
 
-// builder gathers the resources of one stack.
+// builder gathers the resources of one stack. Its layers are functions: what a layer stands on are its parameters, what
+// others may refer to is its result.
 type builder struct {
-	spec  *config.Spec
-	agent Agent
-	all   []*resource.Resource
-
-	// What several layers refer to.
-	services, network, subnetwork, router, connection       *resource.Resource
-	address, liveness, group, bucket, object, account, zone *resource.Resource
-	main, vector, redis                                     *resource.Resource
-	passwords                                               map[string]*resource.Resource // by purpose
+	spec     *config.Spec
+	agent    Agent
+	all      []*resource.Resource
+	services *resource.Resource // all but itself wait for it
 }
 
 // Build gives the graph of a stack whose instances run agent.
 func Build(s *config.Spec, agent Agent) (*resource.Graph, error) {
-	b := &builder{spec: s, agent: agent, passwords: map[string]*resource.Resource{}}
-	b.project()
-	b.networkLayer()
-	b.storageLayer()
-	b.cacheLayer()
-	b.secretLayer()
-	b.databaseLayer()
-	b.namingLayer()
-	b.computeLayer()
-	b.edgeLayer()
+	b := &builder{spec: s, agent: agent}
+	b.services = b.add(kind.Services.New("enabled", b.params(), &kind.ServiceList{Services: APIs()}))
+	network := b.networkLayer()
+	files := b.storageLayer()
+	identity := b.identityLayer(files)
+	redis := b.cacheLayer(network)
+	secrets := b.secretLayer(identity, redis)
+	databases := b.databaseLayer(network, secrets)
+	b.namingLayer(network, databases, redis)
+	group := b.computeLayer(network, files, identity)
+	b.edgeLayer(group)
 	return resource.NewGraph(b.all...)
 }
 
