@@ -23,6 +23,7 @@ type Info struct {
 	StartedAt time.Time `json:"startedAt"`
 	Version   string    `json:"version"` // of difyup
 	Addresses string    `json:"addresses"`
+	Users     string    `json:"users"` // the IDs of those that instances run as; "" for the owner
 	DNS       string    `json:"dns"`
 	TimeScale float64   `json:"timeScale"`
 

@@ -117,6 +117,10 @@ func (c *cloud) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.net.Close()) }()
+	users, err := plane.ClaimUsers(c.net)
+	if err != nil {
+		return err
+	}
 	c.supervisor = plane.NewSupervisor(log)
 	defer func() { err = errors.Join(err, c.supervisor.Close(context.WithoutCancel(ctx), endGrace)) }()
 	listener, err := net.Listen("tcp4", netip.AddrPortFrom(c.net.API(), 0).String())
@@ -152,7 +156,7 @@ func (c *cloud) run(ctx context.Context) (err error) {
 	names := dns.Register(c.front, c.store)
 	machines := compute.Register(c.front, c.store, compute.Options{Addresses: balancerAddresses{c.net}, Log: log})
 	c.fleet, err = fleet.New(fleet.Options{
-		Store: c.store, Addresses: instanceAddresses{c.net}, Start: c.startInstance, Objects: c.open(),
+		Store: c.store, Addresses: instanceAddresses{c.net}, Users: users, Start: c.startInstance, Objects: c.open(),
 		Issue: c.front.Tokens().Issue, Number: c.front.ProjectNumber, Lookup: names.Lookup, Zones: names.Zones, KeyPair: machines.KeyPair,
 		DNS: c.net.DNS(), Endpoint: url, Dir: filepath.Join(c.opts.Dir, "instances"), TimeScale: c.opts.TimeScale, Log: log,
 	})
@@ -169,7 +173,7 @@ func (c *cloud) run(ctx context.Context) (err error) {
 
 	c.info = Info{
 		PID: os.Getpid(), URL: url, Token: token, Dir: c.opts.Dir, StartedAt: time.Now().UTC().Truncate(time.Second), Version: c.opts.Version,
-		Addresses: c.net.Block().String(), DNS: c.fleet.DNS().String(), TimeScale: c.opts.TimeScale,
+		Addresses: c.net.Block().String(), Users: users.String(), DNS: c.fleet.DNS().String(), TimeScale: c.opts.TimeScale,
 	}
 	c.front.HandleHTTP("GET /local/v1/status", http.HandlerFunc(c.status))
 	c.front.HandleHTTP("PUT /local/v1/delay", http.HandlerFunc(c.setDelay))
@@ -202,7 +206,7 @@ func (c *cloud) run(ctx context.Context) (err error) {
 
 // publish writes where the cloud is, for other processes.
 func (c *cloud) publish() error {
-	raw, err := json.MarshalIndent(map[string]any{"pid": c.info.PID, "url": c.info.URL, "dir": c.info.Dir, "startedAt": c.info.StartedAt}, "", "  ")
+	raw, err := json.MarshalIndent(map[string]any{"pid": c.info.PID, "url": c.info.URL, "dir": c.info.Dir, "startedAt": c.info.StartedAt, "users": c.info.Users}, "", "  ")
 	if err != nil {
 		return err
 	}
@@ -246,7 +250,7 @@ func (a instanceAddresses) Addr() (netip.Addr, error) { return a.net.Addr(plane.
 func (a instanceAddresses) Release(addr netip.Addr)   { a.net.Release(addr) }
 
 func (c *cloud) startInstance(ctx context.Context, p group.Program) (group.Process, error) {
-	process, err := c.supervisor.Start(ctx, plane.Spec{Name: p.Name, Path: p.Path, Env: p.Env, Dir: p.Dir, Log: p.Log})
+	process, err := c.supervisor.Start(ctx, plane.Spec{Name: p.Name, Path: p.Path, Env: p.Env, Dir: p.Dir, Log: p.Log, UID: p.UID})
 	if err != nil {
 		return nil, err
 	}

@@ -23,10 +23,17 @@ type Addresses interface {
 	Release(netip.Addr)
 }
 
+// Users gives instances the users that they run as.
+type Users interface {
+	Take() (uid int, err error)
+	Release(uid int)
+}
+
 // Options are what a fleet depends on. All fields are needed, but for KeyPair and Zones.
 type Options struct {
 	Store     *store.Store
 	Addresses Addresses
+	Users     Users
 	// Start starts an instance's program. The context is of the starting alone: the process outlives it.
 	Start func(ctx context.Context, p group.Program) (group.Process, error)
 	// Objects opens an object as the service account asEmail, whose permissions count.
@@ -89,6 +96,7 @@ func New(opts Options) (*Fleet, error) {
 		},
 		Scaled:  resources.change,
 		Address: opts.Addresses.Addr, Release: opts.Addresses.Release,
+		User: opts.Users.Take, Vacate: opts.Users.Release,
 		Objects: opts.Objects, Start: opts.Start,
 		Token:  func(email string) (string, time.Duration, error) { return opts.Issue(email), tokenLife, nil },
 		Number: opts.Number,

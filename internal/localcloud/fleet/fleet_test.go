@@ -168,6 +168,12 @@ func (a *addresses) Release(addr netip.Addr) {
 	delete(a.used, addr)
 }
 
+// owner is the one user there is.
+type owner struct{}
+
+func (owner) Take() (int, error) { return os.Geteuid(), nil }
+func (owner) Release(int)        {}
+
 // cloud is a control plane of plain bodies in front of a real fleet.
 type cloud struct {
 	t      *testing.T
@@ -198,7 +204,7 @@ func newCloud(t *testing.T) *cloud {
 	}
 	c := &cloud{t: t, st: store.New(), addrs: &addresses{s: byte(100 + rand.IntN(100)), used: map[netip.Addr]bool{}}, dir: t.TempDir(), agent: agent}
 	c.fleet, err = fleet.New(fleet.Options{
-		Store: c.st, Addresses: c.addrs, Start: start, Dir: c.dir, Log: slog.New(slog.DiscardHandler),
+		Store: c.st, Addresses: c.addrs, Users: owner{}, Start: start, Dir: c.dir, Log: slog.New(slog.DiscardHandler),
 		Objects: func(_ context.Context, bucket, object, as string) (io.ReadCloser, error) {
 			if c.denied.Load() || as != "demo-vm@p.iam.gserviceaccount.com" {
 				return nil, fmt.Errorf("%s does not have storage.objects.get access", as)

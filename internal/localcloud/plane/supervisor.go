@@ -35,12 +35,17 @@ type Spec struct {
 	Signal syscall.Signal // asks it to end; SIGTERM if 0
 	// Unprivileged runs the program as the user "postgres" or "nobody" when difyup itself is root.
 	Unprivileged bool
+	// UID runs the program as this user and the group of the same number, when difyup itself is root; 0 is as ourselves.
+	// When the program ends, so does whatever else that user runs.
+	UID int
 }
 
 // Supervisor starts programs that end when this process ends, even by kill -9.
 type Supervisor struct {
 	log   *slog.Logger
 	start chan func()
+	ready chan struct{} // closed when the starting thread is
+	bound error         // why it could not be bound
 	done  chan struct{}
 
 	life    context.Context // of the keepers
@@ -88,18 +93,32 @@ func NewSupervisor(log *slog.Logger) *Supervisor {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &Supervisor{log: log, start: make(chan func()), done: make(chan struct{})}
+	s := &Supervisor{log: log, start: make(chan func()), ready: make(chan struct{}), done: make(chan struct{})}
 	s.life, s.end = context.WithCancel(context.Background())
 	go func() {
 		// The kernel sends a child its parent-death signal when the *thread* that forked it ends. One thread, which lives as
 		// long as the supervisor, forks them all.
 		runtime.LockOSThread()
 		defer close(s.done)
+		s.bound = boundThread()
+		close(s.ready)
 		for f := range s.start {
 			f()
 		}
 	}()
+	<-s.ready
 	return s
+}
+
+// boundThread has the kernel give no program that this thread starts, nor any that those start, more rights by executing
+// a file: what is set-user-ID counts for nothing. That a thread can be bound alone, and hands it on to the processes that
+// it forks, is why no helper program is needed.
+func boundThread() error {
+	const setNoNewPrivs = 38 // PR_SET_NO_NEW_PRIVS
+	if _, _, errno := syscall.RawSyscall6(syscall.SYS_PRCTL, setNoNewPrivs, 1, 0, 0, 0, 0); errno != 0 {
+		return os.NewSyscallError("prctl", errno)
+	}
+	return nil
 }
 
 // Process is a program that was started.
@@ -117,7 +136,11 @@ func (s *Supervisor) Start(ctx context.Context, spec Spec) (*Process, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	log, err := os.OpenFile(spec.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if s.bound != nil {
+		return nil, fmt.Errorf("start %s: %w", spec.Name, s.bound)
+	}
+	// The directory may be another user's, who must not lead us elsewhere.
+	log, err := os.OpenFile(spec.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", spec.Name, err)
 	}
@@ -133,6 +156,12 @@ func (s *Supervisor) Start(ctx context.Context, spec Spec) (*Process, error) {
 		if cmd.SysProcAttr.Credential, err = unprivileged(); err != nil {
 			return nil, fmt.Errorf("start %s: %w", spec.Name, err)
 		}
+	}
+	if os.Geteuid() != 0 {
+		spec.UID = 0
+	}
+	if spec.UID != 0 { // without a list of groups there are none
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(spec.UID), Gid: uint32(spec.UID)}
 	}
 	p := &Process{spec: spec, cmd: cmd, done: make(chan struct{})}
 
@@ -170,21 +199,34 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 // Err says why it ended, once Done is closed; nil for exit status 0.
 func (p *Process) Err() error { return p.err }
 
-// Stop asks the process to end, and ends it by force after grace or when ctx ends. It returns when the process is gone.
+// Stop asks the process to end, and ends it by force after grace or when ctx ends. It returns when the process is gone,
+// and with it what its user left behind.
 func (p *Process) Stop(ctx context.Context, grace time.Duration) error {
+	p.end(ctx, grace)
+	if p.spec.UID == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leftoverGrace)
+	defer cancel()
+	return endAll(ctx, p.spec.UID)
+}
+
+// leftoverGrace is how long processes that were killed may take to be gone.
+const leftoverGrace = 5 * time.Second
+
+func (p *Process) end(ctx context.Context, grace time.Duration) {
 	p.stopped.Store(true)
 	_ = p.cmd.Process.Signal(p.spec.Signal) // it may be gone already
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
 	select {
 	case <-p.done:
-		return nil
+		return
 	case <-timer.C:
 	case <-ctx.Done():
 	}
 	_ = syscall.Kill(-p.PID(), syscall.SIGKILL)
 	<-p.done
-	return nil
 }
 
 // keep starts a server again when it ends and nobody stopped it, as Google does with those it runs. again starts it, and

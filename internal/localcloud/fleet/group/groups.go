@@ -23,6 +23,7 @@ type Program struct {
 	Env  []string // complete: nothing is inherited
 	Dir  string   // working directory
 	Log  string   // file that stdout and stderr are appended to
+	UID  int      // who it runs as
 }
 
 // Process is a running program.
@@ -51,6 +52,9 @@ type Options struct {
 	// Address gives an instance its loopback address; Release takes it back.
 	Address func() (netip.Addr, error)
 	Release func(netip.Addr)
+	// User gives an instance the user that it runs as, which is ours or one of its own; Vacate takes it back.
+	User   func() (uid int, err error)
+	Vacate func(uid int)
 	// Objects opens an object as a service account, whose permissions count.
 	Objects func(ctx context.Context, bucket, object, asEmail string) (io.ReadCloser, error)
 	Start   func(ctx context.Context, p Program) (Process, error)

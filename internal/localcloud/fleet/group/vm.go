@@ -75,6 +75,7 @@ type vm struct {
 	template, version string
 	status, action    string
 	addr              netip.Addr
+	uid               int // of the program, its children and home; 0 before there is one
 	metadata          *metadata.Server
 	running           bool // it has its address and may answer
 	bootedAt          time.Time
@@ -118,7 +119,9 @@ func (v *vm) order(o order) {
 
 func (v *vm) opts() *Options { return &v.g.all.opts }
 
-func (v *vm) dir() string { return filepath.Join(v.opts().Dir, v.project, v.name) }
+// dir is what the instance's user may look into and not change, home is its own.
+func (v *vm) dir() string  { return filepath.Join(v.opts().Dir, v.project, v.name) }
+func (v *vm) home() string { return filepath.Join(v.dir(), "home") }
 
 func (v *vm) scaled(d, floor time.Duration) time.Duration {
 	return wire.Scaled(d, v.opts().TimeScale, floor)
@@ -222,12 +225,21 @@ func (v *vm) repair(err error) bool {
 func (v *vm) equip() error {
 	v.g.mu.Lock()
 	equipped := v.metadata != nil
-	addr := v.addr
+	addr, uid := v.addr, v.uid
 	v.g.mu.Unlock()
 	if equipped {
 		return nil
 	}
-	if err := os.MkdirAll(v.dir(), 0o755); err != nil {
+	if uid == 0 {
+		var err error
+		if uid, err = v.opts().User(); err != nil {
+			return fmt.Errorf("find user for instance %s: %w", v.name, err)
+		}
+		v.g.mu.Lock()
+		v.uid = uid
+		v.g.mu.Unlock()
+	}
+	if err := v.house(uid); err != nil {
 		return fmt.Errorf("make directory of instance %s: %w", v.name, err)
 	}
 	if !addr.IsValid() {
@@ -239,7 +251,7 @@ func (v *vm) equip() error {
 		v.addr = addr
 		v.g.mu.Unlock()
 	}
-	server, err := metadata.Serve(addr, metadata.Options{Describe: v.document, Token: v.opts().Token, Log: v.opts().Log})
+	server, err := metadata.Serve(addr, metadata.Options{Describe: v.document, Token: v.opts().Token, UID: uid, Log: v.opts().Log})
 	if err != nil {
 		return fmt.Errorf("start metadata server of instance %s: %w", v.name, err)
 	}
@@ -249,10 +261,36 @@ func (v *vm) equip() error {
 	return nil
 }
 
+// house makes the instance's directories. Of those above its home its user's group may pass, and nobody else.
+func (v *vm) house(uid int) error {
+	pass, look := os.FileMode(0o700), os.FileMode(0o700)
+	if uid != os.Geteuid() {
+		pass, look = 0o711, 0o710
+	}
+	for _, d := range []struct {
+		path     string
+		mode     os.FileMode
+		uid, gid int // -1 for ours
+	}{{filepath.Dir(v.dir()), pass, -1, -1}, {v.dir(), look, -1, uid}, {v.home(), 0o700, uid, uid}} {
+		if err := os.MkdirAll(d.path, d.mode); err != nil {
+			return err
+		}
+		if uid != os.Geteuid() {
+			if err := os.Lchown(d.path, d.uid, d.gid); err != nil {
+				return err
+			}
+		}
+		if err := os.Chmod(d.path, d.mode); err != nil { // whatever the umask is
+			return err
+		}
+	}
+	return nil
+}
+
 // clean gives back all that equip took, and removes the instance's body.
 func (v *vm) clean() {
 	v.g.mu.Lock()
-	server, addr := v.metadata, v.addr
+	server, addr, uid := v.metadata, v.addr, v.uid
 	v.metadata, v.running = nil, false
 	v.g.mu.Unlock()
 	if server != nil {
@@ -267,6 +305,9 @@ func (v *vm) clean() {
 	}
 	if err := os.RemoveAll(v.dir()); err != nil {
 		v.opts().Log.Warn("remove directory of instance", "instance", v.name, "error", err)
+	}
+	if uid != 0 {
+		v.opts().Vacate(uid)
 	}
 }
 
@@ -470,7 +511,7 @@ func (v *vm) serialFile() string { return filepath.Join(v.dir(), "serial.log") }
 
 // note writes a line to the serial port.
 func (v *vm) note(format string, args ...any) {
-	f, err := os.OpenFile(v.serialFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	f, err := os.OpenFile(v.serialFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return // the directory is not there yet: nothing is running that could be watched
 	}
@@ -533,11 +574,12 @@ func (v *vm) boot(life context.Context) (Process, error) {
 	}
 	v.note("starting %s", source)
 	v.g.mu.Lock()
-	host := v.metadata.Addr().String()
+	host, uid := v.metadata.Addr().String(), v.uid
 	v.g.mu.Unlock()
+	// Nothing of the owner's environment: an instance is a machine of its own.
 	p := Program{
-		Name: v.name, Path: path, Dir: v.dir(), Log: v.serialFile(),
-		Env: []string{"GCE_METADATA_HOST=" + host, "DIFYUP_DNS=" + v.opts().DNS, "HOME=" + v.dir(), "PATH=" + os.Getenv("PATH")},
+		Name: v.name, Path: path, Dir: v.home(), Log: v.serialFile(), UID: uid,
+		Env: []string{"GCE_METADATA_HOST=" + host, "DIFYUP_DNS=" + v.opts().DNS, "HOME=" + v.home(), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
 	}
 	for try := 0; ; try++ {
 		proc, err := v.opts().Start(life, p)
@@ -560,7 +602,7 @@ func (v *vm) fetch(ctx context.Context, bucket, object, email, sum, path string)
 	}
 	defer r.Close()
 	next := path + ".next"
-	f, err := os.OpenFile(next, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o755)
+	f, err := os.OpenFile(next, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o700)
 	if err != nil {
 		return err
 	}
@@ -572,7 +614,17 @@ func (v *vm) fetch(ctx context.Context, bucket, object, email, sum, path string)
 	if got := hex.EncodeToString(h.Sum(nil)); got != sum {
 		return fmt.Errorf("%s has the sha256 %s, and difyup-agent-sha256 says %s", object, got, sum)
 	}
-	if err := os.Chmod(next, 0o755); err != nil {
+	v.g.mu.Lock()
+	uid := v.uid
+	v.g.mu.Unlock()
+	mode := os.FileMode(0o700)
+	if uid != os.Geteuid() { // to be read and executed by the instance's user, not changed
+		mode = 0o750
+		if err := os.Lchown(next, -1, uid); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(next, mode); err != nil {
 		return err
 	}
 	return os.Rename(next, path)

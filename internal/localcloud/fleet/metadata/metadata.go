@@ -46,6 +46,7 @@ type Options struct {
 	Describe func() Document
 	// Token issues an access token for a service account, and tells how long it is good.
 	Token func(email string) (token string, life time.Duration, err error)
+	UID   int // the instance's user, whom alone the server answers
 	Log   *slog.Logger
 }
 
@@ -70,7 +71,7 @@ func Serve(addr netip.Addr, opts Options) (*Server, error) {
 	}
 	s := &Server{opts: opts, addr: l.Addr().(*net.TCPAddr).AddrPort(), done: make(chan struct{}),
 		changed: make(chan struct{}), guest: map[string]map[string]string{}}
-	s.http = &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(opts.Log.Handler(), slog.LevelDebug)}
+	s.http = &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(opts.Log.Handler(), slog.LevelDebug), ConnContext: s.withPeer}
 	go func() {
 		defer close(s.done)
 		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -118,6 +119,10 @@ const root = "/computeMetadata/v1"
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Metadata-Flavor", "Google")
 	w.Header().Set("Server", "Metadata Server for VM")
+	if !s.known(r) {
+		http.Error(w, "This metadata server answers its own instance only.", http.StatusForbidden)
+		return
+	}
 	// Both rules keep a server that can be made to fetch URLs from handing out tokens.
 	if r.Header.Get("X-Forwarded-For") != "" {
 		http.Error(w, "Requests with an X-Forwarded-For header are refused.", http.StatusForbidden)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,7 +17,7 @@ import (
 	"github.com/difyup/difyup/internal/localcloud/fleet/metadata"
 )
 
-func serve(t *testing.T, value *atomic.Value) *metadata.Server {
+func serve(t *testing.T, value *atomic.Value, uid int) *metadata.Server {
 	t.Helper()
 	s, err := metadata.Serve(netip.MustParseAddr("127.0.0.1"), metadata.Options{
 		Describe: func() metadata.Document {
@@ -26,6 +27,7 @@ func serve(t *testing.T, value *atomic.Value) *metadata.Server {
 				Accounts: []metadata.Account{{Email: "vm@p.iam.gserviceaccount.com", Scopes: []string{"https://www.googleapis.com/auth/cloud-platform"}}}}
 		},
 		Token: func(email string) (string, time.Duration, error) { return "ya29." + email, time.Hour, nil },
+		UID:   uid,
 		Log:   slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -64,7 +66,7 @@ func ask(ctx context.Context, t *testing.T, s *metadata.Server, method, path, bo
 func TestAnswers(t *testing.T) {
 	var v atomic.Value
 	v.Store("demo")
-	s := serve(t, &v)
+	s := serve(t, &v, os.Geteuid())
 	flavor := http.Header{"Metadata-Flavor": {"Google"}}
 	const m = "/computeMetadata/v1/"
 	for _, tc := range []struct {
@@ -121,7 +123,7 @@ func TestAnswers(t *testing.T) {
 func TestWaitForChange(t *testing.T) {
 	var v atomic.Value
 	v.Store("one")
-	s := serve(t, &v)
+	s := serve(t, &v, os.Geteuid())
 	flavor := http.Header{"Metadata-Flavor": {"Google"}}
 	const path = "/computeMetadata/v1/instance/attributes/difyup-stack?wait_for_change=true"
 	_, h := ask(t.Context(), t, s, "GET", path+"&timeout_sec=0", "", flavor)
