@@ -7,14 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/google"
 
 	"github.com/difyup/difyup/internal/event"
@@ -41,9 +43,11 @@ type Client struct {
 	requests atomic.Int64
 	drivers  map[string]Driver
 
-	numberMu sync.Mutex
-	number   string // the project's number, once known
-	enabled  sync.Map
+	numberMu sync.Mutex             // held while the number is asked for
+	number   atomic.Pointer[string] // the project's number, once known
+
+	enabled     sync.Map // by API.Name: services that this run enabled
+	madeAccount atomic.Bool
 }
 
 // New makes a client. On Google it needs application default credentials and says how to get them.
@@ -52,8 +56,12 @@ func New(ctx context.Context, o Options) (*Client, error) {
 	if c.http == nil {
 		transport := http.DefaultTransport.(*http.Transport).Clone()
 		transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 128, 64
-		c.http = &http.Client{Transport: transport}
+		// A connection that died without a word is noticed while requests wait on it, and the next ones get another.
+		transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second}
+		c.http = &http.Client{Transport: transport, CheckRedirect: stay}
 		if o.Endpoint == "" {
+			// Where tokens come from is asked with a deadline too.
+			ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: transport, Timeout: googleDeadlines.read})
 			creds, err := google.FindDefaultCredentials(ctx, "https://www.googleapis.com/auth/cloud-platform")
 			if err != nil {
 				return nil, &fault.Fault{
@@ -63,7 +71,7 @@ func New(ctx context.Context, o Options) (*Client, error) {
 					Cause:   err,
 				}
 			}
-			c.http = &http.Client{Transport: &tokenTransport{source: creds.TokenSource, base: transport}}
+			c.http.Transport = &tokenTransport{source: creds.TokenSource, base: transport}
 		}
 	}
 	c.drivers = map[string]Driver{"": &REST{Client: c}}
@@ -72,6 +80,9 @@ func New(ctx context.Context, o Options) (*Client, error) {
 	}
 	return c, nil
 }
+
+// stay follows no redirect: Google's APIs answer themselves, and the token is nobody else's.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // Project is the project's ID.
 func (c *Client) Project() string { return c.opts.Project }
@@ -100,10 +111,16 @@ type Call struct {
 	Header *http.Header // where the answer's header goes, if not nil
 	For    resource.ID  // whom retries are told about
 	Once   bool         // no retries: the caller knows better
+
+	// Carried is asked before the request is sent again when it is open whether it was carried out: whether it was.
+	// Nil for what may be done twice, or has another way to be known again: a request ID, a generation, an etag.
+	Carried func(ctx context.Context) (bool, error)
+	// Clear is what must be done before Mutate sends the request again after its operation failed.
+	Clear func(ctx context.Context) error
 }
 
-// Do sends a request and decodes the answer. What may pass by itself is tried again, for up to retryFor, each time
-// with an event. Bodies are in no error, for they may hold secrets.
+// Do sends a request and decodes the answer. A failure that one of the rules knows to pass is met by sending the request
+// again, each time with an event. Every request has a deadline. Bodies are in no error, for they may hold secrets.
 func (c *Client) Do(ctx context.Context, call Call) error {
 	body, contentType := call.Raw, call.Type
 	if call.Body != nil {
@@ -128,52 +145,43 @@ func (c *Client) Do(ctx context.Context, call Call) error {
 	if len(query) > 0 {
 		target += "?" + query.Encode()
 	}
-	began := time.Now()
-	for try := 0; ; try++ {
-		raw, header, err := c.once(ctx, call.Method, target, body, contentType)
+	for p := (patience{}); ; {
+		header, err := c.once(ctx, call, target, body, contentType)
 		if err == nil {
 			if call.Header != nil {
 				*call.Header = header
 			}
-			return decode(raw, call)
-		}
-		why, wait := c.retry(call, err, try)
-		if why == "" || call.Once || ctx.Err() != nil || time.Since(began)+wait > retryFor(why) {
-			return fmt.Errorf("%s %s: %w", strings.ToLower(call.Method), call.Path, err)
-		}
-		c.Notify(event.Retried, call.For, fmt.Sprintf("%s; again in %s", why, wait.Round(10*time.Millisecond)))
-		if err := Sleep(ctx, wait); err != nil {
-			return err
-		}
-	}
-}
-
-func decode(raw []byte, call Call) error {
-	switch out := call.Out.(type) {
-	case nil:
-		return nil
-	case *[]byte:
-		*out = raw
-		return nil
-	default:
-		if len(bytes.TrimSpace(raw)) == 0 {
 			return nil
 		}
-		if err := json.Unmarshal(raw, out); err != nil {
-			return fmt.Errorf("decode the answer of %s %s: %w", call.Method, call.Path, err)
+		if stop := c.again(ctx, call, err, &p); stop != nil {
+			if ctx.Err() != nil && errors.Is(stop, context.Cause(ctx)) {
+				return stop
+			}
+			return fmt.Errorf("%s %s: %w", strings.ToLower(call.Method), call.Path, stop)
 		}
-		return nil
+		if call.Carried != nil && open(err) {
+			if done, err := call.Carried(ctx); done || err != nil {
+				return err
+			}
+		}
 	}
 }
 
-func (c *Client) once(ctx context.Context, method, target string, body []byte, contentType string) ([]byte, http.Header, error) {
+// longest bounds an answer. Lists of a thousand instances take a few megabytes.
+const longest = 64 << 20
+
+// once sends a request once and decodes its answer.
+func (c *Client) once(ctx context.Context, call Call, target string, body []byte, contentType string) (http.Header, error) {
+	limit := c.deadline(call)
+	timed, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	var reader io.Reader
 	if body != nil {
 		reader = bytes.NewReader(body)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, target, reader)
+	req, err := http.NewRequestWithContext(timed, call.Method, target, reader)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
@@ -183,23 +191,73 @@ func (c *Client) once(ctx context.Context, method, target string, body []byte, c
 		req.Header.Set("Authorization", "Bearer "+c.opts.Token)
 	}
 	c.requests.Add(1)
-	resp, err := c.http.Do(req)
-	if err != nil {
-		var u *url.Error
-		if errors.As(err, &u) {
+	failed := func(err error) error {
+		if u := (*url.Error)(nil); errors.As(err, &u) {
 			err = u.Err // the URL stands in the caller's message
 		}
-		return nil, nil, err
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case isFault(err):
+			return err
+		case timed.Err() != nil:
+			return &unanswered{after: limit, cause: err}
+		}
+		return &unanswered{cause: err}
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, failed(err)
 	}
 	defer resp.Body.Close()
-	raw, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return nil, nil, err
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, longest+1))
+	switch {
+	case err != nil:
+		return nil, failed(err)
+	case len(raw) > longest:
+		return nil, fmt.Errorf("the answer is longer than %d MiB", longest>>20)
 	}
-	if resp.StatusCode >= 300 {
-		return nil, nil, parseError(resp, raw)
+	return resp.Header, decode(call, resp, raw)
+}
+
+// decode puts an answer where the call wants it. What cannot be an answer of Google's is told from a refusal.
+func decode(call Call, resp *http.Response, raw []byte) error {
+	bad := &garbled{code: resp.StatusCode, content: resp.Header.Get("Content-Type"), size: len(raw)}
+	redirect := resp.StatusCode > 300 && resp.StatusCode < 400 && resp.StatusCode != http.StatusNotModified
+	switch {
+	case redirect, resp.StatusCode == http.StatusNetworkAuthenticationRequired:
+		return bad
+	case resp.StatusCode >= 300:
+		return parseError(resp, raw)
 	}
-	return raw, resp.Header, nil
+	if out, ok := call.Out.(*[]byte); ok {
+		kind, _, _ := mime.ParseMediaType(bad.content)
+		if kind == "text/html" || len(raw) == 0 && resp.Header.Get("X-Goog-Generation") == "" { // Cloud Storage gives an empty object its generation
+			return bad
+		}
+		*out = raw
+		return nil
+	}
+	if resp.StatusCode == http.StatusNoContent {
+		return nil
+	}
+	if !json.Valid(raw) { // nothing at all is not
+		return bad
+	}
+	if call.Out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(raw, call.Out); err != nil {
+		return fmt.Errorf("decode the answer: %w", err)
+	}
+	return nil
+}
+
+// withoutRequestID are the last parts of the paths of Compute's methods that change nothing, or take no requestId. Global
+// resources' setLabels take none either. TestRequestIDsOfCompute holds it against the discovery document.
+var withoutRequestID = []string{
+	"wait", "getHealth", "listManagedInstances", "listPerInstanceConfigs", "applyUpdatesToInstances", "deletePerInstanceConfigs",
+	"setIamPolicy", "testIamPermissions", "validate", "preview",
 }
 
 // takesRequestID says whether Compute accepts ?requestId= here, which makes a repeated request the same request.
@@ -207,61 +265,8 @@ func takesRequestID(call Call) bool {
 	if call.API.Operation != resource.Compute || call.Method == http.MethodGet || strings.Contains(call.Path, "/operations/") {
 		return false
 	}
-	return !strings.HasSuffix(call.Path, "/setLabels") && !strings.HasSuffix(call.Path, "/getHealth") && !strings.HasSuffix(call.Path, "listManagedInstances")
-}
-
-// retryFor is how long a reason is worth retrying.
-func retryFor(why string) time.Duration {
-	switch why {
-	case whyDisabled:
-		return 5 * time.Minute
-	case whyFreshAccount:
-		return 2 * time.Minute
-	case whyBusy:
-		return 30 * time.Minute
-	}
-	return 90 * time.Second
-}
-
-// The reasons to try again that are not plain overload.
-const (
-	whyDisabled     = "the API was just enabled and is not ready everywhere"
-	whyFreshAccount = "the service account was just created and is not known everywhere"
-	whyBusy         = "another operation is in progress"
-)
-
-// retry says why a failed call is worth another try ("" when it is not), and after how long.
-func (c *Client) retry(call Call, err error, try int) (why string, wait time.Duration) {
-	wait = Backoff(try, 200*time.Millisecond, 10*time.Second)
-	var e *Error
-	if !errors.As(err, &e) {
-		var netErr net.Error
-		switch {
-		case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-			return "", 0
-		case errors.As(err, &netErr), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return "the connection failed (" + err.Error() + ")", wait
-		}
-		return "", 0
-	}
-	wait = max(wait, e.After)
-	switch {
-	case e.Code == 429, e.Code >= 500 && e.Code != 501:
-		return fmt.Sprintf("Google answered %d %s", e.Code, e.Reason), wait
-	case e.Code == 408:
-		return "the request timed out", wait
-	case e.Code == 403 && (e.Reason == "rateLimitExceeded" || e.Reason == "CONCURRENT_OPERATIONS_QUOTA_EXCEEDED" || strings.Contains(e.Message, "per minute")):
-		return "the rate limit is reached", wait
-	case e.Disabled():
-		if _, ours := c.enabled.Load(call.API.Name); ours {
-			return whyDisabled, min(wait, 5*time.Second)
-		}
-	case e.Reason == "operationInProgress", e.Reason == "resourceNotReady", strings.Contains(e.Message, "peering operation in progress"), strings.Contains(e.Message, "Another activation or deactivation is in progress"):
-		return whyBusy, Backoff(try, 50*time.Millisecond, 5*time.Second)
-	case e.Code == 400 && strings.Contains(e.Message, "ervice account") && strings.Contains(e.Message, "does not exist"):
-		return whyFreshAccount, min(wait, 5*time.Second)
-	}
-	return "", 0
+	verb := call.Path[strings.LastIndexByte(call.Path, '/')+1:]
+	return !slices.Contains(withoutRequestID, verb) && (verb != "setLabels" || !strings.Contains(call.Path, "/global/"))
 }
 
 // Enabled tells the client that this run enabled a service, so that its first refusals are worth a retry.
@@ -269,12 +274,15 @@ func (c *Client) Enabled(service string) {
 	c.enabled.Store(strings.TrimSuffix(service, ".googleapis.com"), true)
 }
 
+// MadeAccount tells the client that this run made a service account.
+func (c *Client) MadeAccount() { c.madeAccount.Store(true) }
+
 // ProjectNumber gives the number Google writes in place of the project's ID in some names. One request, once.
 func (c *Client) ProjectNumber(ctx context.Context) (string, error) {
 	c.numberMu.Lock()
 	defer c.numberMu.Unlock()
-	if c.number != "" {
-		return c.number, nil
+	if n := c.number.Load(); n != nil {
+		return *n, nil
 	}
 	var project struct {
 		ProjectNumber string `json:"projectNumber"`
@@ -300,6 +308,9 @@ func (c *Client) ProjectNumber(ctx context.Context) (string, error) {
 		}
 		return "", err
 	}
-	c.number = project.ProjectNumber
-	return c.number, nil
+	if project.ProjectNumber == "" {
+		return "", fmt.Errorf("the answer about the project %s has no number", c.opts.Project)
+	}
+	c.number.Store(&project.ProjectNumber)
+	return project.ProjectNumber, nil
 }

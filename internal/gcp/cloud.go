@@ -95,8 +95,9 @@ func (c *Client) List(ctx context.Context, k *resource.Kind, path string, query 
 	var items []map[string]any
 	for {
 		var page map[string]any
-		err := c.Do(ctx, Call{API: k.API, Method: http.MethodGet, Path: path, Query: query, Out: &page})
-		if page, err = Absent(page, err); err != nil {
+		call := Call{API: k.API, Method: http.MethodGet, Path: path, Query: query, Out: &page}
+		err := c.Do(ctx, call)
+		if page, err = Absent(page, c.unhide(ctx, call, err)); err != nil {
 			return nil, err
 		}
 		list, _ := page[k.List].([]any)
@@ -141,11 +142,7 @@ func (c *Client) Await(ctx context.Context, r *resource.Resource) (map[string]an
 			return nil, err
 		}
 		if live == nil {
-			return nil, &fault.Fault{
-				Summary: "A resource disappeared",
-				Detail:  fmt.Sprintf("%s was there when the plan was made. Somebody deleted it since.", r.ID()),
-				Remedy:  "Apply again, which makes it anew:\n    difyup apply",
-			}
+			return nil, disappeared(r)
 		}
 		waitFor := ""
 		for _, p := range slices.Sorted(maps.Keys(r.Kind.Ready)) {

@@ -3,20 +3,24 @@ package gcp
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
-// Error is Google's refusal, of either style.
+// Error is Google's refusal, of either style. Its texts are bounded and harmless to a terminal.
 type Error struct {
-	Code    int           // HTTP status, or 0 for an operation that failed
+	Code    int           // HTTP status; of an operation that failed where it has one, else 0
 	Reason  string        // "notFound", "SERVICE_DISABLED", "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE"
 	Status  string        // "NOT_FOUND"
 	Message string        // Google's sentence
 	After   time.Duration // Retry-After
+
+	Operation bool // it is how an operation ended, not how a request was answered
 }
 
 // Error gives Google's sentence and reason.
@@ -74,8 +78,80 @@ func parseError(resp *http.Response, raw []byte) *Error {
 			e.Reason = e.Status
 		}
 	}
-	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
+	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
 		e.After = time.Duration(s) * time.Second
 	}
+	return e.clean()
+}
+
+// clean makes texts from outside fit to be shown.
+func (e *Error) clean() *Error {
+	e.Message, e.Reason, e.Status = harmless(e.Message, 1000), harmless(e.Reason, 100), harmless(e.Status, 100)
 	return e
+}
+
+// harmless gives the beginning of a text from outside, without what a terminal would obey. Lines stay lines.
+func harmless(s string, most int) string {
+	var b strings.Builder
+	n := 0
+	for _, r := range s { // what is no UTF-8 becomes U+FFFD
+		if n++; n > most {
+			b.WriteString("…")
+			break
+		}
+		switch {
+		case r == '\n', unicode.IsPrint(r):
+			b.WriteRune(r)
+		case unicode.IsSpace(r) && r != '\u0085':
+			b.WriteByte(' ')
+		default:
+			b.WriteByte('?')
+		}
+	}
+	return b.String()
+}
+
+// unanswered is a request of which nobody knows whether it was carried out: the connection failed, or no answer came in
+// time.
+type unanswered struct {
+	after time.Duration // the deadline that passed; 0 for a connection that failed
+	cause error
+}
+
+func (u *unanswered) Error() string {
+	if u.after > 0 {
+		return fmt.Sprintf("no answer within %s", u.after)
+	}
+	return harmless(u.cause.Error(), 300)
+}
+
+func (u *unanswered) Unwrap() error { return u.cause }
+
+// garbled is an answer of success that is none of Google's. What stands in it is not repeated.
+type garbled struct {
+	code    int
+	content string // as its header has it
+	size    int
+}
+
+func (g *garbled) Error() string {
+	what := "is empty"
+	switch {
+	case g.code >= 300 && g.code != http.StatusNetworkAuthenticationRequired:
+		return fmt.Sprintf("the answer leads elsewhere (HTTP %d)", g.code)
+	case g.size > 0 && g.content != "":
+		what = fmt.Sprintf("is no JSON (%d bytes of %s)", g.size, harmless(g.content, 60))
+	case g.size > 0:
+		what = fmt.Sprintf("is no JSON (%d bytes)", g.size)
+	}
+	return fmt.Sprintf("the answer (HTTP %d) %s", g.code, what)
+}
+
+// open says whether it is open, after a failure, if the request was carried out.
+func open(err error) bool {
+	var (
+		lost *unanswered
+		bad  *garbled
+	)
+	return errors.As(err, &lost) || errors.As(err, &bad) || Is(err, http.StatusRequestTimeout, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout)
 }

@@ -20,8 +20,27 @@ import (
 )
 
 // Mutate sends a request that may start an operation, and waits for that in the API's dialect. It gives the answer
-// itself where the API answers at once.
+// itself where the API answers at once. An operation that ends in an error which one of the rules knows to pass is
+// started again.
 func (c *Client) Mutate(ctx context.Context, call Call) (map[string]any, error) {
+	for p := (patience{}); ; {
+		answer, err := c.mutate(ctx, call)
+		var e *Error
+		if err == nil || !errors.As(err, &e) || !e.Operation {
+			return answer, err
+		}
+		if err := c.again(ctx, call, err, &p); err != nil {
+			return nil, err
+		}
+		if call.Clear != nil {
+			if err := call.Clear(ctx); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+func (c *Client) mutate(ctx context.Context, call Call) (map[string]any, error) {
 	var answer map[string]any
 	call.Out = &answer
 	if err := c.Do(ctx, call); err != nil {
@@ -44,7 +63,8 @@ func (c *Client) Mutate(ctx context.Context, call Call) (map[string]any, error) 
 	return answer, nil
 }
 
-// waitCompute long-polls: Google answers after at most two minutes, and may answer sooner, done or not.
+// waitCompute long-polls: Google answers after at most two minutes, and may answer sooner, done or not. A long poll that
+// fails is followed by a look at the operation, which tells whether anybody is there.
 func (c *Client) waitCompute(ctx context.Context, call Call, op map[string]any) error {
 	link, _ := op["selfLink"].(string)
 	path := resource.CanonicalLink(link)
@@ -53,7 +73,12 @@ func (c *Client) waitCompute(ctx context.Context, call Call, op map[string]any) 
 		tell(fmt.Sprint("operation ", op["operationType"], " is ", op["status"]))
 		began := time.Now()
 		var next map[string]any
-		err := c.Do(ctx, Call{API: call.API, Method: http.MethodPost, Path: path + "/wait", Out: &next, For: call.For})
+		wait := Call{API: call.API, Method: http.MethodPost, Path: path + "/wait", Out: &next, For: call.For, Once: true}
+		err := c.Do(ctx, wait)
+		if err != nil && ctx.Err() == nil && c.judge(wait, err) != nil {
+			next = nil
+			err = c.Do(ctx, Call{API: call.API, Method: http.MethodGet, Path: path, Out: &next, For: call.For})
+		}
 		switch {
 		case Is(err, 404) && misses < 5: // not visible everywhere yet
 			misses++
@@ -103,11 +128,10 @@ func (c *Client) waitLongRunning(ctx context.Context, call Call, op map[string]a
 		}
 	}
 	if failed, ok := op["error"].(map[string]any); ok {
-		e := &Error{Message: fmt.Sprint(failed["message"]), Status: fmt.Sprint(failed["code"])}
-		if failed["code"] == 9.0 {
-			e.Reason = "FAILED_PRECONDITION"
-		}
-		return nil, e
+		code, _ := failed["code"].(float64)
+		e := &Error{Message: fmt.Sprint(failed["message"]), Reason: rpcCode(code), Operation: true}
+		e.Status = e.Reason
+		return nil, e.clean()
 	}
 	answer, _ := op["response"].(map[string]any)
 	return answer, nil
@@ -206,6 +230,18 @@ func untilNextLook(elapsed time.Duration) time.Duration {
 	return min(max(elapsed/10, 15*time.Millisecond), 10*time.Second)
 }
 
+// rpcCode gives the name of a google.rpc.Code.
+func rpcCode(n float64) string {
+	names := []string{
+		"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED",
+		"FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+	}
+	if i := int(n); i >= 0 && i < len(names) {
+		return names[i]
+	}
+	return fmt.Sprint("code ", n)
+}
+
 // operationError gives the error of a finished Compute or Cloud SQL operation.
 func operationError(op map[string]any) error {
 	failed, _ := op["error"].(map[string]any)
@@ -213,11 +249,11 @@ func operationError(op map[string]any) error {
 	var errs []error
 	for _, item := range list {
 		m, _ := item.(map[string]any)
-		e := &Error{Message: fmt.Sprint(m["message"]), Reason: fmt.Sprint(m["code"])}
+		e := &Error{Message: fmt.Sprint(m["message"]), Reason: fmt.Sprint(m["code"]), Operation: true}
 		if code, ok := op["httpErrorStatusCode"].(float64); ok {
 			e.Code = int(code)
 		}
-		errs = append(errs, e)
+		errs = append(errs, e.clean())
 	}
 	return errors.Join(errs...)
 }

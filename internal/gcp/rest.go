@@ -45,8 +45,9 @@ func (d *REST) Path(r *resource.Resource) string { return r.Link() }
 // Read gives the live body.
 func (d *REST) Read(ctx context.Context, r *resource.Resource) (map[string]any, error) {
 	var body map[string]any
-	err := d.Do(ctx, Call{API: r.Kind.API, Method: http.MethodGet, Path: r.Link(), Out: &body, For: r.ID()})
-	return Absent(body, err)
+	call := Call{API: r.Kind.API, Method: http.MethodGet, Path: r.Link(), Out: &body, For: r.ID()}
+	err := d.Do(ctx, call)
+	return Absent(body, d.unhide(ctx, call, err))
 }
 
 // Absent turns Google's ways of saying that something is not there, the API being disabled among them, into nil.
@@ -56,6 +57,40 @@ func Absent(body map[string]any, err error) (map[string]any, error) {
 		return nil, nil
 	}
 	return body, err
+}
+
+// unhide gives the error of a call to what may lie in a Cloud SQL instance as it is meant. Whether an instance is not there
+// or may not be seen, Cloud SQL answers the same 403 to a question about its users and databases: then the instance itself
+// is asked for, and one that is not there makes a 404 of it.
+func (c *Client) unhide(ctx context.Context, call Call, err error) error {
+	var e *Error
+	parent, inside := instanceOf(call)
+	if !inside || !errors.As(err, &e) || e.Code != http.StatusForbidden || e.Reason != "notAuthorized" {
+		return err
+	}
+	ask := c.Do(ctx, Call{API: call.API, Method: http.MethodGet, Path: parent, For: call.For})
+	if ask != nil && !Is(ask, http.StatusForbidden) {
+		return ask
+	}
+	return &fault.Fault{
+		Summary: "Cloud SQL does not let you see what is in an instance",
+		Detail:  fmt.Sprintf("Your account may not read or change the users and databases of %s.", parent),
+		Remedy: "Have an owner of the project give you the role, then run the command again:\n" +
+			"    gcloud projects add-iam-policy-binding " + c.opts.Project + " --member=user:YOUR_EMAIL --role=roles/cloudsql.admin",
+		Cause: err,
+	}
+}
+
+// instanceOf gives the path of the Cloud SQL instance in which what a call is about lies.
+func instanceOf(call Call) (path string, inside bool) {
+	if call.API.Operation != resource.SQL {
+		return "", false
+	}
+	parts := strings.Split(call.Path, "/") // projects/P/instances/I/users
+	if len(parts) < 5 || parts[2] != "instances" {
+		return "", false
+	}
+	return strings.Join(parts[:4], "/"), true
 }
 
 // Pick finds the item whose name ends like the resource's.
@@ -85,11 +120,41 @@ func (d *REST) Insert(ctx context.Context, r *resource.Resource, body map[string
 	if r.Kind.API.Name == "storage" {
 		query.Set("project", d.Project())
 	}
-	_, err := d.Mutate(ctx, Call{API: r.Kind.API, Method: http.MethodPost, Path: path, Query: query, Body: body, For: r.ID()})
-	if Exists(err) {
+	_, err := d.Mutate(ctx, Call{
+		API: r.Kind.API, Method: http.MethodPost, Path: path, Query: query, Body: body, For: r.ID(),
+		Clear: func(ctx context.Context) error { return d.clear(ctx, r, body) },
+	})
+	if Exists(err) || errors.Is(err, errThere) {
 		return d.Adopt(ctx, r, body)
 	}
 	return err
+}
+
+var errThere = errors.New("it is there after all")
+
+// clear looks at what a creation left whose operation failed, before the creation is sent again. What is FAILED is of no
+// use and, made by this very call, holds nothing: it is deleted. What is there otherwise is adopted.
+func (d *REST) clear(ctx context.Context, r *resource.Resource, body map[string]any) error {
+	driver := d.Driver(r.Kind)
+	live, err := driver.Read(ctx, r)
+	switch {
+	case err != nil || live == nil:
+		return err
+	case resource.Mark(live) != resource.Mark(body) || !broken(r.Kind, live):
+		return errThere
+	}
+	d.Notify(event.Retried, r.ID(), "what the failed creation left is deleted first")
+	return driver.Delete(ctx, r)
+}
+
+// broken says whether a resource was not built and never will be.
+func broken(k *resource.Kind, live map[string]any) bool {
+	for p := range k.Ready {
+		if v, _ := resource.Lookup(live, p); v == "FAILED" {
+			return true
+		}
+	}
+	return false
 }
 
 // Exists says whether a creation was refused because the resource is there.
@@ -188,6 +253,9 @@ func (d *REST) UpdateAt(ctx context.Context, r *resource.Resource, path string, 
 	for try := 0; ; try++ {
 		patch := Part(body, live, tops)
 		if f := string(r.Kind.Fingerprint); f != "" {
+			if live[f] == nil {
+				return fmt.Errorf("update %s: it was read without its %s, and is not written blindly", r.ID(), f)
+			}
 			patch[f] = live[f]
 		}
 		_, err := d.Mutate(ctx, Call{API: r.Kind.API, Method: http.MethodPatch, Path: path, Query: query, Body: patch, For: r.ID()})
@@ -199,6 +267,18 @@ func (d *REST) UpdateAt(ctx context.Context, r *resource.Resource, path string, 
 		if live, err = d.Driver(r.Kind).Read(ctx, r); err != nil {
 			return err
 		}
+		if live == nil {
+			return disappeared(r)
+		}
+	}
+}
+
+// disappeared is the fault for a resource that somebody deleted while a run was at work.
+func disappeared(r *resource.Resource) error {
+	return &fault.Fault{
+		Summary: "A resource disappeared",
+		Detail:  fmt.Sprintf("%s was there when the plan was made. Somebody deleted it since.", r.ID()),
+		Remedy:  "Apply again, which makes it anew:\n    difyup apply",
 	}
 }
 
@@ -249,9 +329,6 @@ func dropLabels(key string, want, have map[string]any) {
 	}
 }
 
-// inUseFor is how long a deletion waits for what still refers to the resource: instances of an old template drain.
-const inUseFor = 10 * time.Minute
-
 // Delete removes the resource and waits until it is gone. What is not there is gone.
 func (d *REST) Delete(ctx context.Context, r *resource.Resource) error {
 	return d.DeleteAt(ctx, r, r.Link(), nil)
@@ -259,23 +336,10 @@ func (d *REST) Delete(ctx context.Context, r *resource.Resource) error {
 
 // DeleteAt is Delete with a path and query of the caller's.
 func (d *REST) DeleteAt(ctx context.Context, r *resource.Resource, path string, query url.Values) error {
-	began := time.Now()
-	for try := 0; ; try++ {
-		_, err := d.Mutate(ctx, Call{API: r.Kind.API, Method: http.MethodDelete, Path: path, Query: query, For: r.ID()})
-		var e *Error
-		switch {
-		case Is(err, 404):
-			return nil
-		case errors.As(err, &e) && e.InUse() && time.Since(began) < inUseFor:
-			wait := Backoff(try, 50*time.Millisecond, 10*time.Second)
-			if time.Since(began) > time.Second {
-				d.Notify(event.Waiting, r.ID(), e.Message)
-			}
-			if err := Sleep(ctx, wait); err != nil {
-				return err
-			}
-		default:
-			return err
-		}
+	call := Call{API: r.Kind.API, Method: http.MethodDelete, Path: path, Query: query, For: r.ID()}
+	_, err := d.Mutate(ctx, call)
+	if err = d.unhide(ctx, call, err); Is(err, http.StatusNotFound) {
+		return nil
 	}
+	return err
 }

@@ -1,8 +1,10 @@
 package gcp
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 
 	"golang.org/x/oauth2"
 
@@ -17,6 +19,9 @@ type tokenTransport struct {
 
 func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	token, err := t.source.Token()
+	if u := (*url.Error)(nil); errors.As(err, &u) { // nobody refused anything: there was no answer
+		return nil, fmt.Errorf("get an access token: %w", err)
+	}
 	if err != nil {
 		return nil, &fault.Fault{
 			Summary: "Google Cloud credentials were refused",

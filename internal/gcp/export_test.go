@@ -1,0 +1,25 @@
+package gcp
+
+// Rules gives the names of the rules and for how many seconds each is followed.
+func Rules() map[string]float64 {
+	m := map[string]float64{}
+	for _, r := range rules {
+		m[r.name] = r.within.Seconds()
+	}
+	return m
+}
+
+// Sources gives each rule's source, by its name.
+func Sources() map[string]string {
+	m := map[string]string{}
+	for _, r := range rules {
+		m[r.name] = r.source
+	}
+	return m
+}
+
+// TakesRequestID is asked whether a request bears a request ID.
+var TakesRequestID = takesRequestID
+
+// Harmless makes a text from outside fit to be shown.
+var Harmless = harmless
