@@ -65,6 +65,7 @@ type Kind struct {
 	Fingerprint Path            // optimistic lock sent back in an update
 	Ready       map[Path]string // what a resource in use must show, e.g. state = RUNNABLE
 	HoldsData   bool            // never replaced or deleted unless named
+	Mark        Marking         // how it shows whose it is
 	Driver      string          // "" = REST
 }
 
@@ -141,20 +142,6 @@ func Expand(template string, params map[string]string) string {
 		template = template[j+1:]
 	}
 }
-
-// The ownership mark of a stack.
-const (
-	ManagedBy  = "managed-by"
-	StackLabel = "difyup-stack"
-)
-
-// Labels gives the labels that mark what belongs to the stack.
-func Labels(stack string) map[string]string {
-	return map[string]string{ManagedBy: "difyup", StackLabel: stack}
-}
-
-// Description gives the mark for what takes no labels when it is created.
-func Description(stack string) string { return ManagedBy + "=difyup;" + StackLabel + "=" + stack }
 
 // Mark gives the stack that a body is marked as belonging to, or "".
 func Mark(body map[string]any) string {
