@@ -86,7 +86,7 @@ func runDestroy(ctx context.Context, a *app, o destroyOptions) error {
 			}
 		}
 	}
-	res, err := stack.Destroy(ctx, ops.RunOptions{Command: "destroy", BreakLock: o.breakLock, Confirm: func(p *plan.Plan) (bool, error) {
+	res, err := stack.Destroy(ctx, ops.RunOptions{Command: "destroy", Args: a.args, BreakLock: o.breakLock, Confirm: func(p *plan.Plan) (bool, error) {
 		progress.Expect(len(p.Steps))
 		if !shown {
 			if err := show(p); err != nil {

@@ -1,13 +1,12 @@
 package ops
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/difyup/difyup/internal/apply"
 	"github.com/difyup/difyup/internal/config"
@@ -67,13 +66,14 @@ func (s *Stack) Graph() *resource.Graph { return s.graph }
 // Requests counts the HTTP requests so far.
 func (s *Stack) Requests() int64 { return s.client.Requests() }
 
-// read gives the state, and has the client learn the project's number in the same round.
+// read gives the state. With it comes the project's number, for which only a stack without a state asks by itself.
 func (s *Stack) read(ctx context.Context) (*state.State, error) {
-	var st *state.State
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) { st, err = s.store.Read(ctx); return err })
-	g.Go(func() error { _, err := s.client.ProjectNumber(ctx); return err })
-	return st, g.Wait()
+	st, err := s.store.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, err = s.client.ProjectNumber(ctx)
+	return st, err
 }
 
 // Plan compares what is wanted with the cloud. It changes nothing.
@@ -118,7 +118,8 @@ type Result struct {
 
 // RunOptions say how a run treats the lock, and what it may do.
 type RunOptions struct {
-	Command   string // for the lock and the history: "apply"
+	Command   string   // for the lock and the history: "apply"
+	Args      []string // as given on the command line, for the state: nothing secret
 	BreakLock bool
 	// Confirm is asked under the lock, when the plan is made and not empty. False ends the run with ErrDeclined.
 	Confirm func(*plan.Plan) (bool, error)
@@ -181,7 +182,6 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 	gone := false // the state, and the lock with it
 	defer func() {
 		if gone {
-			lock.Forget()
 			return
 		}
 		// Even when the run was cancelled the lock is given back; not for ever, should the network be gone.
@@ -193,7 +193,8 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 	if err != nil {
 		return nil, err
 	}
-	if st.Unfinished {
+	if st.Intent != nil {
+		s.tell("`%s` of %s did not end; waiting for what it left at work", st.Intent.Command, cmp.Or(st.Intent.By, "somebody"))
 		// What is being deleted still seems to be there, and would be missing when the plan is carried out.
 		rs, err := plan.Resources(st.Owned, kind.ByName)
 		if err != nil {
@@ -221,22 +222,30 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 	if len(p.Steps) == 0 && !destroying {
 		// A run that was killed may have left the state behind what it did.
 		now := left(p, owned, &apply.Result{})
-		if res.Left = len(now); sameRefs(st.Owned, now) && !st.Unfinished {
+		if res.Left = len(now); sameRefs(st.Owned, now) && st.Intent == nil && !st.Stale() {
 			return res, nil
 		}
-		st.Owned, st.Unfinished = now, false
+		st.Owned, st.Intent = now, nil
 		return res, s.store.Write(held, st)
 	}
-	st.Owned, st.Unfinished = owned, true
+	st.Owned = owned
+	s.store.Intend(st, o.Command, o.Args, s.opts.Version)
 	if err := s.store.Write(held, st); err != nil {
 		return res, err
 	}
 	done, runErr := apply.Run(held, p, apply.NewSteps(s.client, p), parallel, s.opts.Events)
 	res.count(p, done)
-	st.Owned, st.Unfinished = left(p, owned, done), runErr != nil
+	st.Owned = left(p, owned, done)
+	if runErr == nil {
+		st.Intent = nil
+	}
 	res.Left = len(st.Owned)
 	if destroying && runErr == nil && len(st.Owned) == 0 {
-		if err := s.store.Remove(held); err != nil {
+		// Nobody renews the lock while it is deleted; its lease lasts longer than that.
+		remove, cancel := context.WithTimeout(context.WithoutCancel(held), 30*time.Second)
+		defer cancel()
+		lock.Forget()
+		if err := s.store.Remove(remove); err != nil {
 			return res, err
 		}
 		gone = true
@@ -252,6 +261,10 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 		return res, runErr // the state is somebody else's now
 	}
 	return res, errors.Join(runErr, s.store.Write(write, st))
+}
+
+func (s *Stack) tell(format string, args ...any) {
+	s.opts.Events.Send(event.Event{Phase: event.Info, Detail: fmt.Sprintf(format, args...)})
 }
 
 func sameRefs(a, b []resource.Ref) bool {
