@@ -88,7 +88,7 @@ func (s *Stack) Status(ctx context.Context) (*Status, error) {
 			continue // is the project's, and was there before
 		}
 		body, there := live[r.ID()]
-		if !there {
+		if !there || !s.client.Whole(r, body) {
 			out.Missing = append(out.Missing, string(r.ID()))
 			continue
 		}

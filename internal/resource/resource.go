@@ -124,6 +124,22 @@ func (r *Resource) After(others ...*Resource) *Resource {
 	return r
 }
 
+// MissingParams gives the parameters of the collection that the resource lacks.
+func (r *Resource) MissingParams() []string {
+	var missing []string
+	for rest := r.Kind.Collection; ; {
+		_, after, ok := strings.Cut(rest, "{")
+		name, after, _ := strings.Cut(after, "}")
+		if !ok {
+			return missing
+		}
+		if r.Params[name] == "" {
+			missing = append(missing, name)
+		}
+		rest = after
+	}
+}
+
 // Expand fills {name} parts of a template. A missing parameter panics: templates and parameters are ours.
 func Expand(template string, params map[string]string) string {
 	var b strings.Builder
@@ -141,22 +157,4 @@ func Expand(template string, params map[string]string) string {
 		b.WriteString(template[:i] + v)
 		template = template[j+1:]
 	}
-}
-
-// Mark gives the stack that a body is marked as belonging to, or "".
-func Mark(body map[string]any) string {
-	for _, p := range []Path{"labels", "settings.userLabels"} {
-		if v, ok := Lookup(body, p); ok {
-			if labels, ok := v.(map[string]any); ok && labels[ManagedBy] == "difyup" {
-				stack, _ := labels[StackLabel].(string)
-				return stack
-			}
-		}
-	}
-	if d, ok := body["description"].(string); ok {
-		if rest, ok := strings.CutPrefix(d, ManagedBy+"=difyup;"+StackLabel+"="); ok {
-			return rest
-		}
-	}
-	return ""
 }
