@@ -74,7 +74,7 @@ func runApply(ctx context.Context, a *app, o applyOptions) error {
 		view.Plan(a.Out, a.colour, heading, p)
 		return nil
 	}
-	run := ops.RunOptions{Command: "apply", BreakLock: o.breakLock, Confirm: func(p *plan.Plan) (bool, error) {
+	run := ops.RunOptions{Command: "apply", Args: a.args, BreakLock: o.breakLock, Confirm: func(p *plan.Plan) (bool, error) {
 		began = time.Now()
 		progress.Expect(len(p.Steps))
 		return true, show(p)

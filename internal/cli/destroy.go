@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/difyup/difyup/internal/cli/view"
+	"github.com/difyup/difyup/internal/config"
+	"github.com/difyup/difyup/internal/event"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/localcloud"
 	"github.com/difyup/difyup/internal/ops"
@@ -28,7 +30,8 @@ func newDestroy(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "destroy", Short: "Take the stack away",
 		Long: `Shows what is going to be deleted, asks, and deletes it. On Google Cloud everything that holds data must be named with
---delete-data, so that none of it is lost by mistake. When a stack was the local cloud's last, the local cloud ends too.`,
+--delete-data, so that none of it is lost by mistake. What does not bear the stack's mark is not deleted. Of the file no
+more is needed than the names of the stack and the project, should the rest of it be wrong. When a stack was the local cloud's last, the local cloud ends too.`,
 		RunE: func(c *cobra.Command, _ []string) error { return runDestroy(c.Context(), a, o) },
 	}
 	o.flags(c)
@@ -45,7 +48,7 @@ func runDestroy(ctx context.Context, a *app, o destroyOptions) error {
 	}
 	progress := a.progress(o.json)
 	defer progress.Close()
-	spec, stack, _, err := o.open(ctx, a, progress.Event, false, false)
+	id, stack, err := o.openAny(ctx, a, progress.Event)
 	if errors.Is(err, errLocalDown) {
 		return o.endLocal(ctx, a)
 	}
@@ -56,9 +59,9 @@ func runDestroy(ctx context.Context, a *app, o destroyOptions) error {
 	began := time.Now()
 	show := func(p *plan.Plan) error {
 		if o.json {
-			return a.line("plan", view.PlanJSON(spec.Stack, spec.Project, p))
+			return a.line("plan", view.PlanJSON(id.Stack, id.Project, p))
 		}
-		view.Plan(a.Out, a.colour, view.Heading{Stack: spec.Stack, Project: spec.Project, Where: o.where(), Destroy: true}, p)
+		view.Plan(a.Out, a.colour, view.Heading{Stack: id.Stack, Project: id.Project, Where: o.where(), Destroy: true}, p)
 		return nil
 	}
 	allowed := func(p *plan.Plan) error {
@@ -86,7 +89,7 @@ func runDestroy(ctx context.Context, a *app, o destroyOptions) error {
 			}
 		}
 	}
-	res, err := stack.Destroy(ctx, ops.RunOptions{Command: "destroy", BreakLock: o.breakLock, Confirm: func(p *plan.Plan) (bool, error) {
+	res, err := stack.Destroy(ctx, ops.RunOptions{Command: "destroy", Args: a.args, BreakLock: o.breakLock, Confirm: func(p *plan.Plan) (bool, error) {
 		progress.Expect(len(p.Steps))
 		if !shown {
 			if err := show(p); err != nil {
@@ -105,12 +108,43 @@ func runDestroy(ctx context.Context, a *app, o destroyOptions) error {
 	if o.json {
 		err = a.line("result", map[string]any{"deleted": res.Deleted, "seconds": time.Since(began).Seconds(), "requests": stack.Requests()})
 	} else {
-		view.Destroyed(a.Out, a.colour, spec.Stack, res.Deleted, time.Since(began))
+		view.Destroyed(a.Out, a.colour, id.Stack, res.Deleted, time.Since(began))
 	}
 	if err != nil || !o.local {
 		return err
 	}
 	return o.endLocal(ctx, a)
+}
+
+// openAny opens the stack even when its file is wrong, as long as that names the stack: the state says what belongs to it.
+func (o *destroyOptions) openAny(ctx context.Context, a *app, events event.Sink) (config.Identity, *ops.Stack, error) {
+	spec, err := config.Load(o.file)
+	if err == nil {
+		stack, _, err := o.openWith(ctx, a, ops.Options{Spec: spec, Events: events}, false, false)
+		return spec.Identity(), stack, err
+	}
+	id, ok := config.Identify(o.file)
+	if !ok {
+		return id, nil, err
+	}
+	if err := o.warn(a, id, fault.All(err)); err != nil {
+		return id, nil, err
+	}
+	stack, _, err := o.openWith(ctx, a, ops.Options{Identity: id, Events: events}, false, false)
+	return id, stack, err
+}
+
+// warn says what is wrong with the file, and that it does not matter here.
+func (o *destroyOptions) warn(a *app, id config.Identity, problems []*fault.Fault) error {
+	if o.json {
+		return a.line("warnings", problems)
+	}
+	text := fmt.Sprintf("%s describes no stack that apply would make. What belongs to %s is taken from its state alone.", o.file, id.Stack)
+	for _, f := range problems {
+		text += "\n  " + strings.TrimPrefix(f.At.String()+": ", ": ") + f.Summary
+	}
+	view.Warning(a.Err, a.colour, text)
+	return nil
 }
 
 // losses refuses to lose data that was not named.

@@ -50,7 +50,8 @@ func Standard() Stdio {
 type app struct {
 	Stdio
 	colour view.Palette
-	code   int // of a command that ended well
+	code   int      // of a command that ended well
+	args   []string // behind the command's name, for the state: no flag of difyup's takes a secret
 }
 
 // errSaid ends a command that has said everything already.
@@ -59,6 +60,9 @@ var errSaid = errors.New("said")
 // Main runs a command line and gives the exit code.
 func Main(ctx context.Context, args []string, std Stdio) int {
 	a := &app{Stdio: std, colour: view.NewPalette(std.OutTerm && std.ErrTerm, os.Getenv)}
+	if len(args) > 1 {
+		a.args = args[1:]
+	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// After the first signal the next one ends the process at once, which is safe at any time.

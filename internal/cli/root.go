@@ -153,31 +153,38 @@ func (t *target) open(ctx context.Context, a *app, events event.Sink, start, mak
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	o := ops.Options{Spec: spec, Version: build.Current().Version, Events: events}
+	stack, info, err := t.openWith(ctx, a, ops.Options{Spec: spec, Events: events}, start, makes)
+	return spec, stack, info, err
+}
+
+// openWith opens the stack that the options describe.
+func (t *target) openWith(ctx context.Context, a *app, o ops.Options, start, makes bool) (*ops.Stack, *localcloud.Info, error) {
+	o.Version = build.Current().Version
+	var err error
 	if makes {
 		if o.Agent, err = findAgent(t.local); err != nil {
-			return spec, nil, nil, err
+			return nil, nil, err
 		}
 	}
 	var info *localcloud.Info
 	var down error
 	if t.local {
-		info, err = t.cloud(ctx, events, start)
+		info, err = t.cloud(ctx, o.Events, start)
 		switch {
 		case errors.Is(err, localcloud.ErrNotRunning):
 			down = errLocalDown
 			o.Endpoint = "http://127.0.0.1:9/" // never called: Plan from nothing sends no request
 		case err != nil:
-			return spec, nil, nil, err
+			return nil, nil, err
 		default:
 			o.Endpoint, o.Token = info.URL, info.Token
 		}
 	}
 	stack, err := ops.Open(ctx, o)
 	if err != nil {
-		return spec, nil, info, err
+		return nil, info, err
 	}
-	return spec, stack, info, down
+	return stack, info, down
 }
 
 // cloud gives the local cloud.

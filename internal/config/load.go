@@ -22,6 +22,15 @@ const maxFaults = 100
 // Load reads the stack described in the file at path. The error is a fault.List with all problems, in the order of
 // their places, or one fault if the file cannot be read.
 func Load(path string) (*Spec, error) {
+	data, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, data)
+}
+
+// read reads the file at path. The error is a fault.
+func read(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -46,7 +55,7 @@ func Load(path string) (*Spec, error) {
 	if err != nil {
 		return nil, unreadable(path, err)
 	}
-	return Parse(path, data)
+	return data, nil
 }
 
 func unreadable(path string, err error) *fault.Fault {
@@ -71,14 +80,7 @@ func Parse(file string, data []byte) (*Spec, error) {
 	if len(data) > maxSize {
 		return nil, fault.List{tooLarge(file)}
 	}
-	r := &reader{file: file, lines: splitLines(data), places: map[string]fault.Position{}, bad: map[string]bool{}}
-	spec := &Spec{file: file, places: r.places}
-	root := r.document(data)
-	if root != nil {
-		r.root(root, spec)
-		derive(spec)
-		validate(r, spec)
-	}
+	r, spec := parse(file, data)
 	if len(r.faults) > 0 {
 		slices.SortStableFunc(r.faults, func(a, b *fault.Fault) int {
 			if a.At.Line != b.At.Line {
@@ -96,6 +98,17 @@ func Parse(file string, data []byte) (*Spec, error) {
 		return nil, r.faults
 	}
 	return spec, nil
+}
+
+func parse(file string, data []byte) (*reader, *Spec) {
+	r := &reader{file: file, lines: splitLines(data), places: map[string]fault.Position{}, bad: map[string]bool{}}
+	spec := &Spec{file: file, places: r.places}
+	if root := r.document(data); root != nil {
+		r.root(root, spec)
+		derive(spec)
+		validate(r, spec)
+	}
+	return r, spec
 }
 
 // At says where the value at path is written, for instance "compute.zones[1]". For a value that is not written, it gives

@@ -91,6 +91,7 @@ func (r *reader) section(n *yaml.Node, options []Option, v reflect.Value, path s
 		}
 		if line, twice := first[key.Value]; twice {
 			r.add(at, "Duplicate key", fmt.Sprintf("%s is already set on line %d.", quote(join(path, key.Value)), line), "Keep one of the two lines.")
+			r.spoil(join(path, key.Value))
 			continue
 		}
 		first[key.Value] = key.Line

@@ -314,3 +314,10 @@ func (c *Client) ProjectNumber(ctx context.Context) (string, error) {
 	c.number.Store(&project.ProjectNumber)
 	return project.ProjectNumber, nil
 }
+
+// LearnProjectNumber tells the client the project's number, which an answer showed, so that it need not ask.
+func (c *Client) LearnProjectNumber(number string) {
+	c.numberMu.Lock()
+	defer c.numberMu.Unlock()
+	c.number = number
+}

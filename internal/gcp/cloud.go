@@ -63,7 +63,7 @@ func (c *Client) ReadAll(ctx context.Context, rs []*resource.Resource) (map[reso
 		group := groups[key]
 		kind := group[0].Kind
 		picker, canPick := c.Driver(kind).(Picker)
-		if len(group) < 2 || kind.List == "" || !canPick {
+		if len(group) < 2 || kind.List == "" || kind.Mark.Number != "" || !canPick { // a project's list shows not who else has a global name
 			for _, r := range group {
 				g.Go(func() error {
 					body, err := c.Read(ctx, r)
@@ -85,6 +85,17 @@ func (c *Client) ReadAll(ctx context.Context, rs []*resource.Resource) (map[reso
 		})
 	}
 	return live, g.Wait()
+}
+
+// Stepwise is a Driver that makes a resource in several calls, between which it may be interrupted.
+type Stepwise interface {
+	Whole(live map[string]any) bool // the last of the calls was made
+}
+
+// Whole says whether a live resource was made to its end. What was not, apply makes again; everybody else sees it.
+func (c *Client) Whole(r *resource.Resource, live map[string]any) bool {
+	d, ok := c.Driver(r.Kind).(Stepwise)
+	return !ok || d.Whole(live)
 }
 
 // List gives every item of a collection, all pages; none when its parent is absent.

@@ -183,8 +183,8 @@ func (d *REST) Adopt(ctx context.Context, r *resource.Resource, body map[string]
 			return err
 		}
 	}
-	if want, have := resource.Mark(body), resource.Mark(live); want != "" && want != have {
-		return Foreign(r, have)
+	if err := d.Ours(ctx, r, body, live); err != nil {
+		return err
 	}
 	if r.Kind.HoldsData && len(r.Kind.Ready) > 0 {
 		var err error
@@ -210,17 +210,22 @@ func (d *REST) Adopt(ctx context.Context, r *resource.Resource, body map[string]
 	return driver.Update(ctx, r, body, live, changed)
 }
 
-// Foreign is the fault for a name that somebody else's resource bears.
-func Foreign(r *resource.Resource, mark string) error {
-	whose := "it bears no mark of difyup"
-	if mark != "" {
-		whose = fmt.Sprintf("it belongs to the difyup stack %q", mark)
+// Ours refuses a live resource that does not bear the mark of the wanted body, or that is another project's.
+func (d *REST) Ours(ctx context.Context, r *resource.Resource, body, live map[string]any) error {
+	if r.Kind.Mark.At == "" {
+		return nil
 	}
-	return &fault.Fault{
-		Summary: "A name is taken",
-		Detail:  fmt.Sprintf("%s exists, and %s.", r.ID(), whose),
-		Remedy:  "Choose another name for the stack (stack: in the file), or remove what bears the name.",
+	owner := resource.Owner{Stack: r.Kind.MarkOf(body), Project: d.Project()}
+	if r.Kind.Mark.Number != "" {
+		var err error
+		if owner.Number, err = d.ProjectNumber(ctx); err != nil {
+			return err
+		}
 	}
+	if !owner.Marked(r.Kind, live) {
+		return owner.Taken(r, live)
+	}
+	return nil
 }
 
 // Update changes the resource in place, in the way its kind takes changes.

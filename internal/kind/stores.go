@@ -17,14 +17,17 @@ var (
 		Sets:      []path{"settings.databaseFlags"},
 		Ready:     map[path]string{"state": "RUNNABLE"},
 		Driver:    "sqlinstance",
+		Mark:      resource.Marking{At: "settings.userLabels", Delete: "sql instances delete {name}"},
 	}}
 	SQLDatabases = resource.Of[sqladmin.Database]{Kind: &kindData{
 		Name: "sql.databases", API: SQLAPI, Collection: "projects/{project}/instances/{instance}/databases", List: "items",
 		Update: resource.Patch, HoldsData: true, Immutable: []path{"name", "instance", "charset", "collation"},
+		Mark: resource.Marking{Within: "sql.instances"},
 	}}
 	SQLUsers = resource.Of[sqladmin.User]{Kind: &kindData{
 		Name: "sql.users", API: SQLAPI, Collection: "projects/{project}/instances/{instance}/users", List: "items",
 		Update: resource.Patch, Immutable: []path{"name", "instance", "type"}, Secret: []path{"password"}, Driver: "sqluser",
+		Mark: resource.Marking{Within: "sql.instances"},
 	}}
 	RedisInstances = resource.Of[redis.Instance]{Kind: &kindData{
 		Name: "redis.instances", API: RedisAPI, Collection: "projects/{project}/locations/{region}/instances", List: "instances",
@@ -33,14 +36,17 @@ var (
 		Ignored:   []path{"name", "reservedIpRange"}, // answered with the project's path, and as a CIDR range
 		Secret:    []path{"authString"},
 		Ready:     map[path]string{"state": "READY"},
+		Mark:      resource.Marking{At: "labels", Delete: "redis instances delete {name} --region={region}"},
 	}}
 	Buckets = resource.Of[storage.Bucket]{Kind: &kindData{
 		Name: "storage.buckets", API: StorageAPI, Collection: "b", List: "items",
 		Update: resource.Patch, HoldsData: true, Immutable: []path{"name", "location"},
 		Sets: []path{"cors[].method", "cors[].origin", "cors[].responseHeader"}, Driver: "bucket",
+		Mark: resource.Marking{At: "labels", Number: "projectNumber", Delete: "storage rm --recursive gs://{name}"},
 	}}
 	BucketObjects = resource.Of[Object]{Kind: &kindData{
 		Name: "storage.objects", API: StorageAPI, Collection: "b/{bucket}/o",
 		Immutable: []path{"bucket", "name"}, Ignored: []path{"source"}, Driver: "object",
+		Mark: resource.Marking{Within: "storage.buckets"},
 	}}
 )

@@ -1,13 +1,12 @@
 package ops
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/difyup/difyup/internal/apply"
 	"github.com/difyup/difyup/internal/config"
@@ -28,8 +27,9 @@ const parallel = 32
 // Options say which stack, where, and who listens.
 type Options struct {
 	Spec     *config.Spec
-	Endpoint string // "" = Google; else the local cloud's URL
-	Token    string // the access token at Endpoint
+	Identity config.Identity // in place of a Spec that cannot be read; enough for Destroy
+	Endpoint string          // "" = Google; else the local cloud's URL
+	Token    string          // the access token at Endpoint
 	Agent    topology.Agent
 	Version  string // of difyup, for the history and the user agent
 	Events   event.Sink
@@ -38,24 +38,32 @@ type Options struct {
 // Stack is a stack that can be worked on.
 type Stack struct {
 	opts   Options
-	graph  *resource.Graph
+	graph  *resource.Graph // nil when there is no Spec
 	client *gcp.Client
 	store  *state.Store
 }
 
 // Open builds the stack's graph and makes a client. It sends no request.
 func Open(ctx context.Context, o Options) (*Stack, error) {
-	g, err := topology.Build(o.Spec, o.Agent)
-	if err != nil {
-		return nil, err
+	var g *resource.Graph
+	if o.Spec != nil {
+		o.Identity = o.Spec.Identity()
+		var err error
+		if g, err = topology.Build(o.Spec, o.Agent); err != nil {
+			return nil, err
+		}
 	}
 	c, err := gcp.New(ctx, gcp.Options{
-		Project: o.Spec.Project, Endpoint: o.Endpoint, Token: o.Token, Events: o.Events, UserAgent: "difyup/" + o.Version, Drivers: driver.All(),
+		Project: o.Identity.Project, Endpoint: o.Endpoint, Token: o.Token, Events: o.Events, UserAgent: "difyup/" + o.Version, Drivers: driver.All(),
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &Stack{opts: o, graph: g, client: c, store: state.Open(c, o.Spec.Stack, o.Spec.Region)}, nil
+	region := o.Identity.Region
+	if g == nil {
+		region = "" // a state that is not there is not made for what nobody can describe
+	}
+	return &Stack{opts: o, graph: g, client: c, store: state.Open(c, o.Identity.Stack, region)}, nil
 }
 
 // Close drops connections.
@@ -67,13 +75,21 @@ func (s *Stack) Graph() *resource.Graph { return s.graph }
 // Requests counts the HTTP requests so far.
 func (s *Stack) Requests() int64 { return s.client.Requests() }
 
-// read gives the state, and has the client learn the project's number in the same round.
+// read gives the state. With it comes the project's number, for which only a stack without a state asks by itself.
 func (s *Stack) read(ctx context.Context) (*state.State, error) {
-	var st *state.State
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) { st, err = s.store.Read(ctx); return err })
-	g.Go(func() error { _, err := s.client.ProjectNumber(ctx); return err })
-	return st, g.Wait()
+	st, err := s.store.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, err = s.client.ProjectNumber(ctx)
+	return st, err
+}
+
+// owner is the stack, as plans tell its own from others'.
+func (s *Stack) owner(ctx context.Context) (resource.Owner, error) {
+	number, err := s.client.ProjectNumber(ctx)
+	id := s.opts.Identity
+	return resource.Owner{Stack: id.Stack, Project: id.Project, Number: number, Account: topology.Account(id.Stack, id.Project)}, err
 }
 
 // Plan compares what is wanted with the cloud. It changes nothing.
@@ -82,12 +98,20 @@ func (s *Stack) Plan(ctx context.Context) (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return plan.Make(ctx, s.graph, s.client, st.Owned, kind.ByName)
+	return s.make(ctx, st)
+}
+
+func (s *Stack) make(ctx context.Context, st *state.State) (*plan.Plan, error) {
+	owner, err := s.owner(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return plan.Make(ctx, owner, s.graph, s.client, st.Owned, kind.ByName)
 }
 
 // PlanFromNothing is the plan for a cloud in which nothing is. It sends no request.
 func (s *Stack) PlanFromNothing(ctx context.Context) (*plan.Plan, error) {
-	return plan.Make(ctx, s.graph, nothing{}, nil, kind.ByName)
+	return plan.Make(ctx, resource.Owner{}, s.graph, nothing{}, nil, kind.ByName)
 }
 
 type nothing struct{}
@@ -95,6 +119,8 @@ type nothing struct{}
 func (nothing) ReadAll(context.Context, []*resource.Resource) (map[resource.ID]map[string]any, error) {
 	return map[resource.ID]map[string]any{}, nil
 }
+
+func (nothing) Whole(*resource.Resource, map[string]any) bool { return true }
 
 // Locked gives a fault when another run is at work on the stack.
 func (s *Stack) Locked(ctx context.Context) error {
@@ -118,7 +144,8 @@ type Result struct {
 
 // RunOptions say how a run treats the lock, and what it may do.
 type RunOptions struct {
-	Command   string // for the lock and the history: "apply"
+	Command   string   // for the lock and the history: "apply"
+	Args      []string // as given on the command line, for the state: nothing secret
 	BreakLock bool
 	// Confirm is asked under the lock, when the plan is made and not empty. False ends the run with ErrDeclined.
 	Confirm func(*plan.Plan) (bool, error)
@@ -131,7 +158,7 @@ var ErrDeclined = errors.New("declined")
 // first, so that nothing can be made that no state knows.
 func (s *Stack) Apply(ctx context.Context, o RunOptions) (res *Result, err error) {
 	return s.run(ctx, o, func(ctx context.Context, st *state.State) (*plan.Plan, []resource.Ref, error) {
-		p, err := plan.Make(ctx, s.graph, s.client, st.Owned, kind.ByName)
+		p, err := s.make(ctx, st)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -145,13 +172,14 @@ func (s *Stack) Apply(ctx context.Context, o RunOptions) (res *Result, err error
 	})
 }
 
-// Destroy takes everything away that the stack owns, and at last its state.
+// Destroy deletes everything that the stack owns, and at last its state. What does not bear the stack's mark it leaves
+// alone, and gives a fault that says so.
 func (s *Stack) Destroy(ctx context.Context, o RunOptions) (*Result, error) {
-	return s.run(ctx, o, func(ctx context.Context, st *state.State) (*plan.Plan, []resource.Ref, error) {
-		owned := s.owned(st)
-		p, err := plan.Destroy(ctx, owned, s.client, kind.ByName)
-		return p, owned, err
-	})
+	res, err := s.run(ctx, o, s.unmake)
+	if err == nil && len(res.Plan.Kept) > 0 {
+		err = s.notOurs(res.Plan.Kept)
+	}
+	return res, err
 }
 
 // PlanDestroy is the plan that Destroy would carry out. It changes nothing.
@@ -160,13 +188,37 @@ func (s *Stack) PlanDestroy(ctx context.Context) (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return plan.Destroy(ctx, s.owned(st), s.client, kind.ByName)
+	p, _, err := s.unmake(ctx, st)
+	return p, err
+}
+
+func (s *Stack) unmake(ctx context.Context, st *state.State) (*plan.Plan, []resource.Ref, error) {
+	owned := s.owned(st)
+	if len(st.Owned) == 0 {
+		if s.graph == nil {
+			return nil, nil, &fault.Fault{
+				Summary: "Neither a state nor a description",
+				Detail:  fmt.Sprintf("The project %s holds no state of the stack %s, and without its description nothing says what belongs to it.", s.opts.Identity.Project, s.opts.Identity.Stack),
+				Remedy:  "Mend the file, then destroy the stack:\n    difyup destroy",
+			}
+		}
+		var err error
+		if owned, err = s.withMarked(ctx, owned); err != nil {
+			return nil, nil, err
+		}
+	}
+	owner, err := s.owner(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := plan.Destroy(ctx, owner, owned, s.client, kind.ByName)
+	return p, owned, err
 }
 
 // owned is what the state says. A state that was lost says nothing; then it is what the description says, as far as it
 // bears the stack's mark.
 func (s *Stack) owned(st *state.State) []resource.Ref {
-	if len(st.Owned) > 0 {
+	if len(st.Owned) > 0 || s.graph == nil {
 		return st.Owned
 	}
 	return s.graph.Refs()
@@ -181,7 +233,6 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 	gone := false // the state, and the lock with it
 	defer func() {
 		if gone {
-			lock.Forget()
 			return
 		}
 		// Even when the run was cancelled the lock is given back; not for ever, should the network be gone.
@@ -193,7 +244,8 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 	if err != nil {
 		return nil, err
 	}
-	if st.Unfinished {
+	if st.Intent != nil {
+		s.tell("`%s` of %s did not end; waiting for what it left at work", st.Intent.Command, cmp.Or(st.Intent.By, "somebody"))
 		// What is being deleted still seems to be there, and would be missing when the plan is carried out.
 		rs, err := plan.Resources(st.Owned, kind.ByName)
 		if err != nil {
@@ -218,25 +270,40 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 		}
 	}
 	destroying := p.Graph == nil
+	if !destroying {
+		for _, r := range p.Kept {
+			s.tell("%s is not wanted any more, and is not deleted: it does not bear the stack's mark. To delete it by hand: %s", r.ID(), byHand(r))
+		}
+	}
 	if len(p.Steps) == 0 && !destroying {
 		// A run that was killed may have left the state behind what it did.
 		now := left(p, owned, &apply.Result{})
-		if res.Left = len(now); sameRefs(st.Owned, now) && !st.Unfinished {
+		if res.Left = len(now); sameRefs(st.Owned, now) && st.Intent == nil && !st.Stale() {
 			return res, nil
 		}
-		st.Owned, st.Unfinished = now, false
+		st.Owned, st.Intent = now, nil
 		return res, s.store.Write(held, st)
 	}
-	st.Owned, st.Unfinished = owned, true
+	st.Owned = owned
+	s.store.Intend(st, o.Command, o.Args, s.opts.Version)
 	if err := s.store.Write(held, st); err != nil {
 		return res, err
 	}
 	done, runErr := apply.Run(held, p, apply.NewSteps(s.client, p), parallel, s.opts.Events)
 	res.count(p, done)
-	st.Owned, st.Unfinished = left(p, owned, done), runErr != nil
-	res.Left = len(st.Owned)
-	if destroying && runErr == nil && len(st.Owned) == 0 {
-		if err := s.store.Remove(held); err != nil {
+	st.Owned = left(p, owned, done)
+	if destroying && runErr == nil {
+		st.Owned, runErr = s.look(held, owned)
+	}
+	if runErr == nil {
+		st.Intent = nil
+	}
+	if res.Left = len(st.Owned); destroying && runErr == nil {
+		// Nobody renews the lock while it is deleted; its lease lasts longer than that.
+		remove, cancel := context.WithTimeout(context.WithoutCancel(held), 30*time.Second)
+		defer cancel()
+		lock.Forget()
+		if err := s.store.Remove(remove); err != nil {
 			return res, err
 		}
 		gone = true
@@ -271,14 +338,16 @@ func left(p *plan.Plan, owned []resource.Ref, done *apply.Result) []resource.Ref
 	undone := slices.Concat(done.Failed, done.Skipped)
 	if p.Graph == nil {
 		if len(undone) > 0 {
-			return owned // the next run finds out what is there
+			return owned
 		}
 		return nil
 	}
 	var out []resource.Ref
 	for _, ref := range owned {
 		// What is not wanted any more goes when its deletion is done, or when it was not there.
+		// What is not the stack's after all is not owned.
 		kept := slices.Contains(undone, ref.ID) || p.Live[ref.ID] != nil && !slices.Contains(done.Done, ref.ID)
+		kept = kept && !slices.ContainsFunc(p.Kept, func(r *resource.Resource) bool { return r.ID() == ref.ID })
 		if p.Graph.Get(ref.ID) != nil || kept {
 			out = append(out, ref)
 		}
@@ -344,7 +413,7 @@ func (s *Stack) Outputs(ctx context.Context) ([]Value, error) {
 func (s *Stack) absent() *fault.Fault {
 	return &fault.Fault{
 		Summary: "The stack is not there",
-		Detail:  fmt.Sprintf("Nothing of the stack %s exists in the project %s.", s.opts.Spec.Stack, s.opts.Spec.Project),
+		Detail:  fmt.Sprintf("Nothing of the stack %s exists in the project %s.", s.opts.Identity.Stack, s.opts.Identity.Project),
 		Remedy:  "Make it:\n    difyup apply",
 	}
 }

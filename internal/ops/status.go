@@ -36,7 +36,8 @@ type Status struct {
 
 	Certificate string        `json:"certificate"` // ACTIVE, PROVISIONING, …; SELF_MANAGED
 	Last        *state.Run    `json:"last,omitempty"`
-	Lock        *state.Holder `json:"lock,omitempty"` // who is at work
+	Intent      *state.Intent `json:"intent,omitempty"` // of a run that is at work, or did not end well
+	Lock        *state.Holder `json:"lock,omitempty"`   // who is at work
 }
 
 // Store is a database, the cache or the bucket.
@@ -87,7 +88,7 @@ func (s *Stack) Status(ctx context.Context) (*Status, error) {
 			continue // is the project's, and was there before
 		}
 		body, there := live[r.ID()]
-		if !there {
+		if !there || !s.client.Whole(r, body) {
 			out.Missing = append(out.Missing, string(r.ID()))
 			continue
 		}
@@ -97,6 +98,7 @@ func (s *Stack) Status(ctx context.Context) (*Status, error) {
 	if len(st.Owned) == 0 && out.Resources == 0 {
 		return nil, s.absent()
 	}
+	out.Intent = st.Intent
 	if n := len(st.History); n > 0 {
 		out.Last = &st.History[n-1]
 	}

@@ -42,7 +42,9 @@ type Plan struct {
 	Unchanged int `json:"unchanged"`
 	// Graph is what is wanted; nil for a plan that destroys.
 	Graph *resource.Graph `json:"-"`
-	// Live is what was read, by ID; what is absent has no entry.
+	// Kept is what the state names and what is not deleted, because nothing shows that it is the stack's.
+	Kept []*resource.Resource `json:"-"`
+	// Live is what was read, by ID; what is absent, or half made and wanted, has no entry.
 	Live map[resource.ID]map[string]any `json:"-"`
 }
 
@@ -50,6 +52,8 @@ type Plan struct {
 type Reader interface {
 	// ReadAll gives the live bodies of those that exist.
 	ReadAll(ctx context.Context, rs []*resource.Resource) (map[resource.ID]map[string]any, error)
+	// Whole says whether a live body was made to its end.
+	Whole(r *resource.Resource, live map[string]any) bool
 }
 
 // Empty says whether there is nothing to do. Waiting for what is under construction is not a change.
@@ -80,8 +84,9 @@ func (p *Plan) Losses() []Step {
 }
 
 // Make compares the graph, and what the stack owns besides (owned, from the state), with the cloud. A change that
-// Google cannot make in place to a resource whose name stays is refused with a fault each.
-func Make(ctx context.Context, g *resource.Graph, cloud Reader, owned []resource.Ref, kinds func(string) (*resource.Kind, bool)) (*Plan, error) {
+// Google cannot make in place to a resource whose name stays is refused with a fault each, and so is a wanted name that
+// something bears which is not marked as the stack's, whatever the state says.
+func Make(ctx context.Context, owner resource.Owner, g *resource.Graph, cloud Reader, owned []resource.Ref, kinds func(string) (*resource.Kind, bool)) (*Plan, error) {
 	all := g.Resources()
 	gone, err := orphans(g, owned, kinds)
 	if err != nil {
@@ -92,20 +97,25 @@ func Make(ctx context.Context, g *resource.Graph, cloud Reader, owned []resource
 		return nil, fmt.Errorf("read the cloud: %w", err)
 	}
 	p := &Plan{Graph: g, Live: live}
-	ours := map[resource.ID]bool{}
-	for _, ref := range owned {
-		ours[ref.ID] = true
-	}
+	read := maps.Clone(live) // as it was, half made or not
 	var faults fault.List
 	for _, r := range all {
-		if !ours[r.ID()] && foreign(r, live[r.ID()]) {
-			faults = append(faults, taken(r, live[r.ID()]))
-			continue
+		body := live[r.ID()]
+		if body != nil && r.Kind.Mark.At != "" && !owner.Marked(r.Kind, body) {
+			faults = append(faults, owner.Taken(r, body))
 		}
+		if body != nil && !cloud.Whole(r, body) {
+			delete(live, r.ID()) // what refers to it must take it for new
+		}
+	}
+	for _, r := range all {
 		step := Step{ID: r.ID(), Res: r, Live: live[r.ID()], Lane: lane(r)}
 		switch step.Live {
 		case nil:
 			step.Action, step.Why = Create, "does not exist"
+			if read[r.ID()] != nil {
+				step.Why = "is half made"
+			}
 		default:
 			step.Changes = append(diff.Fields(r.Kind, step.Live, r.Known(live)), renewed(r, live)...)
 			stuck := diff.Immutable(r.Kind, step.Changes)
@@ -125,12 +135,7 @@ func Make(ctx context.Context, g *resource.Graph, cloud Reader, owned []resource
 		}
 		p.Steps = append(p.Steps, step)
 	}
-	for _, r := range gone {
-		if live[r.ID()] == nil {
-			continue
-		}
-		p.Steps = append(p.Steps, Step{ID: r.ID(), Action: Delete, Why: "not wanted any more", Res: r, Live: live[r.ID()], Lane: lane(r)})
-	}
+	p.delete(owner, "not wanted any more", gone, append(slices.Clone(all), gone...), read)
 	if err := faults.Err(); err != nil {
 		return nil, err
 	}
@@ -139,8 +144,27 @@ func Make(ctx context.Context, g *resource.Graph, cloud Reader, owned []resource
 	return p, nil
 }
 
-// Destroy plans the removal of everything owned that exists.
-func Destroy(ctx context.Context, owned []resource.Ref, cloud Reader, kinds func(string) (*resource.Kind, bool)) (*Plan, error) {
+// delete adds the deletion of those that exist and are the stack's. Live is what was read of all.
+func (p *Plan) delete(owner resource.Owner, why string, rs, all []*resource.Resource, live map[resource.ID]map[string]any) {
+	known := map[resource.ID]*resource.Resource{}
+	for _, r := range all {
+		known[r.ID()] = r
+	}
+	for _, r := range rs {
+		body := live[r.ID()]
+		holder := known[r.Holder()]
+		switch {
+		case body == nil || r.Kind.Mark.Shared:
+		case owner.Owns(r, body, holder, live[r.Holder()]):
+			p.Steps = append(p.Steps, Step{ID: r.ID(), Action: Delete, Why: why, Res: r, Live: body, Lane: lane(r)})
+		case holder == nil || !r.Inside(holder) || live[r.Holder()] == nil: // else it is enough to name the holder
+			p.Kept = append(p.Kept, r)
+		}
+	}
+}
+
+// Destroy plans the removal of everything owned that exists and is the stack's.
+func Destroy(ctx context.Context, owner resource.Owner, owned []resource.Ref, cloud Reader, kinds func(string) (*resource.Kind, bool)) (*Plan, error) {
 	gone, err := orphans(nil, owned, kinds)
 	if err != nil {
 		return nil, err
@@ -150,11 +174,7 @@ func Destroy(ctx context.Context, owned []resource.Ref, cloud Reader, kinds func
 		return nil, fmt.Errorf("read the cloud: %w", err)
 	}
 	p := &Plan{Live: live}
-	for _, r := range gone {
-		if live[r.ID()] != nil {
-			p.Steps = append(p.Steps, Step{ID: r.ID(), Action: Delete, Why: "the stack is destroyed", Res: r, Live: live[r.ID()], Lane: lane(r)})
-		}
-	}
+	p.delete(owner, "the stack is destroyed", gone, gone, live)
 	p.contents()
 	p.order(nil, owned)
 	return p, nil
@@ -175,7 +195,15 @@ func orphans(g *resource.Graph, owned []resource.Ref, kinds func(string) (*resou
 				Remedy:  "Use the difyup that made it, or a newer one.",
 			}
 		}
-		gone = append(gone, &resource.Resource{Kind: k, Name: ref.Name, Params: ref.Params, Needs: ref.Needs})
+		r := &resource.Resource{Kind: k, Name: ref.Name, Params: ref.Params, Needs: ref.Needs}
+		if missing := r.MissingParams(); len(missing) > 0 {
+			return nil, &fault.Fault{
+				Summary: "The state is incomplete",
+				Detail:  fmt.Sprintf("It names %s without its %s, so that it cannot be found.", ref.ID, strings.Join(missing, ", ")),
+				Remedy:  "Copy the last good version over it:\n    gcloud storage ls --all-versions gs://BUCKET/state.json",
+			}
+		}
+		gone = append(gone, r)
 	}
 	return gone, nil
 }
@@ -275,23 +303,6 @@ func renewed(r *resource.Resource, live map[resource.ID]map[string]any) []diff.F
 		}
 	}
 	return fields
-}
-
-// foreign says whether something of the wanted name exists that is not marked as the stack's.
-func foreign(r *resource.Resource, live map[string]any) bool {
-	return live != nil && resource.Mark(r.Body) != "" && resource.Mark(live) != resource.Mark(r.Body)
-}
-
-func taken(r *resource.Resource, live map[string]any) *fault.Fault {
-	f := &fault.Fault{
-		Summary: "A name is taken",
-		Detail:  fmt.Sprintf("%s exists and was not made by difyup.", r.ID()),
-		Remedy:  "Choose another name for the stack, or remove what has this name.",
-	}
-	if other := resource.Mark(live); other != "" {
-		f.Detail = fmt.Sprintf("%s exists and belongs to the stack %s.", r.ID(), other)
-	}
-	return f
 }
 
 func cannotReplace(r *resource.Resource, stuck []diff.Field) *fault.Fault {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -15,13 +16,15 @@ import (
 )
 
 var (
+	owner     = resource.Owner{Stack: "demo", Project: "p", Number: "1", Account: "demo-vm@p"}
+	marked    = resource.Marking{At: "description", Delete: "things delete {name}"}
 	api       = &resource.API{Name: "compute"}
 	sqlAPI    = &resource.API{Name: "sqladmin", Operation: resource.SQL}
-	templates = &resource.Kind{Name: "templates", API: api, Collection: "projects/p/templates"}
-	groups    = &resource.Kind{Name: "groups", API: api, Collection: "projects/p/groups", Update: resource.Patch, Immutable: []resource.Path{"zone"}}
-	rules     = &resource.Kind{Name: "rules", API: api, Collection: "projects/p/rules", Update: resource.Patch}
-	sqls      = &resource.Kind{Name: "sqls", API: sqlAPI, Collection: "projects/p/instances", Update: resource.Patch, HoldsData: true, Immutable: []resource.Path{"region"}, Ready: map[resource.Path]string{"state": "RUNNABLE"}}
-	dbs       = &resource.Kind{Name: "dbs", API: sqlAPI, Collection: "projects/p/instances/main/dbs", HoldsData: true}
+	templates = &resource.Kind{Name: "templates", API: api, Collection: "projects/p/templates", Mark: marked}
+	groups    = &resource.Kind{Name: "groups", API: api, Collection: "projects/p/groups", Update: resource.Patch, Immutable: []resource.Path{"zone"}, Mark: marked}
+	rules     = &resource.Kind{Name: "rules", API: api, Collection: "projects/p/rules", Update: resource.Patch, Mark: marked}
+	sqls      = &resource.Kind{Name: "sqls", API: sqlAPI, Collection: "projects/p/instances", Update: resource.Patch, HoldsData: true, Immutable: []resource.Path{"region"}, Ready: map[resource.Path]string{"state": "RUNNABLE"}, Mark: marked}
+	dbs       = &resource.Kind{Name: "dbs", API: sqlAPI, Collection: "projects/p/instances/main/dbs", HoldsData: true, Mark: resource.Marking{Within: "sqls"}}
 )
 
 func kinds(name string) (*resource.Kind, bool) {
@@ -34,21 +37,26 @@ func kinds(name string) (*resource.Kind, bool) {
 }
 
 func res(k *resource.Kind, name string, body map[string]any) *resource.Resource {
-	return &resource.Resource{Kind: k, Name: name, Body: body}
+	return &resource.Resource{Kind: k, Name: name, Params: map[string]string{"project": "p"}, Body: body}
 }
 
-// cloud is what exists, by ID.
+// cloud is what exists, by ID. What says nothing else bears the mark, and is half made if it says so.
 type cloud map[resource.ID]map[string]any
 
 func (c cloud) ReadAll(_ context.Context, rs []*resource.Resource) (map[resource.ID]map[string]any, error) {
 	out := map[resource.ID]map[string]any{}
 	for _, r := range rs {
 		if body, ok := c[r.ID()]; ok {
-			out[r.ID()] = body
+			out[r.ID()] = maps.Clone(body)
+			if _, said := body["description"]; !said {
+				out[r.ID()]["description"] = resource.Description("demo")
+			}
 		}
 	}
 	return out, nil
 }
+
+func (cloud) Whole(_ *resource.Resource, live map[string]any) bool { return live["half"] == nil }
 
 func graph(t *testing.T, rs ...*resource.Resource) *resource.Graph {
 	t.Helper()
@@ -129,7 +137,7 @@ create rules/dns after [sqls/main]
 `},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p, err := plan.Make(t.Context(), tc.graph, tc.cloud, tc.owned, kinds)
+			p, err := plan.Make(t.Context(), owner, tc.graph, tc.cloud, tc.owned, kinds)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -146,7 +154,7 @@ create rules/dns after [sqls/main]
 func TestMakeRefusesReplacement(t *testing.T) {
 	live := cloud{"groups/g": {"zone": "a"}, "sqls/main": {"region": "r", "state": "RUNNABLE"}}
 	g := graph(t, res(groups, "g", map[string]any{"zone": "b"}), res(sqls, "main", map[string]any{"region": "q"}))
-	_, err := plan.Make(t.Context(), g, live, nil, kinds)
+	_, err := plan.Make(t.Context(), owner, g, live, nil, kinds)
 	faults := fault.All(err)
 	if len(faults) != 2 {
 		t.Fatalf("got %v", err)
@@ -160,7 +168,7 @@ func TestDestroy(t *testing.T) {
 	owned := stack(t, "t1", 2).Refs()
 	// The database exists too, but goes with its instance.
 	live := cloud{"templates/t1": {}, "groups/g": {}, "sqls/main": {}, "dbs/main/dify": {}, "rules/dns": {}}
-	p, err := plan.Destroy(t.Context(), owned, live, kinds)
+	p, err := plan.Destroy(t.Context(), owner, owned, live, kinds)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +187,7 @@ delete templates/t1 after [groups/g]
 }
 
 func TestUnknownKindInState(t *testing.T) {
-	_, err := plan.Destroy(t.Context(), []resource.Ref{{ID: "x/y", Kind: "x", Name: "y"}}, cloud{}, kinds)
+	_, err := plan.Destroy(t.Context(), owner, []resource.Ref{{ID: "x/y", Kind: "x", Name: "y"}}, cloud{}, kinds)
 	var f *fault.Fault
 	if !errors.As(err, &f) || f.Remedy == "" {
 		t.Errorf("got %v", err)
@@ -199,12 +207,15 @@ func TestNamesThatAreTaken(t *testing.T) {
 		want  string
 	}{
 		{"ours, found again after the state was lost", mark("demo"), nil, ""},
-		{"another stack's", mark("other"), nil, "belongs to the stack other"},
-		{"somebody's", map[string]any{"description": "", "max": 1.0}, nil, "was not made by difyup"},
-		{"ours, whose mark somebody took away", map[string]any{"description": "", "max": 1.0}, owned, ""},
+		{"another stack's", mark("other"), nil, "belongs to the stack \"other\""},
+		{"somebody's", map[string]any{"description": "", "max": 1.0}, nil, "does not bear the mark of the stack demo"},
+		// The state names it before it is made: that is no proof.
+		{"somebody's, which the state names", map[string]any{"description": "", "max": 1.0}, owned, "does not bear the mark of the stack demo"},
+		{"another stack's, which the state names", mark("other"), owned, "belongs to the stack"},
+		{"somebody's that looks half made", map[string]any{"description": "", "half": true}, nil, "does not bear the mark of the stack demo"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			_, err := plan.Make(t.Context(), g, cloud{"rules/r": tc.live}, tc.owned, kinds)
+			_, err := plan.Make(t.Context(), owner, g, cloud{"rules/r": tc.live}, tc.owned, kinds)
 			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
 				t.Errorf("got %v, want %q", err, tc.want)
 			}
@@ -220,16 +231,126 @@ func TestSecretsMadeAnew(t *testing.T) {
 	secret := res(secrets, "s", map[string]any{"name": "s"})
 	g := graph(t, secret, res(users, "u", map[string]any{"name": "u"}).Take("password", secret.Output("payload")))
 	live := cloud{"secrets/s": {"name": "s"}, "users/u": {"name": "u"}}
-	p, err := plan.Make(t.Context(), g, live, nil, kinds)
+	p, err := plan.Make(t.Context(), owner, g, live, nil, kinds)
 	if err != nil || !p.Empty() {
 		t.Fatalf("nothing changed, and the plan is %s, %v", text(p), err)
 	}
 	delete(live, "secrets/s")
-	p, err = plan.Make(t.Context(), g, live, nil, kinds)
+	p, err = plan.Make(t.Context(), owner, g, live, nil, kinds)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff("create secrets/s\nupdate users/u after [secrets/s]; password: <nil> → (known after apply)\n0 unchanged\n", text(p)); d != "" {
 		t.Errorf("plan (-want +got):\n%s", d)
+	}
+}
+
+// TestHalfMade checks that what an interrupted run left half made is made again, by what needs it too, and deleted like
+// anything else.
+func TestHalfMade(t *testing.T) {
+	secrets := &resource.Kind{Name: "rules", API: api, Collection: "projects/p/secrets", Secret: []resource.Path{"payload"}, Mark: marked}
+	secret := res(secrets, "s", map[string]any{"name": "s"})
+	g := graph(t, secret, res(groups, "u", map[string]any{"name": "u"}).Take("password", secret.Output("payload")))
+	live := cloud{"rules/s": {"name": "s", "half": true}, "groups/u": {"name": "u", "password": ""}}
+	p, err := plan.Make(t.Context(), owner, g, live, g.Refs(), kinds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff("create rules/s\nupdate groups/u after [rules/s]; password:  → (known after apply)\n0 unchanged\n", text(p)); d != "" {
+		t.Errorf("plan (-want +got):\n%s", d)
+	}
+	for name, make := range map[string]func() (*plan.Plan, error){
+		"not wanted any more": func() (*plan.Plan, error) { return plan.Make(t.Context(), owner, graph(t), live, g.Refs(), kinds) },
+		"destroyed":           func() (*plan.Plan, error) { return plan.Destroy(t.Context(), owner, g.Refs(), live, kinds) },
+	} {
+		p, err := make()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff("delete groups/u\ndelete rules/s after [groups/u]\n0 unchanged\n", text(p)); d != "" {
+			t.Errorf("%s (-want +got):\n%s", name, d)
+		}
+	}
+}
+
+// TestOnlyOnesOwnIsDeleted puts into the state what is not the stack's, in every way there is.
+func TestOnlyOnesOwnIsDeleted(t *testing.T) {
+	buckets := &resource.Kind{Name: "buckets", API: api, Collection: "b", Mark: resource.Marking{At: "labels", Number: "projectNumber", Delete: "storage rm gs://{name}"}}
+	objects := &resource.Kind{Name: "objects", API: api, Collection: "b/{bucket}/o", Mark: resource.Marking{Within: "buckets"}}
+	users := &resource.Kind{Name: "users", API: sqlAPI, Collection: "projects/p/instances/{instance}/users", Mark: resource.Marking{Within: "sqls"}}
+	peerings := &resource.Kind{Name: "peerings", API: sqlAPI, Collection: "services/x/peerings", Mark: resource.Marking{Within: "rules"}}
+	policies := &resource.Kind{Name: "policies", API: api, Collection: "projects/{project}", Mark: resource.Marking{Member: true}}
+	services := &resource.Kind{Name: "services", API: api, Collection: "projects/{project}/services", Mark: resource.Marking{Shared: true}}
+	nobodys := &resource.Kind{Name: "nobodys", API: api, Collection: "x"}
+	all := func(name string) (*resource.Kind, bool) {
+		for _, k := range []*resource.Kind{buckets, objects, users, peerings, policies, services, nobodys} {
+			if k.Name == name {
+				return k, true
+			}
+		}
+		return kinds(name)
+	}
+	labelled := func(stack, number string) map[string]any {
+		return map[string]any{"labels": map[string]any{"managed-by": "difyup", "difyup-stack": stack}, "projectNumber": number}
+	}
+	plain := map[string]any{"description": ""}
+	ref := func(kind, name string, params ...string) resource.Ref {
+		m := map[string]string{"project": "p"}
+		for i := 0; i < len(params); i += 2 {
+			m[params[i]] = params[i+1]
+		}
+		return resource.Ref{ID: resource.ID(kind + "/" + name), Kind: kind, Name: name, Params: m}
+	}
+	live := cloud{
+		"rules/ours": {}, "rules/theirs": {"description": resource.Description("prod")}, "rules/nobodys": plain, "rules/elsewhere": {},
+		"sqls/ours": {}, "users/ours/u": {}, "sqls/theirs": {"description": resource.Description("prod")}, "users/theirs/u": {}, "users/ours/x": {}, "users/unknown/u": {},
+		"peerings/ours": {}, "peerings/theirs": {},
+		"buckets/ours": labelled("demo", "1"), "buckets/squatted": labelled("demo", "2"), "buckets/unknown": {"name": "unknown"}, "objects/ours/o": {}, "objects/squatted/o": {},
+		"policies/ours": {}, "policies/theirs": {}, "services/all": {}, "nobodys/x": {},
+	}
+	state := []resource.Ref{
+		ref("rules", "ours"), ref("rules", "theirs"), ref("rules", "nobodys"), ref("rules", "elsewhere", "project", "q"), ref("rules", "absent"),
+		ref("sqls", "ours"), ref("users", "ours/u", "instance", "ours"), ref("sqls", "theirs"), ref("users", "theirs/u", "instance", "theirs"),
+		ref("users", "ours/x", "instance", "theirs"), ref("users", "unknown/u", "instance", "unknown"),
+		ref("peerings", "ours"), ref("peerings", "theirs"),
+		ref("buckets", "ours"), ref("buckets", "squatted"), ref("buckets", "unknown"), ref("objects", "ours/o", "bucket", "ours"), ref("objects", "squatted/o", "bucket", "squatted"),
+		ref("policies", "ours", "member", "serviceAccount:demo-vm@p"), ref("policies", "theirs", "member", "user:owner@example.com"), ref("services", "all"), ref("nobodys", "x"),
+	}
+	p, err := plan.Destroy(t.Context(), owner, state, live, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := text(p)
+	for _, r := range p.Kept {
+		got += fmt.Sprintln("kept", r.ID(), r.DeleteByHand())
+	}
+	want := `delete buckets/ours
+delete objects/ours/o
+delete peerings/ours in sql/ours
+delete policies/ours
+delete rules/ours
+delete sqls/ours in sql/ours
+0 unchanged
+kept rules/theirs gcloud things delete theirs --project=p
+kept rules/nobodys gcloud things delete nobodys --project=p
+kept rules/elsewhere gcloud things delete elsewhere --project=q
+kept sqls/theirs gcloud things delete theirs --project=p
+kept users/ours/x${SPACE}
+kept users/unknown/u${SPACE}
+kept buckets/squatted gcloud storage rm gs://squatted --project=p
+kept buckets/unknown gcloud storage rm gs://unknown --project=p
+kept policies/theirs${SPACE}
+kept nobodys/x${SPACE}
+`
+	if d := cmp.Diff(strings.ReplaceAll(want, "${SPACE}", " "), got); d != "" {
+		t.Errorf("plan (-want +got):\n%s", d)
+	}
+	// An apply that wants none of it any more deletes the same.
+	q, err := plan.Make(t.Context(), owner, graph(t), live, state, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(text(p), text(q)); d != "" || len(q.Kept) != len(p.Kept) {
+		t.Errorf("apply (-destroy +apply):\n%s", d)
 	}
 }

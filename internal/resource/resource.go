@@ -65,6 +65,7 @@ type Kind struct {
 	Fingerprint Path            // optimistic lock sent back in an update
 	Ready       map[Path]string // what a resource in use must show, e.g. state = RUNNABLE
 	HoldsData   bool            // never replaced or deleted unless named
+	Mark        Marking         // how it shows whose it is
 	Driver      string          // "" = REST
 }
 
@@ -123,6 +124,22 @@ func (r *Resource) After(others ...*Resource) *Resource {
 	return r
 }
 
+// MissingParams gives the parameters of the collection that the resource lacks.
+func (r *Resource) MissingParams() []string {
+	var missing []string
+	for rest := r.Kind.Collection; ; {
+		_, after, ok := strings.Cut(rest, "{")
+		name, after, _ := strings.Cut(after, "}")
+		if !ok {
+			return missing
+		}
+		if r.Params[name] == "" {
+			missing = append(missing, name)
+		}
+		rest = after
+	}
+}
+
 // Expand fills {name} parts of a template. A missing parameter panics: templates and parameters are ours.
 func Expand(template string, params map[string]string) string {
 	var b strings.Builder
@@ -140,36 +157,4 @@ func Expand(template string, params map[string]string) string {
 		b.WriteString(template[:i] + v)
 		template = template[j+1:]
 	}
-}
-
-// The ownership mark of a stack.
-const (
-	ManagedBy  = "managed-by"
-	StackLabel = "difyup-stack"
-)
-
-// Labels gives the labels that mark what belongs to the stack.
-func Labels(stack string) map[string]string {
-	return map[string]string{ManagedBy: "difyup", StackLabel: stack}
-}
-
-// Description gives the mark for what takes no labels when it is created.
-func Description(stack string) string { return ManagedBy + "=difyup;" + StackLabel + "=" + stack }
-
-// Mark gives the stack that a body is marked as belonging to, or "".
-func Mark(body map[string]any) string {
-	for _, p := range []Path{"labels", "settings.userLabels"} {
-		if v, ok := Lookup(body, p); ok {
-			if labels, ok := v.(map[string]any); ok && labels[ManagedBy] == "difyup" {
-				stack, _ := labels[StackLabel].(string)
-				return stack
-			}
-		}
-	}
-	if d, ok := body["description"].(string); ok {
-		if rest, ok := strings.CutPrefix(d, ManagedBy+"=difyup;"+StackLabel+"="); ok {
-			return rest
-		}
-	}
-	return ""
 }

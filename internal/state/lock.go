@@ -2,13 +2,11 @@ package state
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
-	"os/user"
-	"strings"
 	"sync"
 	"time"
 
@@ -17,21 +15,28 @@ import (
 	"github.com/difyup/difyup/internal/kind"
 )
 
-// A lock is a lease: its holder renews it again and again, and who finds it expired may take it.
+// A lock is a lease: its holder renews it again and again, and who finds it expired may take it. How long ago it was
+// renewed is what the server says, who has one clock for all; it says so in whole seconds. The holder measures by itself
+// how long ago it asked for the last renewal, and gives up before anybody else may take the lock.
 const (
-	lease = 45 * time.Second
-	every = 10 * time.Second
+	lease  = 45 * time.Second
+	giveUp = 40 * time.Second
+	every  = 10 * time.Second
 )
 
 // Holder is who holds the lock; what another run is shown.
 type Holder struct {
+	Run     string    `json:"run"`   // its ID
 	Owner   string    `json:"owner"` // the user's name
 	Host    string    `json:"host"`
-	Boot    string    `json:"boot"` // tells one boot of the host from another; "" where it is not known
-	PID     int       `json:"pid"`
+	HostID  string    `json:"host_id"` // tells hosts of one name apart
+	Process           // where it can be looked for
 	Command string    `json:"command"`
 	Since   time.Time `json:"since"`
-	Expires time.Time `json:"expires"`
+	Expires time.Time `json:"expires"` // by the holder's clock: for people, and for an earlier difyup
+
+	age        time.Duration // since the last renewal, by the server's clock
+	unreadable bool
 }
 
 // ErrLockLost is the cause of a context whose lock another run took.
@@ -46,63 +51,112 @@ type Lock struct {
 
 	mu         sync.Mutex
 	generation string
+	renewed    time.Time // when the last renewal that succeeded was asked for
 }
 
 // Lock takes the stack's lock, creating the state's bucket when needed, and renews it until Release. The context it
 // returns ends with ErrLockLost when the lock is lost. A lock whose holder is dead, a process of this host that is
 // gone or a lease that ran out, is taken over; breakIt takes it from a living one too.
 func (s *Store) Lock(ctx context.Context, command string, breakIt bool) (context.Context, *Lock, error) {
-	me := Holder{Owner: userName(), Host: hostName(), Boot: bootID(), PID: os.Getpid(), Command: command, Since: time.Now().UTC().Truncate(time.Second)}
+	me := Holder{
+		Run: s.run, Owner: userName(), Host: hostName(), HostID: hostID(), Process: self(), Command: command, Since: time.Now().UTC().Truncate(time.Second),
+	}
+	held, cancel := context.WithCancelCause(ctx)
+	l := &Lock{store: s, holder: me, cancel: cancel, done: make(chan struct{})}
+	if err := l.take(ctx, breakIt); err != nil {
+		cancel(err)
+		return nil, nil, err
+	}
+	go l.renew(held)
+	return held, l, nil
+}
+
+// take writes the lock for the first time.
+func (l *Lock) take(ctx context.Context, breakIt bool) error {
+	s := l.store
+	if err := s.ensure(ctx); err != nil {
+		return err
+	}
 	for try := 0; ; try++ {
-		me.Expires = time.Now().Add(lease).UTC()
-		generation, err := s.put(ctx, lockObject, me, "")
-		if gcp.Is(err, 404) {
-			if err := s.ensureBucket(ctx); err != nil {
-				return nil, nil, err
-			}
-			generation, err = s.put(ctx, lockObject, me, "")
+		err := l.write(ctx)
+		if err == nil {
+			return nil
 		}
-		if gcp.Is(err, 412) {
-			var other Holder
-			held, readErr := s.get(ctx, lockObject, &other)
+		again := try < 5
+		switch {
+		case gcp.Is(err, 404) && again: // the bucket went with the stack that another run destroyed
+			s.forget()
+			if err := s.ensure(ctx); err != nil {
+				return err
+			}
+			l.generation = ""
+		case gcp.Is(err, 412) && again:
+			other, at, readErr := s.holder(ctx)
 			switch {
 			case readErr != nil:
-				return nil, nil, fmt.Errorf("read the lock: %w", readErr)
-			case held == "" && try < 5:
-				continue // released in between
-			case !breakIt && other.alive(time.Now()):
-				return nil, nil, other.fault()
+				return fmt.Errorf("read the lock: %w", readErr)
+			case other == nil: // released in between
+			case other.Run == s.run:
+				l.generation = at.generation // it was we who wrote, and the answer was lost
+				return nil
+			case !breakIt && other.alive():
+				return other.Fault()
 			}
-			generation, err = s.put(ctx, lockObject, me, held)
-			if gcp.Is(err, 412) && try < 5 {
-				continue // somebody else took it over first
-			}
+			l.generation = at.generation
+		default:
+			return fmt.Errorf("take the lock: %w", err)
 		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("take the lock: %w", err)
-		}
-		held, cancel := context.WithCancelCause(ctx)
-		l := &Lock{store: s, holder: me, cancel: cancel, done: make(chan struct{}), generation: generation}
-		go l.renew(held)
-		return held, l, nil
 	}
 }
 
-// Holder gives who holds the lock, nil for nobody who is alive. One request.
-func (s *Store) Holder(ctx context.Context) (*Holder, error) {
+// write writes the lock over the version that is known to be ours to overwrite.
+func (l *Lock) write(ctx context.Context) error {
+	asked := time.Now()
+	l.holder.Expires = asked.Add(lease).UTC()
+	raw, err := json.MarshalIndent(l.holder, "", "  ")
+	if err != nil {
+		return err
+	}
+	generation, err := l.store.put(ctx, lockObject, raw, l.generation)
+	if err != nil {
+		// Should it turn out that it was written all the same, then it was now.
+		if l.renewed.IsZero() {
+			l.renewed = asked
+		}
+		return err
+	}
+	l.generation, l.renewed = generation, asked
+	return nil
+}
+
+// holder reads the lock, nil when there is none.
+func (s *Store) holder(ctx context.Context) (*Holder, seen, error) {
+	raw, at, err := s.get(ctx, lockObject)
+	if err != nil || at.generation == "" {
+		return nil, at, err
+	}
 	var h Holder
-	generation, err := s.get(ctx, lockObject, &h)
+	if _, err := take(raw, &h); err != nil {
+		h = Holder{unreadable: true}
+	}
+	if at, err = s.timed(ctx, lockObject, at); err != nil {
+		return nil, at, err
+	}
+	h.age = at.age
+	return &h, at, nil
+}
+
+// Holder gives who holds the lock, nil for nobody who is alive. One request, but for a first contact.
+func (s *Store) Holder(ctx context.Context) (*Holder, error) {
+	h, _, err := s.holder(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read the lock: %w", err)
 	}
-	if generation == "" || !h.alive(time.Now()) {
+	if h == nil || !h.alive() {
 		return nil, nil
 	}
-	return &h, nil
+	return h, nil
 }
-
-// Fault is what another run is told while the holder is at work.
-func (h Holder) Fault() error { return h.fault() }
 
 // renew keeps the lease until the context ends.
 func (l *Lock) renew(ctx context.Context) {
@@ -123,87 +177,83 @@ func (l *Lock) renew(ctx context.Context) {
 func (l *Lock) beat(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	next := l.holder
-	next.Expires = time.Now().Add(lease).UTC()
-	soon, cancel := context.WithTimeout(ctx, every) // a network that hangs must not hide that the lease ran out
+	// A network that hangs must not hide that the lease runs out.
+	soon, cancel := context.WithDeadline(ctx, earlier(time.Now().Add(every), l.renewed.Add(giveUp)))
 	defer cancel()
-	generation, err := l.store.put(soon, lockObject, next, l.generation)
-	if err == nil {
-		l.generation, l.holder = generation, next
+	asked := time.Now()
+	err := l.write(soon)
+	if gcp.Is(err, 412) {
+		// Perhaps an earlier renewal went through, and its answer was lost.
+		raw, at, readErr := l.store.fetch(soon, lockObject, "")
+		switch {
+		case readErr == nil && writer(raw) == l.holder.Run:
+			l.generation, l.renewed = at.generation, earlier(asked, l.renewed.Add(every))
+			return
+		case readErr != nil && !gcp.Is(readErr, 404):
+			err = readErr // not known: the next beat tells
+		}
 	}
-	if gcp.Is(err, 412, 404) || time.Now().After(l.holder.Expires) {
+	if gcp.Is(err, 412, 404) || err != nil && ctx.Err() == nil && time.Since(l.renewed) >= giveUp {
 		l.cancel(ErrLockLost)
 	}
 }
 
-// Release gives the lock up. It is given a context of its own, because the run's may have ended.
-func (l *Lock) Release(ctx context.Context) error {
-	l.cancel(context.Canceled)
-	<-l.done
-	err := l.store.client.Do(ctx, gcp.Call{
-		API: kind.StorageAPI, Method: http.MethodDelete, Path: "b/" + l.store.bucket + "/o/" + lockObject,
-		Query: url.Values{"ifGenerationMatch": {l.generation}},
-	})
-	if err != nil && !gcp.Is(err, 404, 412) { // gone with its bucket, or somebody else's by now
-		return fmt.Errorf("release the lock: %w", err)
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
 	}
-	return nil
+	return a
 }
 
-// Forget ends the renewal of a lock that was deleted together with the state.
+// Release gives the lock up. It is given a context of its own, because the run's may have ended.
+func (l *Lock) Release(ctx context.Context) error {
+	l.Forget()
+	for try := 0; ; try++ {
+		err := l.store.client.Do(ctx, gcp.Call{
+			API: kind.StorageAPI, Method: http.MethodDelete, Path: "b/" + l.store.bucket + "/o/" + lockObject,
+			Query: url.Values{"ifGenerationMatch": {l.generation}},
+		})
+		if err == nil || gcp.Is(err, 404) { // gone already, or with its bucket
+			return nil
+		}
+		if !gcp.Is(err, 412) {
+			return fmt.Errorf("release the lock: %w", err)
+		}
+		// It is somebody else's by now, or a renewal went through that was not waited for.
+		raw, at, readErr := l.store.fetch(ctx, lockObject, "")
+		if missing(readErr) != nil {
+			return fmt.Errorf("release the lock: %w", readErr)
+		}
+		if readErr != nil || writer(raw) != l.holder.Run || try == 3 {
+			return nil
+		}
+		l.generation = at.generation
+	}
+}
+
+// Forget ends the renewal of a lock that is deleted together with the state.
 func (l *Lock) Forget() {
 	l.cancel(context.Canceled)
 	<-l.done
 }
 
 // alive says whether the holder may still be at work.
-func (h Holder) alive(now time.Time) bool {
-	if now.After(h.Expires) {
-		return false
-	}
-	if h.Host == hostName() && h.Boot != "" && h.Boot == bootID() {
-		return processExists(h.PID)
-	}
-	return true
-}
+func (h *Holder) alive() bool { return h.age <= lease && !h.dead() }
 
-func (h Holder) fault() error {
+// Fault is what another run is told while the holder is at work.
+func (h *Holder) Fault() error {
+	const remedy = "Wait until it is done, then run this again. Only if you are certain that it is not at work any more:\n    difyup apply --break-lock"
+	if h.unreadable {
+		return &fault.Fault{
+			Summary: "The lock cannot be read",
+			Detail:  fmt.Sprintf("It was written %s ago and is not what difyup writes. It counts as held until it is %s old.", h.age.Round(time.Second), lease),
+			Remedy:  remedy,
+		}
+	}
 	return &fault.Fault{
 		Summary: "Another run holds the lock",
-		Detail: fmt.Sprintf("%s on %s (process %d) has been at `%s` since %s. Its lease is renewed while it lives and ends at %s otherwise.",
-			h.Owner, h.Host, h.PID, h.Command, h.Since.Local().Format("2006-01-02 15:04:05 MST"), h.Expires.Local().Format("15:04:05")),
-		Remedy: "Wait until it is done, then run this again. If you are sure that it is not at work any more:\n    difyup apply --break-lock",
+		Detail: fmt.Sprintf("%s on %s (process %d) has been at `%s` since %s. It last renewed its lease %s ago; without renewal it ends after %s.",
+			h.Owner, h.Host, h.PID, h.Command, h.Since.Local().Format("2006-01-02 15:04:05 MST"), h.age.Round(time.Second), lease),
+		Remedy: remedy,
 	}
 }
-
-func userName() string {
-	if u, err := user.Current(); err == nil {
-		return u.Username
-	}
-	return "unknown"
-}
-
-func hostName() string {
-	if h, err := os.Hostname(); err == nil {
-		return h
-	}
-	return "unknown"
-}
-
-// bootID tells one boot of a Linux host from another, so that a process number is not taken for another's.
-func bootID() string {
-	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(raw))
-}
-
-// processExists is asked on Linux only, where bootID is known.
-func processExists(pid int) bool {
-	_, err := os.Stat(fmt.Sprintf("/proc/%d", pid))
-	return err == nil
-}
-
-// Me names the user and host of this process, for the history.
-func Me() string { return userName() + "@" + hostName() }

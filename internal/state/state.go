@@ -1,38 +1,58 @@
 package state
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
-	"strings"
+	"slices"
+	"strconv"
+	"sync"
 	"time"
 
+	"github.com/difyup/difyup/internal/event"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/gcp"
-	"github.com/difyup/difyup/internal/gcp/driver"
 	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/resource"
 )
-
-// version is the format's. A reader refuses a newer one.
-const version = 1
 
 // keep is how many runs the history remembers.
 const keep = 50
 
 // State is what is kept between runs.
 type State struct {
-	Version int            `json:"version"`
-	Stack   string         `json:"stack"`
-	Project string         `json:"project"`
-	Owned   []resource.Ref `json:"owned"`
-	History []Run          `json:"history"`
-	// Unfinished is set while a run is at work, and stays when it did not end well: it may have left operations running.
-	Unfinished bool `json:"unfinished,omitempty"`
+	Stack   string
+	Project string
+	Owned   []resource.Ref
+	History []Run
+	Intent  *Intent // of a run that is at work, or that did not end well and may have left operations running
+
+	version  int    // of the format it was read in; 0 when there was none
+	run      string // that wrote it last
+	serial   int64
+	needs    []string
+	extra    fields
+	refs     map[resource.ID]fields
+	repaired bool // it is not what the object holds
 
 	generation string // of the object it was read from; "" when there was none
+}
+
+// Intent is what a run set out to do. It is written before the first step, and taken back when the run ended well.
+type Intent struct {
+	Run     string    `json:"run"`
+	Command string    `json:"command"`
+	Args    []string  `json:"args,omitempty"` // as given on the command line; never a secret
+	At      time.Time `json:"at"`
+	By      string    `json:"by"` // user@host
+	Host    string    `json:"host_id"`
+	Version string    `json:"version"` // of difyup
+
+	extra fields
 }
 
 // Run is one entry of the history.
@@ -45,15 +65,23 @@ type Run struct {
 	Updated int       `json:"updated"`
 	Deleted int       `json:"deleted"`
 	Failed  int       `json:"failed"`
+
+	extra fields
 }
 
 // Record adds a run to the history.
-func (s *State) Record(r Run) {
-	s.History = append(s.History, r)
-	if n := len(s.History) - keep; n > 0 {
-		s.History = s.History[n:]
+func (st *State) Record(r Run) {
+	st.History = append(st.History, r)
+	if n := len(st.History) - keep; n > 0 {
+		st.History = st.History[n:]
 	}
 }
+
+// Lost says whether nothing is known of the stack: it was never made, or its state was lost.
+func (st *State) Lost() bool { return len(st.Owned) == 0 && len(st.History) == 0 }
+
+// Stale says whether the object must be written although nothing changed: it has an older format, or was broken.
+func (st *State) Stale() bool { return st.repaired || st.version != 0 && st.version != format }
 
 // Store is where a stack's state lies.
 type Store struct {
@@ -61,11 +89,16 @@ type Store struct {
 	stack  string
 	region string
 	bucket string
+	run    string // this run's ID
+
+	mu   sync.Mutex
+	ours bool // the bucket was seen in our project, with the stack's mark
 }
 
-// Open gives the store of a stack, which lies in the stack's region. It sends no request.
+// Open gives the store of a stack, which lies in the stack's region; without a region it is not made. It sends no
+// request.
 func Open(c *gcp.Client, stack, region string) *Store {
-	return &Store{client: c, stack: stack, region: region, bucket: c.Project() + "-" + stack + "-difyup"}
+	return &Store{client: c, stack: stack, region: region, bucket: c.Project() + "-" + stack + "-difyup", run: rand.Text()}
 }
 
 // Bucket is the name of the state's bucket.
@@ -76,113 +109,144 @@ const (
 	lockObject  = "lock.json"
 )
 
-// Read gives the state, empty when there is none yet. One request.
+func (s *Store) url(object string) string { return "gs://" + s.bucket + "/" + object }
+
+// Intend says in the state what this run is going to do.
+func (s *Store) Intend(st *State, command string, args []string, version string) {
+	st.Intent = &Intent{Run: s.run, Command: command, Args: args, At: time.Now().UTC().Truncate(time.Second), By: Me(), Host: hostID(), Version: version}
+}
+
+// Read gives the state, empty when there is none yet. Two requests at once, the first time; they also tell the client
+// the project's number. A state that is broken or missing is replaced by the last good version that the bucket keeps,
+// which is an event; it is written when the state is written next.
 func (s *Store) Read(ctx context.Context) (*State, error) {
-	st := &State{Version: version, Stack: s.stack, Project: s.client.Project()}
-	generation, err := s.get(ctx, stateObject, st)
+	raw, at, err := s.get(ctx, stateObject)
 	if err != nil {
 		return nil, fmt.Errorf("read the state: %w", err)
 	}
-	st.generation = generation
-	if st.Version > version {
+	broken := errors.New("it was deleted")
+	if at.generation != "" {
+		st, err := s.decode(raw)
+		if err == nil {
+			st.generation = at.generation
+			return st, nil
+		}
+		if !errors.Is(err, errBroken) {
+			return nil, err
+		}
+		broken = err
+	}
+	empty := &State{Stack: s.stack, Project: s.client.Project()}
+	if !s.known() {
+		return empty, nil
+	}
+	st, from, err := s.lastGood(ctx, at.generation)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case st == nil && at.generation != "":
 		return nil, &fault.Fault{
-			Summary: "The state was written by a newer difyup",
-			Detail:  fmt.Sprintf("gs://%s/%s has the format %d; this difyup knows %d.", s.bucket, stateObject, st.Version, version),
-			Remedy:  "Use that difyup, or a newer one.",
+			Summary: "The state cannot be read",
+			Detail:  fmt.Sprintf("%s: %v. The bucket keeps no older version that is one.", s.url(stateObject), broken),
+			Remedy:  "Move it out of the way, then run this again; what exists is found by its marks:\n    gcloud storage mv " + s.url(stateObject) + " " + s.url("state.broken"),
+			Cause:   broken,
+		}
+	case st == nil && from == "":
+		return empty, nil // there never was one
+	case st == nil:
+		s.client.Notify(event.Info, "", "the state is lost, and no version of it can be read; what exists is found by its marks")
+		return empty, nil
+	}
+	st.generation, st.repaired = at.generation, true
+	st.Record(Run{At: time.Now().UTC().Truncate(time.Second), By: Me(), Command: "repair of the state, from its version of " + from})
+	s.client.Notify(event.Info, "", fmt.Sprintf("the state could not be read (%v); its version of %s takes its place", broken, from))
+	return st, nil
+}
+
+// lastGood gives the newest readable version of the state apart from the live one, and when that was written. Without
+// one, the time is "" if there are no versions at all.
+func (s *Store) lastGood(ctx context.Context, live string) (*State, string, error) {
+	items, err := s.client.List(ctx, kind.Buckets.Kind, "b/"+s.bucket+"/o", url.Values{
+		"versions": {"true"}, "prefix": {stateObject}, "fields": {"items(name,generation,updated),nextPageToken"},
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("look for older versions of the state: %w", err)
+	}
+	generation := func(item map[string]any) int64 {
+		n, _ := strconv.ParseInt(fmt.Sprint(item["generation"]), 10, 64)
+		return n
+	}
+	slices.SortFunc(items, func(a, b map[string]any) int { return int(min(max(generation(b)-generation(a), -1), 1)) })
+	seen := ""
+	for _, item := range items {
+		if item["name"] != stateObject || fmt.Sprint(item["generation"]) == live {
+			continue
+		}
+		seen = fmt.Sprint(item["updated"])
+		raw, _, err := s.fetch(ctx, stateObject, fmt.Sprint(item["generation"]))
+		if gcp.Is(err, 404) {
+			continue // the bucket keeps so many only
+		}
+		if err != nil {
+			return nil, "", fmt.Errorf("read an older version of the state: %w", err)
+		}
+		st, err := s.decode(raw)
+		if err == nil {
+			return st, seen, nil
+		}
+		if !errors.Is(err, errBroken) {
+			return nil, "", err
 		}
 	}
-	return st, nil
+	return nil, seen, nil
 }
 
 // Write saves the state. It fails when somebody else wrote since it was read.
 func (s *Store) Write(ctx context.Context, st *State) error {
-	generation, err := s.put(ctx, stateObject, st, st.generation)
-	if gcp.Is(err, 412) {
-		return &fault.Fault{
-			Summary: "The state was changed by somebody else",
-			Detail:  fmt.Sprintf("gs://%s/%s was written while this run held the lock. The lock must have been broken.", s.bucket, stateObject),
-			Remedy:  "See who else is at work, then apply again:\n    difyup apply",
-			Cause:   err,
-		}
-	}
+	next := *st
+	next.run, next.serial = s.run, st.serial+1
+	raw, err := next.encode()
 	if err != nil {
 		return fmt.Errorf("write the state: %w", err)
 	}
-	st.generation = generation
+	for try := 0; ; try++ {
+		generation, err := s.put(ctx, stateObject, raw, next.generation)
+		if err == nil {
+			next.generation = generation
+			break
+		}
+		if !gcp.Is(err, 412) {
+			return fmt.Errorf("write the state: %w", err)
+		}
+		// Perhaps it was we who wrote, and the answer was lost.
+		have, at, readErr := s.fetch(ctx, stateObject, "")
+		if missing(readErr) != nil {
+			return fmt.Errorf("write the state: %w", readErr)
+		}
+		next.generation = at.generation
+		if readErr == nil && bytes.Equal(raw, have) {
+			break
+		}
+		if writer(have) != s.run || try == 3 {
+			return &fault.Fault{
+				Summary: "The state was changed by another run",
+				Detail:  fmt.Sprintf("%s was written by another run while this one held the lock. The lock must have been broken.", s.url(stateObject)),
+				Remedy:  "See who else is at work, then apply again:\n    difyup apply",
+				Cause:   err,
+			}
+		}
+	}
+	next.version, next.repaired = format, false
+	*st = next
 	return nil
 }
 
-// Remove deletes the state, the lock and their bucket: the end of a stack.
-func (s *Store) Remove(ctx context.Context) error {
-	if err := driver.Empty(ctx, s.client, kind.Buckets.Kind, s.bucket); err != nil {
-		return fmt.Errorf("empty the state's bucket: %w", err)
+// writer gives the ID of the run that wrote an object, or "".
+func writer(raw []byte) string {
+	var w struct{ Run string }
+	if json.Unmarshal(raw, &w) != nil {
+		return ""
 	}
-	err := s.client.Do(ctx, gcp.Call{API: kind.StorageAPI, Method: http.MethodDelete, Path: "b/" + s.bucket})
-	if err != nil && !gcp.Is(err, 404) {
-		return fmt.Errorf("delete the state's bucket: %w", err)
-	}
-	return nil
-}
-
-// ensureBucket makes the bucket if it is not there: private, versioned, marked.
-func (s *Store) ensureBucket(ctx context.Context) error {
-	err := s.client.Do(ctx, gcp.Call{
-		API: kind.StorageAPI, Method: http.MethodPost, Path: "b", Query: url.Values{"project": {s.client.Project()}},
-		Body: map[string]any{
-			"name": s.bucket, "location": strings.ToUpper(s.region), "labels": resource.Labels(s.stack),
-			"versioning": map[string]any{"enabled": true},
-			// Every renewal of the lock is a version.
-			"lifecycle": map[string]any{"rule": []any{map[string]any{
-				"action": map[string]any{"type": "Delete"}, "condition": map[string]any{"numNewerVersions": 50},
-			}}},
-			"iamConfiguration": map[string]any{
-				"uniformBucketLevelAccess": map[string]any{"enabled": true}, "publicAccessPrevention": "enforced",
-			},
-			"softDeletePolicy": map[string]any{"retentionDurationSeconds": "0"},
-		},
-	})
-	if err != nil && !gcp.Is(err, 409) {
-		return fmt.Errorf("create the state's bucket %s: %w", s.bucket, err)
-	}
-	return nil
-}
-
-// get reads a JSON object into out and gives its generation, "" when it is absent.
-func (s *Store) get(ctx context.Context, name string, out any) (string, error) {
-	var raw []byte
-	var header http.Header
-	err := s.client.Do(ctx, gcp.Call{
-		API: kind.StorageAPI, Method: http.MethodGet, Path: "b/" + s.bucket + "/o/" + name,
-		Query: url.Values{"alt": {"media"}}, Out: &raw, Header: &header,
-	})
-	if gcp.Is(err, 404) {
-		return "", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	if err := json.Unmarshal(raw, out); err != nil {
-		return "", fmt.Errorf("gs://%s/%s is not what difyup wrote: %w", s.bucket, name, err)
-	}
-	return header.Get("X-Goog-Generation"), nil
-}
-
-// put writes v as JSON if the object still has that generation ("" = does not exist), and gives the new one.
-func (s *Store) put(ctx context.Context, name string, v any, generation string) (string, error) {
-	raw, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return "", err
-	}
-	if generation == "" {
-		generation = "0"
-	}
-	api := *kind.StorageAPI
-	api.Base = "upload/" + api.Base
-	var answer struct{ Generation string }
-	err = s.client.Do(ctx, gcp.Call{
-		API: &api, Method: http.MethodPost, Path: "b/" + s.bucket + "/o",
-		Query: url.Values{"uploadType": {"media"}, "name": {name}, "ifGenerationMatch": {generation}},
-		Raw:   raw, Type: "application/json", Out: &answer,
-	})
-	return answer.Generation, err
+	return w.Run
 }

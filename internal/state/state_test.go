@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,76 +18,154 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/difyup/difyup/internal/event"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/gcp"
 	"github.com/difyup/difyup/internal/gcp/driver"
 	"github.com/difyup/difyup/internal/resource"
 )
 
-// bucket is one bucket of Cloud Storage, as far as the state needs it: objects with generations, and preconditions.
+// bucket is the state's bucket at Cloud Storage, as far as the state needs it: objects with generations and older
+// versions, preconditions, a clock, and the project it is in.
 type bucket struct {
 	mu      sync.Mutex
 	exists  bool
-	objects map[string]object
+	project string // whose it is
+	labels  map[string]string
+	objects map[string][]object // versions, the live one last
+	gone    map[string]bool     // deleted: all its versions are older ones
 	next    int
+	ahead   time.Duration // the server's clock, before this machine's
+	lose    int           // so many changes are made, and their answers lost
+	asked   []string
 }
 
 type object struct {
 	generation int
 	contents   []byte
+	updated    time.Time
+}
+
+func (b *bucket) now() time.Time { return time.Now().Add(b.ahead) }
+
+func (b *bucket) live(name string) *object {
+	all := b.objects[name]
+	if len(all) == 0 || b.gone[name] {
+		return nil
+	}
+	return &all[len(all)-1]
+}
+
+// put makes contents the live version of an object, updated so long ago.
+func (b *bucket) put(name, contents string, age time.Duration) {
+	b.next++
+	b.exists = true
+	b.objects[name] = append(b.objects[name], object{b.next, []byte(contents), b.now().Add(-age)})
+	delete(b.gone, name)
 }
 
 func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.asked = append(b.asked, r.Method+" "+r.URL.Path)
+	w.Header().Set("Date", b.now().UTC().Format(http.TimeFormat))
+	if r.Method == http.MethodGet || b.lose == 0 {
+		b.serve(w, r)
+		return
+	}
+	// The change is made, and the answer lost with the connection.
+	b.lose--
+	b.serve(httptest.NewRecorder(), r)
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err == nil {
+		_ = conn.Close()
+	}
+}
+
+func (b *bucket) serve(w http.ResponseWriter, r *http.Request) {
 	fail := func(code int, reason string) {
 		w.WriteHeader(code)
 		fmt.Fprintf(w, `{"error":{"code":%d,"message":%q,"errors":[{"reason":%q}]}}`, code, reason, reason)
 	}
+	answer := func(v any) { _ = json.NewEncoder(w).Encode(v) }
 	name := strings.TrimPrefix(r.URL.Path, "/storage/v1/b/p-demo-difyup/o/")
+	live := b.live(name)
+	self := map[string]any{"name": "p-demo-difyup", "projectNumber": "1", "labels": b.labels}
+	query := r.URL.Query()
 	switch {
+	case r.URL.Path == "/v1/projects/p":
+		answer(map[string]any{"projectNumber": "1"})
+	case r.Method == http.MethodGet && r.URL.Path == "/storage/v1/b":
+		items := []any{}
+		if b.exists && b.project == query.Get("project") {
+			items = append(items, self, map[string]any{"name": "p-demo-difyup-2", "projectNumber": "1"})
+		}
+		answer(map[string]any{"items": items})
 	case r.Method == http.MethodPost && r.URL.Path == "/storage/v1/b":
 		if b.exists {
 			fail(409, "conflict")
 			return
 		}
-		b.exists = true
-		fmt.Fprint(w, `{}`)
+		var body struct{ Labels map[string]string }
+		_ = json.NewDecoder(r.Body).Decode(&body)
+		b.exists, b.project, b.labels = true, query.Get("project"), body.Labels
+		answer(self)
 	case !b.exists:
 		fail(404, "notFound")
 	case r.Method == http.MethodPost: // upload
-		name = r.URL.Query().Get("name")
-		if fmt.Sprint(b.objects[name].generation) != r.URL.Query().Get("ifGenerationMatch") {
+		name = query.Get("name")
+		generation := 0
+		if live := b.live(name); live != nil {
+			generation = live.generation
+		}
+		if fmt.Sprint(generation) != query.Get("ifGenerationMatch") {
 			fail(412, "conditionNotMet")
 			return
 		}
 		raw, _ := io.ReadAll(r.Body)
-		b.next++
-		b.objects[name] = object{b.next, raw}
-		fmt.Fprintf(w, `{"generation":"%d"}`, b.next)
+		b.put(name, string(raw), 0)
+		answer(map[string]any{"generation": fmt.Sprint(b.next)})
 	case r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/o"):
 		items := []map[string]any{}
-		for name, o := range b.objects {
-			items = append(items, map[string]any{"name": name, "generation": fmt.Sprint(o.generation)})
+		for name, all := range b.objects {
+			for _, o := range all {
+				if strings.HasPrefix(name, query.Get("prefix")) {
+					items = append(items, map[string]any{"name": name, "generation": fmt.Sprint(o.generation), "updated": o.updated.Format(time.RFC3339Nano)})
+				}
+			}
 		}
-		_ = json.NewEncoder(w).Encode(map[string]any{"items": items})
+		answer(map[string]any{"items": items})
 	case r.Method == http.MethodDelete && r.URL.Path == "/storage/v1/b/p-demo-difyup":
 		if len(b.objects) > 0 {
 			fail(409, "conflict")
 			return
 		}
 		b.exists = false
-	case b.objects[name].generation == 0:
+	case query.Get("generation") != "":
+		all := b.objects[name]
+		at := slices.IndexFunc(all, func(o object) bool { return fmt.Sprint(o.generation) == query.Get("generation") })
+		switch {
+		case at < 0:
+			fail(404, "notFound")
+		case r.Method == http.MethodDelete:
+			if b.objects[name] = slices.Delete(all, at, at+1); len(b.objects[name]) == 0 {
+				delete(b.objects, name)
+			}
+		default:
+			_, _ = w.Write(all[at].contents)
+		}
+	case live == nil:
 		fail(404, "notFound")
 	case r.Method == http.MethodGet:
-		w.Header().Set("X-Goog-Generation", fmt.Sprint(b.objects[name].generation))
-		_, _ = w.Write(b.objects[name].contents)
+		w.Header().Set("X-Goog-Generation", fmt.Sprint(live.generation))
+		w.Header().Set("Last-Modified", live.updated.UTC().Format(http.TimeFormat))
+		_, _ = w.Write(live.contents)
 	case r.Method == http.MethodDelete:
-		if want := r.URL.Query().Get("ifGenerationMatch"); want != "" && want != fmt.Sprint(b.objects[name].generation) {
+		if want := query.Get("ifGenerationMatch"); want != "" && want != fmt.Sprint(live.generation) {
 			fail(412, "conditionNotMet")
 			return
 		}
-		delete(b.objects, name)
+		b.gone[name] = true
 	default:
 		fail(400, "invalid")
 	}
@@ -94,15 +173,30 @@ func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func open(t *testing.T) (*Store, *bucket) {
 	t.Helper()
-	b := &bucket{objects: map[string]object{}}
+	b := &bucket{project: "p", labels: resource.Labels("demo"), objects: map[string][]object{}, gone: map[string]bool{}}
+	s, _ := visit(t, b)
+	return s, b
+}
+
+// visit opens the store in a bucket once more, as another run does, and gives what that is told.
+func visit(t *testing.T, b *bucket) (*Store, *[]string) {
+	t.Helper()
 	server := httptest.NewServer(b)
 	t.Cleanup(server.Close)
-	c, err := gcp.New(t.Context(), gcp.Options{Project: "p", Endpoint: server.URL, Drivers: driver.All()})
+	var mu sync.Mutex
+	var said []string
+	c, err := gcp.New(t.Context(), gcp.Options{Project: "p", Endpoint: server.URL, Drivers: driver.All(), Events: func(e event.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		if e.Phase == event.Info {
+			said = append(said, e.Detail)
+		}
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	return Open(c, "demo", "asia-northeast1"), b
+	return Open(c, "demo", "asia-northeast1"), &said
 }
 
 func TestState(t *testing.T) {
@@ -127,21 +221,22 @@ func TestState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(st, got, cmpopts.IgnoreUnexported(State{})); d != "" {
+	if d := cmp.Diff(st, got, cmpopts.IgnoreUnexported(State{}, Run{}, Intent{})); d != "" {
 		t.Errorf("state (-written +read):\n%s", d)
 	}
 	if n := len(got.History); n != keep || got.History[n-1].Created != keep+4 {
 		t.Errorf("the history has %d runs and ends with %v", n, got.History[n-1])
 	}
 	// Of two writers, the second is told.
-	if err := s.Write(ctx, got); err != nil {
+	second, _ := visit(t, b)
+	if err := second.Write(ctx, got); err != nil {
 		t.Fatal(err)
 	}
 	var f *fault.Fault
-	if err := s.Write(ctx, st); !errors.As(err, &f) || f.Summary != "The state was changed by somebody else" {
+	if err := s.Write(ctx, st); !errors.As(err, &f) || f.Summary != "The state was changed by another run" {
 		t.Errorf("a state that changed meanwhile: %v", err)
 	}
-	b.objects[stateObject] = object{99, []byte(`{"version":2}`)}
+	b.put(stateObject, `{"version":99}`, 0)
 	if _, err := s.Read(ctx); !errors.As(err, &f) || !strings.Contains(f.Summary, "newer difyup") {
 		t.Errorf("a newer format: %v", err)
 	}
@@ -166,7 +261,8 @@ func TestLock(t *testing.T) {
 		t.Errorf("the holder is %v, %v", h, err)
 	}
 	var f *fault.Fault
-	if _, _, err := s.Lock(t.Context(), "destroy", false); !errors.As(err, &f) || f.Summary != "Another run holds the lock" {
+	second, _ := visit(t, b)
+	if _, _, err := second.Lock(t.Context(), "destroy", false); !errors.As(err, &f) || f.Summary != "Another run holds the lock" {
 		t.Fatalf("a second lock: %v", err)
 	}
 	for _, want := range []string{userName(), hostName(), fmt.Sprint(os.Getpid()), "`apply`", "since"} {
@@ -189,33 +285,42 @@ func TestLock(t *testing.T) {
 }
 
 func TestLockOfTheDead(t *testing.T) {
-	now := time.Now()
-	living := Holder{Owner: "someone", Host: "elsewhere", Boot: "other", PID: 1, Command: "apply", Since: now, Expires: now.Add(time.Minute)}
-	expired := living
-	expired.Expires = now.Add(-time.Second)
-	gone := living
-	gone.Host, gone.Boot, gone.PID = hostName(), bootID(), 1<<22+1 // above the largest process number
-	here := gone
-	here.PID = os.Getpid()
+	if self().Space == "" {
+		t.Skip("this system does not tell where its processes are")
+	}
+	elsewhere := Process{PID: 1, Boot: "another", Space: self().Space, Started: "1"}
+	here := self()
+	gone := here
+	gone.PID = 1<<22 + 1 // above the largest process number
+	reused := here
+	reused.Started = "1"
+	contained := gone
+	contained.Space = "pid:[1] time:[1]"
+	old := Process{PID: gone.PID, Boot: here.Boot} // as an earlier difyup wrote it
 	for _, tc := range []struct {
 		name    string
-		holder  Holder
+		process Process
+		age     time.Duration
 		breakIt bool
 		taken   bool
 	}{
-		{"a living one", living, false, false},
-		{"a living one, by force", living, true, true},
-		{"one whose lease ran out", expired, false, true},
-		{"a process of this machine that is gone", gone, false, true},
-		{"a process of this machine that lives", here, false, false},
+		{"a living one", elsewhere, 0, false, false},
+		{"a living one, by force", elsewhere, 0, true, true},
+		{"one whose lease ran out", elsewhere, time.Minute, false, true},
+		{"a process of this machine that is gone", gone, 0, false, true},
+		{"a process of this machine whose number another one has", reused, 0, false, true},
+		{"a process of this machine that lives", here, 0, false, false},
+		{"a process of this machine that is stopped", here, time.Minute, false, true},
+		{"a process in another container of this machine", contained, 0, false, false},
+		{"a process whose namespace is not known", old, 0, false, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s, b := open(t)
-			raw, err := json.Marshal(tc.holder)
+			raw, err := json.Marshal(Holder{Owner: "someone", Host: hostName(), Process: tc.process, Command: "apply", Since: time.Now()})
 			if err != nil {
 				t.Fatal(err)
 			}
-			b.exists, b.next, b.objects[lockObject] = true, 7, object{7, raw}
+			b.put(lockObject, string(raw), tc.age)
 			_, lock, err := s.Lock(t.Context(), "apply", tc.breakIt)
 			if (err == nil) != tc.taken {
 				t.Fatalf("taken: %v, want %v: %v", err == nil, tc.taken, err)
@@ -236,7 +341,8 @@ func TestLostLock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, other, err := s.Lock(t.Context(), "apply", true)
+	second, _ := visit(t, b)
+	_, other, err := second.Lock(t.Context(), "apply", true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,10 +353,129 @@ func TestLostLock(t *testing.T) {
 	if err := lock.Release(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if len(b.objects) != 1 {
+	if b.live(lockObject) == nil {
 		t.Error("the loser released the winner's lock")
 	}
-	if err := other.Release(t.Context()); err != nil || len(b.objects) != 0 {
-		t.Errorf("%d objects are left, %v", len(b.objects), err)
+	if err := other.Release(t.Context()); err != nil || b.live(lockObject) != nil {
+		t.Errorf("the lock is left, %v", err)
+	}
+}
+
+// TestLostReplies checks that a run which is told that somebody was faster, and was that somebody, goes on.
+func TestLostReplies(t *testing.T) {
+	s, b := open(t)
+	ctx := t.Context()
+	b.exists = true
+	b.lose = 1
+	held, lock, err := s.Lock(ctx, "apply", false)
+	if err != nil {
+		t.Fatalf("the answer to taking the lock was lost: %v", err)
+	}
+	b.lose = 1
+	lock.beat(held)
+	lock.beat(held)
+	if err := context.Cause(held); err != nil {
+		t.Errorf("the answer to a renewal was lost: %v", err)
+	}
+	st, err := s.Read(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		st.Record(Run{Command: "apply"})
+		b.lose = 1
+		if err := s.Write(ctx, st); err != nil {
+			t.Errorf("the answer to writing the state was lost: %v", err)
+		}
+	}
+	if got, err := s.Read(ctx); err != nil || len(got.History) != 2 {
+		t.Errorf("the state has %v, %v", got, err)
+	}
+	b.lose = 1
+	if err := lock.Release(ctx); err != nil || b.live(lockObject) != nil {
+		t.Errorf("the answer to the release was lost: %v; the lock is there: %v", err, b.live(lockObject) != nil)
+	}
+	// A bucket whose creation was answered to nobody.
+	s, b = open(t)
+	b.lose = 1
+	_, lock, err = s.Lock(ctx, "apply", false)
+	if err != nil {
+		t.Fatalf("the answer to making the bucket was lost: %v", err)
+	}
+	// A renewal whose answer nobody waited for is part of what is released.
+	b.put(lockObject, string(b.live(lockObject).contents), 0)
+	if err := lock.Release(ctx); err != nil || b.live(lockObject) != nil {
+		t.Errorf("released: %v; the lock is there: %v", err, b.live(lockObject) != nil)
+	}
+}
+
+// TestLeaseByTheServersClock checks that the clocks of the machines do not matter.
+func TestLeaseByTheServersClock(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		skew  time.Duration // of the holder's clock
+		ahead time.Duration // of the server's clock
+		age   time.Duration // since the last renewal
+		taken bool
+	}{
+		{"a living holder", 0, 0, 5 * time.Second, false},
+		{"whose clock is behind", -2 * time.Minute, 0, 5 * time.Second, false},
+		{"whose clock is ahead", 2 * time.Minute, 0, 5 * time.Second, false},
+		{"a dead one", 0, 0, time.Minute, true},
+		{"whose clock was ahead", 10 * time.Minute, 0, time.Minute, true},
+		{"while our own clock is ahead", 0, -10 * time.Minute, 5 * time.Second, false},
+		{"a dead one, our own clock being behind", 0, 10 * time.Minute, time.Minute, true},
+		{"one that died just now", 0, 0, lease - 3*time.Second, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s, b := open(t)
+			b.ahead = tc.ahead
+			renewed := time.Now().Add(tc.skew - tc.age)
+			raw, err := json.Marshal(Holder{Owner: "someone", Host: "elsewhere", Process: Process{PID: 1}, Command: "apply", Since: renewed, Expires: renewed.Add(lease)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.put(lockObject, string(raw), tc.age)
+			h, err := s.Holder(t.Context())
+			if err != nil || (h == nil) != tc.taken {
+				t.Errorf("the holder is %v, %v", h, err)
+			}
+			_, lock, err := s.Lock(t.Context(), "apply", false)
+			if (err == nil) != tc.taken {
+				t.Errorf("taken: %v, want %v: %v", err == nil, tc.taken, err)
+			}
+			if lock != nil {
+				if err := lock.Release(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
+// TestGarbledLock checks that a lock nobody can read is one that runs out.
+func TestGarbledLock(t *testing.T) {
+	for _, contents := range []string{"", "{", "null", `{"pid":"x"}`, "[]"} {
+		for _, tc := range []struct {
+			age     time.Duration
+			breakIt bool
+			taken   bool
+		}{{0, false, false}, {0, true, true}, {time.Minute, false, true}} {
+			s, b := open(t)
+			b.put(lockObject, contents, tc.age)
+			_, lock, err := s.Lock(t.Context(), "apply", tc.breakIt)
+			if (err == nil) != tc.taken {
+				t.Errorf("%q of %s, by force %v: %v", contents, tc.age, tc.breakIt, err)
+			}
+			var f *fault.Fault
+			if err != nil && (!errors.As(err, &f) || !strings.Contains(f.Remedy, "--break-lock")) {
+				t.Errorf("%q: %v", contents, err)
+			}
+			if lock != nil {
+				if err := lock.Release(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		}
 	}
 }

@@ -89,8 +89,11 @@ func (b *builder) labels() map[string]string {
 func (b *builder) host(name string) string { return name + "." + b.spec.Stack + ".internal" }
 
 // accountEmail is the email of the service account that instances have; it is known before the account exists.
-func (b *builder) accountEmail() string {
-	return b.name("vm") + "@" + b.spec.Project + ".iam.gserviceaccount.com"
+func (b *builder) accountEmail() string { return Account(b.spec.Stack, b.spec.Project) }
+
+// Account is the email of the service account of a stack's instances.
+func Account(stack, project string) string {
+	return stack + "-vm@" + project + ".iam.gserviceaccount.com"
 }
 
 // hash gives eight characters that stand for a value.

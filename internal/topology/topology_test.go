@@ -15,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/difyup/difyup/internal/config"
+	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/resource"
 	"github.com/difyup/difyup/internal/topology"
 )
@@ -174,23 +175,45 @@ func collect(at string, v any, into map[string]bool) {
 	}
 }
 
-// TestMarks checks that everything that can say to which stack it belongs says so.
+// TestMarks holds the table of kinds to what a stack is made of: every kind is there, and each body bears the mark where
+// the table says, or stands in one that does, or is the account's own.
 func TestMarks(t *testing.T) {
 	data, err := os.ReadFile("../../examples/production.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	g := build(t, "production.yaml", data)
-	without := map[string]bool{
-		"serviceusage.services": true, "servicenetworking.connections": true, "sql.databases": true, "sql.users": true, "storage.objects": true,
-		"dns.resourceRecordSets": true, "cloudresourcemanager.projectIam": true, "storage.bucketIam": true, "secretmanager.secretIam": true,
+	spec, err := config.Parse("production.yaml", data)
+	if err != nil {
+		t.Fatal(err)
 	}
+	owner := resource.Owner{Stack: spec.Stack, Project: spec.Project, Number: "1", Account: topology.Account(spec.Stack, spec.Project)}
+	seen := map[string]bool{}
 	for _, r := range g.Resources() {
-		switch {
-		case without[r.Kind.Name]: // it lies inside something that does, or is the project's
-		case r.Kind.Name == "compute.regionAutoscalers" || resource.Mark(r.Body) != "":
-		default:
-			t.Errorf("%s bears no mark", r.ID())
+		seen[r.Kind.Name] = true
+		shown := func(r *resource.Resource) map[string]any {
+			if r == nil {
+				return nil
+			}
+			body := maps.Clone(r.Body)
+			body["projectNumber"] = "1"
+			return body
+		}
+		holder := g.Get(r.Holder())
+		if owns := owner.Owns(r, shown(r), holder, shown(holder)); owns == r.Kind.Mark.Shared {
+			t.Errorf("%s: deleted with the stack: %v", r.ID(), owns)
+		}
+		if r.Kind.Mark.At != "" {
+			body := shown(r)
+			body[strings.SplitN(string(r.Kind.Mark.At), ".", 2)[0]] = nil
+			if owner.Owns(r, body, holder, shown(holder)) {
+				t.Errorf("%s is deleted without its mark", r.ID())
+			}
+		}
+	}
+	for _, k := range kind.All() {
+		if !seen[k.Name] {
+			t.Errorf("%s: no stack has one, so that nothing shows whose it would be", k.Name)
 		}
 	}
 }

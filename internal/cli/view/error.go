@@ -79,6 +79,11 @@ func Interrupted(w io.Writer, c Palette) {
 // Note says something by the way.
 func Note(w io.Writer, c Palette, text string) { fmt.Fprintln(w, c.dim(text)) }
 
+// Warning says what a command does not refuse over, and its user should know.
+func Warning(w io.Writer, c Palette, text string) {
+	fmt.Fprintf(w, "%s %s\n", c.yellow("Warning:"), text)
+}
+
 // Next names the command to try next.
 func Next(w io.Writer, c Palette, command string) {
 	fmt.Fprintf(w, "%s %s\n", c.dim("Next:"), command)

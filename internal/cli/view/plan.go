@@ -70,7 +70,13 @@ func Plan(w io.Writer, c Palette, h Heading, p *plan.Plan) {
 			step(w, c, s)
 		}
 	}
-	if len(p.Steps) > 0 {
+	if len(p.Kept) > 0 {
+		fmt.Fprintf(w, "\n  %s\n", c.bold("not deleted: without the stack's mark"))
+		for _, r := range p.Kept {
+			fmt.Fprintf(w, "    %s %s\n", c.yellow("!"), r.ID())
+		}
+	}
+	if len(p.Steps)+len(p.Kept) > 0 {
 		fmt.Fprintln(w)
 	}
 	if p.Empty() {
@@ -168,16 +174,21 @@ func PlanJSON(stack, project string, p *plan.Plan) any {
 			steps[i].Effect = effect(s)
 		}
 	}
+	var kept []resource.ID
+	for _, r := range p.Kept {
+		kept = append(kept, r.ID())
+	}
 	return struct {
-		Stack     string     `json:"stack"`
-		Project   string     `json:"project"`
-		Empty     bool       `json:"empty"`
-		Create    int        `json:"create"`
-		Update    int        `json:"update"`
-		Delete    int        `json:"delete"`
-		Unchanged int        `json:"unchanged"`
-		Steps     []planStep `json:"steps"`
-	}{stack, project, p.Empty(), p.Count(plan.Create), p.Count(plan.Update), p.Count(plan.Delete), p.Unchanged, steps}
+		Stack     string        `json:"stack"`
+		Project   string        `json:"project"`
+		Empty     bool          `json:"empty"`
+		Create    int           `json:"create"`
+		Update    int           `json:"update"`
+		Delete    int           `json:"delete"`
+		Unchanged int           `json:"unchanged"`
+		Steps     []planStep    `json:"steps"`
+		Kept      []resource.ID `json:"kept,omitempty"` // not deleted, for they do not bear the stack's mark
+	}{stack, project, p.Empty(), p.Count(plan.Create), p.Count(plan.Update), p.Count(plan.Delete), p.Unchanged, steps, kept}
 }
 
 // Applied says what a run did.

@@ -75,6 +75,9 @@ func Status(w io.Writer, c Palette, where, url string, s *ops.Status) {
 		fmt.Fprintf(w, "  %s\n", c.dim(fmt.Sprintf("last run: %s by %s at %s: %d created, %d changed, %d deleted, %d failed",
 			r.Command, r.By, r.At.Local().Format(time.DateTime), r.Created, r.Updated, r.Deleted, r.Failed)))
 	}
+	if i := s.Intent; i != nil && s.Lock == nil {
+		fmt.Fprintf(w, "  %s\n", c.yellow(fmt.Sprintf("`%s` by %s did not end, since %s; the next apply goes on from there", i.Command, i.By, i.At.Local().Format(time.DateTime))))
+	}
 	if h := s.Lock; h != nil {
 		fmt.Fprintf(w, "  %s\n", c.yellow(fmt.Sprintf("%s on %s is at `%s` since %s", h.Owner, h.Host, h.Command, h.Since.Local().Format(time.DateTime))))
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"google.golang.org/api/storage/v1"
 
 	"github.com/difyup/difyup/internal/gcp"
 	"github.com/difyup/difyup/internal/gcp/driver"
@@ -76,10 +77,18 @@ func TestDrivers(t *testing.T) {
 		call(kind.SecretManagerAPI, http.MethodPost, "projects/demo-project/secrets", url.Values{"secretId": {"s"}}, map[string]any{
 			"replication": map[string]any{"automatic": map[string]any{}}, "labels": resource.Labels("demo"),
 		})
-		if live, err := c.Read(ctx, s); err != nil || live != nil {
-			t.Errorf("without its value it counts as there: %v, %v", live, err)
+		half, err := c.Read(ctx, s)
+		if err != nil || half == nil || c.Whole(s, half) {
+			t.Errorf("without its value it must be seen, as half made: %v, %v", half, err)
+		}
+		other := kind.Secrets.New("s2", params(), &kind.Secret{Labels: resource.Labels("demo"), Generate: 20})
+		if all, err := c.ReadAll(ctx, []*resource.Resource{s, other}); err != nil || len(all) != 1 || all[s.ID()] == nil {
+			t.Errorf("in a list it must be seen too: %v, %v", all, err)
 		}
 		must(t, c.Create(ctx, s, s.Body))
+		if live, err := c.Read(ctx, s); err != nil || !c.Whole(s, live) {
+			t.Errorf("with its value it is half made: %v, %v", live, err)
+		}
 		first, err := c.Output(ctx, s, "payload")
 		if err != nil || len(first) != 20 || strings.Trim(first, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789") != "" {
 			t.Errorf("a value of %d characters, %v", len(first), err)
@@ -154,7 +163,59 @@ func TestDrivers(t *testing.T) {
 		if err != nil || cert.VerifyHostname("dify.example.com") != nil || cert.PublicKeyAlgorithm != x509.ECDSA {
 			t.Errorf("the certificate is for %v, %v", cert.DNSNames, err)
 		}
+		must(t, c.Create(ctx, r, r.Body)) // once more, as after a lost reply: the new one is another, and not needed
+		if again, err := c.Read(ctx, r); err != nil || again["certificate"] != text {
+			t.Errorf("it was made again, %v", err)
+		}
+		foreign := kind.SSLCertificates.New("cert", params(), &kind.Certificate{Name: "cert", Description: resource.Description("other"), Type: "SELF_MANAGED", Domains: []string{"dify.example.com"}})
+		if err := c.Create(ctx, foreign, foreign.Body); err == nil || !strings.Contains(err.Error(), "A name is taken") {
+			t.Errorf("another stack took it: %v", err)
+		}
 	})
+
+	t.Run("a bucket of another project", func(t *testing.T) {
+		labels := resource.Labels("demo")
+		call(kind.StorageAPI, http.MethodPost, "b", url.Values{"project": {"other-project"}}, map[string]any{"name": "squatted", "labels": labels})
+		squatted := kind.Buckets.New("squatted", params(), &storage.Bucket{Name: "squatted", Labels: labels})
+		ours := kind.Buckets.New("ours-files", params(), &storage.Bucket{Name: "ours-files", Labels: labels})
+		must(t, c.Create(ctx, ours, ours.Body))
+		must(t, c.Create(ctx, ours, ours.Body)) // once more, as after a lost reply
+		if err := c.Create(ctx, squatted, squatted.Body); err == nil || !strings.Contains(err.Error(), "exists in another project") {
+			t.Errorf("it was taken for ours: %v", err)
+		}
+		number, err := c.ProjectNumber(ctx)
+		must(t, err)
+		owner := resource.Owner{Stack: "demo", Project: "demo-project", Number: number}
+		all, err := c.ReadAll(ctx, []*resource.Resource{ours, squatted}) // two at once, which the project's list would not show
+		if err != nil || !owner.Marked(ours.Kind, all[ours.ID()]) || all[squatted.ID()] == nil || owner.Marked(squatted.Kind, all[squatted.ID()]) {
+			t.Errorf("read: %v, %v", all, err)
+		}
+	})
+}
+
+// TestBucketOneMayNotRead checks that a bucket which Google does not show is told from one that lacks a permission by the
+// project's list.
+func TestBucketOneMayNotRead(t *testing.T) {
+	items := `[]`
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/storage/v1/b" && r.URL.Query().Get("project") == "demo-project" {
+			fmt.Fprintf(w, `{"items":%s}`, items)
+			return
+		}
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprint(w, `{"error":{"code":403,"message":"no access","errors":[{"reason":"forbidden"}]}}`)
+	}))
+	defer server.Close()
+	c := connect(t, server.URL, "")
+	r := &resource.Resource{Kind: kind.Buckets.Kind, Name: "files", Params: params()}
+	live, err := c.Read(t.Context(), r)
+	if owner := (resource.Owner{Stack: "demo", Project: "demo-project", Number: "1"}); err != nil || live == nil || !owner.Elsewhere(r.Kind, live) {
+		t.Errorf("another project's: %v, %v", live, err)
+	}
+	items = `[{"name":"files","projectNumber":"1"}]`
+	if live, err := c.Read(t.Context(), r); !gcp.Is(err, 403) {
+		t.Errorf("ours: %v, %v", live, err)
+	}
 }
 
 // TestConnectionThatGoogleHolds takes down a connection whose producers are gone and which Google still holds, as it does

@@ -23,29 +23,17 @@ import (
 )
 
 // secret makes a secret together with its value. Google takes two calls for that; the annotation below is written
-// third, so that a secret without it was interrupted half way and counts as absent.
+// third, so that a secret without it was interrupted half way.
 type secret struct{ gcp.REST }
 
 const complete = "difyup-complete"
 
-func (d *secret) shown(live map[string]any) map[string]any {
+var _ gcp.Stepwise = (*secret)(nil)
+
+// Whole says whether the last of the calls was made.
+func (d *secret) Whole(live map[string]any) bool {
 	annotations, _ := live["annotations"].(map[string]any)
-	if annotations[complete] == nil {
-		return nil
-	}
-	return live
-}
-
-func (d *secret) Pick(r *resource.Resource, items []map[string]any) map[string]any {
-	return d.shown(d.REST.Pick(r, items))
-}
-
-func (d *secret) Read(ctx context.Context, r *resource.Resource) (map[string]any, error) {
-	live, err := d.REST.Read(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	return d.shown(live), nil
+	return annotations[complete] != nil
 }
 
 func (d *secret) Create(ctx context.Context, r *resource.Resource, body map[string]any) error {
@@ -61,8 +49,8 @@ func (d *secret) Create(ctx context.Context, r *resource.Resource, body map[stri
 		if err != nil {
 			return err
 		}
-		if have := resource.Mark(live); have != resource.Mark(body) {
-			return gcp.Foreign(r, have)
+		if err := d.Ours(ctx, r, body, live); err != nil {
+			return err
 		}
 	}
 	return d.complete(ctx, r, body)
@@ -150,7 +138,12 @@ func (d *certificate) Create(ctx context.Context, r *resource.Resource, body map
 		}
 		want["selfManaged"] = map[string]any{"certificate": string(cert), "privateKey": string(key)}
 	}
-	return d.Insert(ctx, r, want, r.CollectionPath())
+	_, err := d.Mutate(ctx, gcp.Call{API: r.Kind.API, Method: http.MethodPost, Path: r.CollectionPath(), Body: want, For: r.ID()})
+	if gcp.Exists(err) {
+		// Its name follows what is wanted of it. The certificate itself is another at each attempt, and any will do.
+		return d.Adopt(ctx, r, body)
+	}
+	return err
 }
 
 func selfSigned(domains []string, now time.Time) (certPEM, keyPEM []byte, err error) {

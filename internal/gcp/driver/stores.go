@@ -96,6 +96,19 @@ func (d *sqlUser) Delete(ctx context.Context, r *resource.Resource) error {
 // bucket is emptied, of all generations, before it is deleted.
 type bucket struct{ gcp.REST }
 
+// Read gives the bucket also when it is another project's and may not be read; then nothing but its name.
+func (d *bucket) Read(ctx context.Context, r *resource.Resource) (map[string]any, error) {
+	live, err := d.REST.Read(ctx, r)
+	if !gcp.Is(err, 403) {
+		return live, err
+	}
+	items, listErr := d.List(ctx, r.Kind, r.CollectionPath(), url.Values{"project": {d.Project()}, "prefix": {r.Leaf()}})
+	if listErr != nil || d.Pick(r, items) != nil {
+		return nil, err // it is ours, and we lack a permission
+	}
+	return map[string]any{"name": r.Leaf()}, nil
+}
+
 func (d *bucket) Delete(ctx context.Context, r *resource.Resource) error {
 	for try := 0; ; try++ {
 		if err := Empty(ctx, d.Client, r.Kind, r.Leaf()); err != nil {
