@@ -76,6 +76,10 @@ func New(ctx context.Context, o Options) (*Client, error) {
 // Project is the project's ID.
 func (c *Client) Project() string { return c.opts.Project }
 
+// Google says whether it is Google that is called, and not another cloud at an endpoint: advice that names Google's console
+// or gcloud is of use there alone.
+func (c *Client) Google() bool { return c.opts.Endpoint == "" }
+
 // Requests counts the HTTP requests sent so far, retries included.
 func (c *Client) Requests() int64 { return c.requests.Load() }
 

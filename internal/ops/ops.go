@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,7 +83,41 @@ func (s *Stack) Plan(ctx context.Context) (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return plan.Make(ctx, s.graph, s.client, st.Owned, kind.ByName)
+	return s.plan(ctx, st)
+}
+
+// plan compares what is wanted with the cloud, and has Google's own lists refuse what it would refuse later.
+func (s *Stack) plan(ctx context.Context, st *state.State) (*plan.Plan, error) {
+	p, err := plan.Make(ctx, s.graph, s.client, st.Owned, kind.ByName)
+	if err != nil {
+		return nil, err
+	}
+	var faults fault.List
+	for _, step := range p.Steps {
+		var changed []resource.Path
+		switch step.Action {
+		case plan.Create:
+		case plan.Update:
+			for _, f := range step.Changes {
+				changed = append(changed, f.Path)
+			}
+		default:
+			continue
+		}
+		refused, err := s.client.Refused(ctx, step.Res, changed)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range refused {
+			r.Fault.At = s.opts.Spec.At(topology.Option(s.opts.Spec, step.ID, r.Path))
+			faults = append(faults, r.Fault)
+		}
+	}
+	if len(faults) > 0 {
+		slices.SortStableFunc(faults, func(a, b *fault.Fault) int { return cmp.Compare(a.At.Line, b.At.Line) })
+		return nil, faults
+	}
+	return p, nil
 }
 
 // PlanFromNothing is the plan for a cloud in which nothing is. It sends no request.
@@ -131,7 +166,7 @@ var ErrDeclined = errors.New("declined")
 // first, so that nothing can be made that no state knows.
 func (s *Stack) Apply(ctx context.Context, o RunOptions) (res *Result, err error) {
 	return s.run(ctx, o, func(ctx context.Context, st *state.State) (*plan.Plan, []resource.Ref, error) {
-		p, err := plan.Make(ctx, s.graph, s.client, st.Owned, kind.ByName)
+		p, err := s.plan(ctx, st)
 		if err != nil {
 			return nil, nil, err
 		}
