@@ -295,12 +295,16 @@ func (c *Client) ProjectNumber(ctx context.Context) (string, error) {
 	}
 	if err != nil {
 		if errors.As(err, &e) && (e.Code == 403 || e.Code == 404) {
-			return "", &fault.Fault{
+			f := &fault.Fault{
 				Summary: "The project cannot be read",
-				Detail:  fmt.Sprintf("Google does not let you see the project %s, or it does not exist.", c.opts.Project),
-				Remedy:  "Check the name and your rights on it:\n    gcloud projects describe " + c.opts.Project,
+				Detail:  fmt.Sprintf("The project %s does not exist, or you may not see it.", c.opts.Project),
+				Remedy:  "Check its name in the description.",
 				Cause:   err,
 			}
+			if c.Google() {
+				f.Remedy = "Check its name and your rights on it:\n    gcloud projects describe " + c.opts.Project
+			}
+			return "", f
 		}
 		return "", err
 	}

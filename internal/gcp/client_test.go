@@ -416,7 +416,7 @@ func TestProjectNumber(t *testing.T) {
 	}
 	c, _, _ = client(t, refusal(403, "forbidden", "The caller does not have permission"))
 	var f *fault.Fault
-	if _, err := c.ProjectNumber(t.Context()); !errors.As(err, &f) || !strings.Contains(f.Remedy, "gcloud projects describe p") {
+	if _, err := c.ProjectNumber(t.Context()); !errors.As(err, &f) || f.Summary != "The project cannot be read" {
 		t.Errorf("got %v", err)
 	}
 }
