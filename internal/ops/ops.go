@@ -89,10 +89,20 @@ func (s *Stack) Plan(ctx context.Context) (*plan.Plan, error) {
 // plan compares what is wanted with the cloud, and has Google's own lists refuse what it would refuse later.
 func (s *Stack) plan(ctx context.Context, st *state.State) (*plan.Plan, error) {
 	p, err := plan.Make(ctx, s.graph, s.client, st.Owned, kind.ByName)
+	var faults fault.List
+	if err != nil || p.Count(plan.Create) > 0 {
+		// In a place that there is not, not even reading goes well.
+		wrong, placesErr := s.places(ctx)
+		if len(wrong) > 0 || err == nil {
+			faults, err = wrong, placesErr
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
-	var faults fault.List
+	if p == nil {
+		return nil, faults
+	}
 	for _, step := range p.Steps {
 		var changed []resource.Path
 		switch step.Action {
