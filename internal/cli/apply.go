@@ -31,7 +31,7 @@ func newApply(a *app) *cobra.Command {
 		Use: "apply", Short: "Make the cloud as described",
 		Long: `Shows what is going to change, asks, and does it. Interrupting is safe at any time: the next apply goes on where this one
 stopped. With --local the local cloud is started if it is not up.`,
-		RunE: func(c *cobra.Command, _ []string) error { return runApply(c.Context(), a, o) },
+		RunE: func(c *cobra.Command, _ []string) error { return o.aim("apply", runApply(c.Context(), a, o)) },
 	}
 	o.flags(c)
 	c.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask")
@@ -122,7 +122,7 @@ func runApply(ctx context.Context, a *app, o applyOptions) error {
 		if res != nil && res.Created+res.Updated+res.Deleted+res.Failed+res.Skipped > 0 {
 			view.Unfinished(a.Err, a.colour, res.Created+res.Updated+res.Deleted, res.Failed, res.Skipped)
 		}
-		return hint(err, o.target, "apply")
+		return err
 	}
 	if !o.noWait {
 		status, err := stack.Settle(ctx, o.timeout)
@@ -163,14 +163,6 @@ func stepsOf(p *plan.Plan) []plan.Step {
 		steps[i] = s
 	}
 	return steps
-}
-
-// hint puts the flags of this command into the remedies that name a command of difyup's.
-func hint(err error, t target, command string) error {
-	for _, f := range fault.All(err) {
-		f.Remedy = strings.ReplaceAll(f.Remedy, "difyup apply --break-lock", "difyup "+command+t.flagsText()+" --break-lock")
-	}
-	return err
 }
 
 // line writes one value of a stream of JSON values.

@@ -32,7 +32,7 @@ func newDestroy(a *app) *cobra.Command {
 		Long: `Shows what is going to be deleted, asks, and deletes it. On Google Cloud everything that holds data must be named with
 --delete-data, so that none of it is lost by mistake. What does not bear the stack's mark is not deleted. Of the file no
 more is needed than the names of the stack and the project, should the rest of it be wrong. When a stack was the local cloud's last, the local cloud ends too.`,
-		RunE: func(c *cobra.Command, _ []string) error { return runDestroy(c.Context(), a, o) },
+		RunE: func(c *cobra.Command, _ []string) error { return o.aim("destroy", runDestroy(c.Context(), a, o)) },
 	}
 	o.flags(c)
 	c.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask")
@@ -103,7 +103,7 @@ func runDestroy(ctx context.Context, a *app, o destroyOptions) error {
 		if res != nil && res.Deleted+res.Failed+res.Skipped > 0 {
 			view.Unfinished(a.Err, a.colour, res.Deleted, res.Failed, res.Skipped)
 		}
-		return hint(err, o.target, "destroy")
+		return err
 	}
 	if o.json {
 		err = a.line("result", map[string]any{"deleted": res.Deleted, "seconds": time.Since(began).Seconds(), "requests": stack.Requests()})

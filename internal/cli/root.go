@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -128,6 +129,30 @@ func (t *target) flagsText() string {
 		b.WriteString(" --dir " + quoted(t.dir))
 	}
 	return b.String()
+}
+
+// aim has the remedies of an error that name a command about a stack name this one's: with the flags it was called with. Who
+// wrote them does not know the flags, nor which command is to be given again with --break-lock.
+func (t *target) aim(command string, err error) error {
+	for _, f := range fault.All(err) {
+		lines := strings.Split(f.Remedy, "\n")
+		for i, line := range lines {
+			rest, ok := strings.CutPrefix(line, "    difyup ")
+			verb, args, _ := strings.Cut(rest, " ")
+			if !ok || !slices.Contains([]string{"plan", "apply", "destroy", "status", "outputs"}, verb) || strings.Contains(args, "--local") || strings.Contains(args, "-f ") || strings.Contains(args, "--dir ") {
+				continue
+			}
+			if args == "--break-lock" {
+				verb = command
+			}
+			if args != "" {
+				args = " " + args
+			}
+			lines[i] = "    difyup " + verb + t.flagsText() + args
+		}
+		f.Remedy = strings.Join(lines, "\n")
+	}
+	return err
 }
 
 // quoted gives a word as a shell takes it.

@@ -33,16 +33,3 @@ func derive(s *Spec) {
 		}
 	}
 }
-
-// zonesOf gives the three zones that are used in a region. Zones are named a, b and c, with few exceptions.
-func zonesOf(region string) []string {
-	letters := "abc"
-	if region == "us-east1" || region == "europe-west1" {
-		letters = "bcd"
-	}
-	var zones []string
-	for _, l := range letters {
-		zones = append(zones, region+"-"+string(l))
-	}
-	return zones
-}

@@ -25,6 +25,9 @@ func (s Shape) repair(text string) string {
 		fixed = strings.ToLower(strings.ReplaceAll(fixed, "_", "-"))
 		if s.Name == "tier" {
 			fixed = strings.Replace(fixed, "-n-", "-N-", 1)
+			if words := strings.TrimRight(fixed, "-0123456789"); !s.Fits(fixed) {
+				fixed = spelling.Nearest(words, []string{"db-custom", "db-f1-micro", "db-g1-small", "db-perf-optimized-N"}) + fixed[len(words):]
+			}
 		}
 		if s.Name == "machine_type" && !s.Fits(fixed) {
 			fixed = spelling.Nearest(fixed, machineNames())

@@ -11,7 +11,6 @@ import (
 
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/fault"
-	"github.com/difyup/difyup/internal/spelling"
 )
 
 // validate checks what no tag can say. Each rule passes over values that already have a fault, so that one mistake is
@@ -98,42 +97,7 @@ func sorted(m map[string]string) []string {
 	return keys
 }
 
-// --- places ---
-
-// regions gives those that were known when this was written. It serves suggestions: new ones are let through.
-func regions() []string {
-	return []string{
-		"africa-south1", "asia-east1", "asia-east2", "asia-northeast1", "asia-northeast2", "asia-northeast3", "asia-south1", "asia-south2",
-		"asia-southeast1", "asia-southeast2", "australia-southeast1", "australia-southeast2", "europe-central2", "europe-north1", "europe-north2",
-		"europe-southwest1", "europe-west1", "europe-west2", "europe-west3", "europe-west4", "europe-west6", "europe-west8", "europe-west9",
-		"europe-west10", "europe-west12", "me-central1", "me-central2", "me-west1", "northamerica-northeast1", "northamerica-northeast2",
-		"northamerica-south1", "southamerica-east1", "southamerica-west1", "us-central1", "us-east1", "us-east4", "us-east5", "us-south1",
-		"us-west1", "us-west2", "us-west3", "us-west4",
-	}
-}
-
-func region(r *reader, s *Spec) {
-	check := func(path, name string) {
-		if name == "" || !r.ok(path) || slices.Contains(regions(), name) {
-			return
-		}
-		// Regions that differ from a known one by their number appear every year. A misspelt name does not.
-		area := strings.TrimRight(name, "0123456789")
-		for _, known := range regions() {
-			place := strings.TrimRight(known, "0123456789")
-			if area == place {
-				return
-			}
-		}
-		if w := spelling.Nearest(name, regions()); w != "" && spelling.Edits(area, strings.TrimRight(w, "0123456789")) == 1 {
-			r.at(path, "Unknown value", fmt.Sprintf("%s cannot be %s: Google has no such region.", quote(path), quote(name)), fmt.Sprintf("Did you mean %s?", quote(w)))
-		}
-	}
-	check("region", s.Region)
-	if shapes()["region"].Fits(s.Storage.Location) && r.places["storage.location"].Line > 0 {
-		check("storage.location", s.Storage.Location)
-	}
-}
+// --- release ---
 
 func release(r *reader, s *Spec) {
 	if !r.ok("dify.version") {

@@ -87,6 +87,10 @@ func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse
 // Project is the project's ID.
 func (c *Client) Project() string { return c.opts.Project }
 
+// Google says whether it is Google that is called, and not another cloud at an endpoint: advice that names Google's console
+// or gcloud is of use there alone.
+func (c *Client) Google() bool { return c.opts.Endpoint == "" }
+
 // Requests counts the HTTP requests sent so far, retries included.
 func (c *Client) Requests() int64 { return c.requests.Load() }
 
@@ -299,12 +303,16 @@ func (c *Client) ProjectNumber(ctx context.Context) (string, error) {
 	}
 	if err != nil {
 		if errors.As(err, &e) && (e.Code == 403 || e.Code == 404) {
-			return "", &fault.Fault{
+			f := &fault.Fault{
 				Summary: "The project cannot be read",
-				Detail:  fmt.Sprintf("Google does not let you see the project %s, or it does not exist.", c.opts.Project),
-				Remedy:  "Check the name and your rights on it:\n    gcloud projects describe " + c.opts.Project,
+				Detail:  fmt.Sprintf("The project %s does not exist, or you may not see it.", c.opts.Project),
+				Remedy:  "Check its name in the description.",
 				Cause:   err,
 			}
+			if c.Google() {
+				f.Remedy = "Check its name and your rights on it:\n    gcloud projects describe " + c.opts.Project
+			}
+			return "", f
 		}
 		return "", err
 	}
@@ -317,7 +325,5 @@ func (c *Client) ProjectNumber(ctx context.Context) (string, error) {
 
 // LearnProjectNumber tells the client the project's number, which an answer showed, so that it need not ask.
 func (c *Client) LearnProjectNumber(number string) {
-	c.numberMu.Lock()
-	defer c.numberMu.Unlock()
-	c.number = number
+	c.number.Store(&number)
 }

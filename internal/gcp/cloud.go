@@ -164,8 +164,8 @@ func (c *Client) Await(ctx context.Context, r *resource.Resource) (map[string]an
 			if v == "FAILED" {
 				return nil, &fault.Fault{
 					Summary: "A resource could not be built",
-					Detail:  fmt.Sprintf("%s is in the state FAILED at Google.", r.ID()),
-					Remedy:  "Delete it in the console, then apply again. Google's log says why it failed.",
+					Detail:  fmt.Sprintf("%s is in the state FAILED.", r.ID()),
+					Remedy:  c.deleteByHand(r),
 				}
 			}
 			waitFor = fmt.Sprintf("%s is %v, waiting for %s", p, v, r.Kind.Ready[p])
@@ -186,6 +186,22 @@ func (c *Client) Await(ctx context.Context, r *resource.Resource) (map[string]an
 			return nil, err
 		}
 	}
+}
+
+// deleteByHand says how to get rid of a resource that cannot be used. Where it is not Google that is called there is neither a
+// console nor gcloud.
+func (c *Client) deleteByHand(r *resource.Resource) string {
+	commands := map[string]string{
+		"sql.instances":   "sql instances delete " + r.Leaf(),
+		"redis.instances": "redis instances delete " + r.Leaf() + " --region " + r.Params["region"],
+	}
+	switch command, ok := commands[r.Kind.Name]; {
+	case !c.Google():
+		return "Destroy the stack, then apply it again:\n    difyup destroy"
+	case ok:
+		return "Delete it, then apply again. Cloud Logging has the reason of the failure.\n    gcloud " + command + " --project " + c.Project()
+	}
+	return "Delete it in the Google Cloud console, then apply again. Cloud Logging has the reason of the failure."
 }
 
 // Output gives a value that a resource's body never shows. The value is a secret.

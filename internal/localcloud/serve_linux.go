@@ -134,7 +134,7 @@ func (c *cloud) run(ctx context.Context) (err error) {
 		return err
 	}
 
-	c.front, err = front.New(front.Options{TimeScale: c.opts.TimeScale, Delay: c.opts.Delay, Token: token, Log: log})
+	c.front, err = front.New(front.Options{TimeScale: c.opts.TimeScale, Delay: c.opts.Delay, Token: token, Dir: c.opts.Dir, Log: log})
 	if err != nil {
 		return err
 	}

@@ -98,15 +98,55 @@ func (s *Stack) Plan(ctx context.Context) (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.make(ctx, st)
+	return s.plan(ctx, st)
 }
 
-func (s *Stack) make(ctx context.Context, st *state.State) (*plan.Plan, error) {
+// plan compares what is wanted with the cloud, and has Google's own lists refuse what it would refuse later.
+func (s *Stack) plan(ctx context.Context, st *state.State) (*plan.Plan, error) {
 	owner, err := s.owner(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return plan.Make(ctx, owner, s.graph, s.client, st.Owned, kind.ByName)
+	p, err := plan.Make(ctx, owner, s.graph, s.client, st.Owned, kind.ByName)
+	var faults fault.List
+	if err != nil || p.Count(plan.Create) > 0 {
+		// In a place that there is not, not even reading goes well.
+		wrong, placesErr := s.places(ctx)
+		if len(wrong) > 0 || err == nil {
+			faults, err = wrong, placesErr
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if p == nil {
+		return nil, faults
+	}
+	for _, step := range p.Steps {
+		var changed []resource.Path
+		switch step.Action {
+		case plan.Create:
+		case plan.Update:
+			for _, f := range step.Changes {
+				changed = append(changed, f.Path)
+			}
+		default:
+			continue
+		}
+		refused, err := s.client.Refused(ctx, step.Res, changed)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range refused {
+			r.Fault.At = s.opts.Spec.At(topology.Option(s.opts.Spec, step.ID, r.Path))
+			faults = append(faults, r.Fault)
+		}
+	}
+	if len(faults) > 0 {
+		slices.SortStableFunc(faults, func(a, b *fault.Fault) int { return cmp.Compare(a.At.Line, b.At.Line) })
+		return nil, faults
+	}
+	return p, nil
 }
 
 // PlanFromNothing is the plan for a cloud in which nothing is. It sends no request.
@@ -158,7 +198,7 @@ var ErrDeclined = errors.New("declined")
 // first, so that nothing can be made that no state knows.
 func (s *Stack) Apply(ctx context.Context, o RunOptions) (res *Result, err error) {
 	return s.run(ctx, o, func(ctx context.Context, st *state.State) (*plan.Plan, []resource.Ref, error) {
-		p, err := s.make(ctx, st)
+		p, err := s.plan(ctx, st)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -240,7 +240,7 @@ func (s *Stack) Settle(ctx context.Context, timeout time.Duration) (*Status, err
 			if context.Cause(ctx) != errNotSettled {
 				return status, context.Cause(ctx)
 			}
-			return status, status.unsettled(timeout)
+			return status, status.unsettled(timeout, s.client.Google())
 		}
 	}
 }
@@ -254,7 +254,7 @@ func (s *Status) waitsFor() string {
 	return fmt.Sprintf("waiting for instances: %d of %d healthy", s.Healthy, s.Target)
 }
 
-func (s *Status) unsettled(after time.Duration) *fault.Fault {
+func (s *Status) unsettled(after time.Duration, google bool) *fault.Fault {
 	f := &fault.Fault{
 		Summary: "Instances are not healthy",
 		Detail:  fmt.Sprintf("Everything was made, but after %s the instances do not serve.", after),
@@ -271,7 +271,7 @@ func (s *Status) unsettled(after time.Duration) *fault.Fault {
 			f.Detail += ": " + i.Error
 		}
 	}
-	if len(s.Instances) > 0 {
+	if len(s.Instances) > 0 && google {
 		f.Remedy = fmt.Sprintf("Read what an instance says while it boots, and apply again once it is mended:\n    gcloud compute instances get-serial-port-output %s --zone %s --project %s", s.Instances[0].Name, s.Instances[0].Zone, s.Project)
 	}
 	return f

@@ -152,6 +152,7 @@ func (b *bucket) serve(w http.ResponseWriter, r *http.Request) {
 				delete(b.objects, name)
 			}
 		default:
+			w.Header().Set("X-Goog-Generation", fmt.Sprint(all[at].generation))
 			_, _ = w.Write(all[at].contents)
 		}
 	case live == nil:

@@ -76,6 +76,22 @@ func (b *builder) sqlInstance(n network, purpose string, o config.SQL, password 
 	return instance
 }
 
+// Option gives the option in the description that a part of a resource comes from, "" where that is not known: of database
+// flags, which only Google can check.
+func Option(s *config.Spec, id resource.ID, path resource.Path) string {
+	flag, ok := strings.CutPrefix(string(path), "settings.databaseFlags[name=")
+	for purpose, section := range map[string]string{"main": "database", "vector": "vector"} {
+		if b := (&builder{spec: s}); !ok || id != resource.ID(kind.SQLInstances.Name+"/"+b.name(purpose)) {
+			continue
+		}
+		if flag = strings.TrimSuffix(flag, "]"); flag == "max_connections" {
+			return section + ".max_connections"
+		}
+		return section + ".flags." + flag
+	}
+	return ""
+}
+
 func boolean(v bool) *bool { return &v }
 
 // cacheLayer gives the Redis instance.

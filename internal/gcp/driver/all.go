@@ -10,11 +10,13 @@ func All() map[string]func(*gcp.Client) gcp.Driver {
 		"iam":            func(c *gcp.Client) gcp.Driver { return &policy{gcp.REST{Client: c}} },
 		"serviceaccount": func(c *gcp.Client) gcp.Driver { return &serviceAccount{gcp.REST{Client: c}} },
 		"secret":         func(c *gcp.Client) gcp.Driver { return &secret{gcp.REST{Client: c}} },
-		"sqlinstance":    func(c *gcp.Client) gcp.Driver { return &sqlInstance{gcp.REST{Client: c}} },
-		"sqluser":        func(c *gcp.Client) gcp.Driver { return &sqlUser{gcp.REST{Client: c}} },
-		"certificate":    func(c *gcp.Client) gcp.Driver { return &certificate{gcp.REST{Client: c}} },
-		"bucket":         func(c *gcp.Client) gcp.Driver { return &bucket{gcp.REST{Client: c}} },
-		"object":         func(c *gcp.Client) gcp.Driver { return &object{gcp.REST{Client: c}} },
-		"rrset":          func(c *gcp.Client) gcp.Driver { return &recordSet{gcp.REST{Client: c}} },
+		"sqlinstance": func(c *gcp.Client) gcp.Driver {
+			return &sqlInstance{REST: gcp.REST{Client: c}, flags: &flagLists{byVersion: map[string][]flag{}}}
+		},
+		"sqluser":     func(c *gcp.Client) gcp.Driver { return &sqlUser{gcp.REST{Client: c}} },
+		"certificate": func(c *gcp.Client) gcp.Driver { return &certificate{gcp.REST{Client: c}} },
+		"bucket":      func(c *gcp.Client) gcp.Driver { return &bucket{gcp.REST{Client: c}} },
+		"object":      func(c *gcp.Client) gcp.Driver { return &object{gcp.REST{Client: c}} },
+		"rrset":       func(c *gcp.Client) gcp.Driver { return &recordSet{gcp.REST{Client: c}} },
 	}
 }

@@ -23,8 +23,13 @@ import (
 
 // sqlInstance clears the deletion protection before it deletes: whoever plans a deletion has made sure that it was
 // asked for by name. A disk that Cloud SQL has enlarged counts as having the wanted size, which is the smallest; it
-// could not be made smaller.
-type sqlInstance struct{ gcp.REST }
+// could not be made smaller. Its flags are checked against Cloud SQL's list before they are sent.
+type sqlInstance struct {
+	gcp.REST
+	flags *flagLists
+}
+
+var _ gcp.Checker = (*sqlInstance)(nil)
 
 func (d *sqlInstance) Read(ctx context.Context, r *resource.Resource) (map[string]any, error) {
 	live, err := d.REST.Read(ctx, r)
@@ -45,6 +50,20 @@ func grown(r *resource.Resource, live map[string]any) map[string]any {
 		live["settings"].(map[string]any)["dataDiskSizeGb"] = want
 	}
 	return live
+}
+
+func (d *sqlInstance) Create(ctx context.Context, r *resource.Resource, body map[string]any) error {
+	if err := d.refusals(ctx, r, nil); err != nil {
+		return err
+	}
+	return d.REST.Create(ctx, r, body)
+}
+
+func (d *sqlInstance) Update(ctx context.Context, r *resource.Resource, body, live map[string]any, changed []resource.Path) error {
+	if err := d.refusals(ctx, r, changed); err != nil {
+		return err
+	}
+	return d.REST.Update(ctx, r, body, live, changed)
 }
 
 func (d *sqlInstance) Delete(ctx context.Context, r *resource.Resource) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"regexp"
 	"strings"
 
 	"github.com/difyup/difyup/internal/localcloud/front"
@@ -313,17 +312,9 @@ func (s *Service) networkOf(group map[string]any) any {
 	return nic["network"]
 }
 
-var regionShape = regexp.MustCompile(`^[a-z]+-[a-z]+[0-9]{1,2}$`)
-
-// zonesOf gives a region's zones. Google's letters differ in a few regions; these are the documented exceptions.
+// zonesOf gives a region's zones.
 func zonesOf(region string) []string {
-	letters := "abc"
-	switch region {
-	case "us-central1":
-		letters = "abcf"
-	case "us-east1", "europe-west1":
-		letters = "bcd"
-	}
+	letters := regions()[region]
 	var zones []string
 	for _, l := range letters {
 		zones = append(zones, region+"-"+string(l))

@@ -3,19 +3,55 @@ package compute
 import (
 	"context"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/difyup/difyup/internal/localcloud/front"
 )
 
-// regions are those that lists show; others of the right form are accepted.
-var regions = []string{"asia-northeast1", "asia-northeast2", "asia-southeast1", "europe-west1", "europe-west3", "us-central1", "us-east1", "us-west1"}
+// regions gives Compute Engine's regions with the letters of their zones, as its page "Regions and zones" has them, as of 2026-11.
+func regions() map[string]string {
+	m := map[string]string{"us-central1": "abcf", "us-east1": "bcd", "europe-west1": "bcd"}
+	for area, numbers := range map[string]string{
+		"africa-south": "1", "asia-east": "1 2", "asia-northeast": "1 2 3", "asia-south": "1 2", "asia-southeast": "1 2", "australia-southeast": "1 2",
+		"europe-central": "2", "europe-north": "1 2", "europe-southwest": "1", "europe-west": "2 3 4 6 8 9 10 12", "me-central": "1 2", "me-west": "1",
+		"northamerica-northeast": "1 2", "northamerica-south": "1", "southamerica-east": "1", "southamerica-west": "1", "us-east": "4 5", "us-south": "1",
+		"us-west": "1 2 3 4",
+	} {
+		for n := range strings.FieldsSeq(numbers) {
+			m[area+n] = "abc"
+		}
+	}
+	return m
+}
+
+// known refuses what is about a region or a zone that there is not. Those that are only asked for are not found.
+func known(_ context.Context, r *front.Request) error {
+	if r.Method.API != "compute" {
+		return nil
+	}
+	region, zone := r.Path["region"], r.Path["zone"]
+	if _, there := regions()[region]; region != "" && !there && r.Method.ID != "compute.regions.get" {
+		return front.Invalid("Invalid value for field 'region': '%s'. Unknown region.", region)
+	}
+	if zone != "" && !zoneThere(zone) && r.Method.ID != "compute.zones.get" {
+		return front.Invalid("Invalid value for field 'zone': '%s'. Unknown zone.", zone)
+	}
+	return nil
+}
+
+func zoneThere(zone string) bool {
+	i := strings.LastIndexByte(zone, '-')
+	return i > 0 && len(zone) == i+2 && strings.Contains(regions()[zone[:i]], zone[i+1:])
+}
 
 // places registers what is only read: the project, operations, regions, zones, machine types, images, and the fleet's instances.
 func (s *Service) places() {
 	handle := func(id string, h front.Handler) { s.server.Handle("compute."+id, h) }
+	s.server.Before(known)
 
 	for _, scope := range []string{"global", "region", "zone"} {
 		handle(scope+"Operations.list", func(_ context.Context, r *front.Request) (any, error) {
@@ -44,14 +80,14 @@ func (s *Service) places() {
 		}
 	}
 	handle("regions.get", func(_ context.Context, r *front.Request) (any, error) {
-		if !regionShape.MatchString(r.Path["region"]) {
+		if regions()[r.Path["region"]] == "" {
 			return nil, front.ResourceNotFound("projects/" + r.Path["project"] + "/regions/" + r.Path["region"])
 		}
 		return region(r.Path["project"], r.Path["region"]), nil
 	})
 	handle("regions.list", func(_ context.Context, r *front.Request) (any, error) {
 		var items []map[string]any
-		for _, name := range regions {
+		for _, name := range slices.Sorted(maps.Keys(regions())) {
 			items = append(items, region(r.Path["project"], name))
 		}
 		return page(r, "compute#regionList", "projects/"+r.Path["project"]+"/regions", items)
@@ -62,16 +98,15 @@ func (s *Service) places() {
 			"region": link("projects/" + project + "/regions/" + name[:strings.LastIndexByte(name, '-')]), "selfLink": link("projects/" + project + "/zones/" + name),
 		}
 	}
-	zoneShape := regexp.MustCompile(`^[a-z]+-[a-z]+[0-9]{1,2}-[a-f]$`)
 	handle("zones.get", func(_ context.Context, r *front.Request) (any, error) {
-		if !zoneShape.MatchString(r.Path["zone"]) {
+		if !zoneThere(r.Path["zone"]) {
 			return nil, front.ResourceNotFound("projects/" + r.Path["project"] + "/zones/" + r.Path["zone"])
 		}
 		return zone(r.Path["project"], r.Path["zone"]), nil
 	})
 	handle("zones.list", func(_ context.Context, r *front.Request) (any, error) {
 		var items []map[string]any
-		for _, name := range regions {
+		for _, name := range slices.Sorted(maps.Keys(regions())) {
 			for _, z := range zonesOf(name) {
 				items = append(items, zone(r.Path["project"], z))
 			}

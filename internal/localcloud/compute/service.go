@@ -174,9 +174,6 @@ func (s *Service) insert(c *collection) front.Handler {
 		if !nameShape.MatchString(name) {
 			return nil, front.Invalid("Invalid value for field 'resource.name': '%s'. Must be a match of regex '(?:[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?)'", name)
 		}
-		if region := r.Path["region"]; region != "" && !regionShape.MatchString(region) {
-			return nil, front.Invalid("Invalid value for field 'region': '%s'. Unknown region.", region)
-		}
 		key := c.parent(r) + name
 		coll := s.store.Collection(c.name)
 		if _, taken := coll.Get(key); taken {

@@ -1,9 +1,11 @@
 package front
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
+	"syscall"
 )
 
 // Error is a refusal as Google would write it.
@@ -44,6 +46,31 @@ func (e *Error) status() string {
 	}
 	return "INTERNAL"
 }
+
+// DiskFull says whether an error is that the disk is full.
+func DiskFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+// own gives the error for what went wrong in the local cloud itself. Where it is known not to be Google's way of failing it is
+// marked as such, with a code that no client takes for a passing trouble.
+func (s *Server) own(err error, code int, reason string) *Error {
+	var e *Error
+	switch {
+	case DiskFull(err):
+		where := "."
+		if s.opts.Dir != "" {
+			where = ": " + s.opts.Dir
+		}
+		return &Error{Code: http.StatusBadRequest, Reason: LocalDiskFull, Status: "FAILED_PRECONDITION", Message: "The disk of the local cloud is full" + where}
+	case errors.As(err, &e):
+		return e
+	}
+	return &Error{Code: code, Reason: reason, Message: err.Error()}
+}
+
+// LocalDiskFull is the reason of a failure that Google does not have.
+const LocalDiskFull = "localDiskFull"
 
 // NotFound is 404 with reason notFound.
 func NotFound(format string, args ...any) *Error {

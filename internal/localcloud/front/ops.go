@@ -165,7 +165,7 @@ func (o *Ops) Compute(r *Request, opType, targetLink, targetID string, latency t
 		if err == nil {
 			return
 		}
-		e := asError(err)
+		e := o.failed(err)
 		code := e.Reason
 		if code == "resourceInUseByAnotherResource" {
 			code = "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE"
@@ -194,12 +194,8 @@ func (o *Ops) replay(r *Request) (map[string]any, bool) {
 // check, so that a repeated insert is not told that the resource exists.
 func (o *Ops) Replayed(r *Request) (map[string]any, bool) { return o.replay(r) }
 
-func asError(err error) *Error {
-	var e *Error
-	if errors.As(err, &e) {
-		return e
-	}
-	return &Error{Code: http.StatusInternalServerError, Reason: "INTERNAL_ERROR", Message: err.Error()}
+func (o *Ops) failed(err error) *Error {
+	return o.server.own(err, http.StatusInternalServerError, "INTERNAL_ERROR")
 }
 
 func computeLink(key string) string { return "https://www.googleapis.com/compute/v1/" + key }
@@ -224,7 +220,7 @@ func (o *Ops) SQL(r *Request, opType, instance string, latency time.Duration, w 
 	}, w, func(b map[string]any, err error) {
 		b["status"], b["endTime"] = "DONE", time.Now().UTC().Format("2006-01-02T15:04:05.000Z")
 		if err != nil {
-			e := asError(err)
+			e := o.failed(err)
 			b["error"] = map[string]any{"kind": "sql#operationErrors", "errors": []any{map[string]any{"kind": "sql#operationError", "code": e.Reason, "message": e.Message}}}
 		}
 	})
@@ -257,7 +253,7 @@ func (o *Ops) LongRunning(r *Request, prefix string, metadata map[string]any, la
 			b["response"] = response
 			return
 		}
-		e := asError(err)
+		e := o.failed(err)
 		b["error"] = map[string]any{"code": rpcCode(e.status()), "message": e.Message}
 	})
 	return first

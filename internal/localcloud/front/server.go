@@ -37,6 +37,7 @@ type Options struct {
 	Delay time.Duration
 	// Token is the owner's access token. Whoever comes without it or one of Tokens is refused.
 	Token string
+	Dir   string       // where the local cloud keeps what it has, for messages
 	Log   *slog.Logger // nil discards
 }
 
@@ -235,10 +236,9 @@ func (s *Server) serveMethod(w http.ResponseWriter, req *http.Request, caller st
 	r := &Request{Method: m, Path: params, Query: req.URL.Query(), HTTP: req, Upload: rt.upload, Caller: caller}
 	answer, err := s.call(req.Context(), r)
 	if err != nil {
-		var e *Error
-		if !errors.As(err, &e) {
+		e := s.own(err, http.StatusInternalServerError, "backendError")
+		if e.Code >= 500 && e.Code != http.StatusNotImplemented || e.Reason == LocalDiskFull {
 			s.log.Error("a method failed", "method", m.ID, "error", err)
-			e = &Error{Code: http.StatusInternalServerError, Reason: "backendError", Message: err.Error()}
 		}
 		s.fail(w, m.API, e)
 		return
@@ -299,7 +299,7 @@ func (s *Server) call(ctx context.Context, r *Request) (any, error) {
 // Compute's discovery document no longer has and its clients still send.
 var everywhere = []string{
 	"alt", "fields", "key", "prettyPrint", "quotaUser", "userIp", "callback", "uploadType",
-	"upload_protocol", "upload_id", "$alt", "$.xgafv", "$prettyPrint", "$fields", "userProject", "trace", "name",
+	"upload_protocol", "upload_id", "$alt", "$userProject", "$.xgafv", "$prettyPrint", "$fields", "userProject", "trace", "name",
 	"returnPartialSuccess",
 }
 

@@ -162,6 +162,58 @@ func crash(t *testing.T, text string) {
 	}
 }
 
+// TestFlagsThatDoNotServe checks that a server which does not come up with its flags, or comes up and serves nobody, is told of
+// within seconds, in its own words, and has its old flags back.
+func TestFlagsThatDoNotServe(t *testing.T) {
+	n, s, dir := start(t)
+	bin, err := plane.FindPostgres()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := plane.NewSQL(n, s, bin, dir)
+	ctx := t.Context()
+	addr, err := e.Create(ctx, "p/main", map[string]string{"max_connections": "50"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.SetUser(ctx, "p/main", "dify", "secret"); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		flags map[string]string
+		want  string
+	}{
+		{map[string]string{"session_preload_libraries": "x.so"}, `it said: FATAL:  could not access file "x.so": No such file or directory`},
+		{map[string]string{"max_connections": "20", "superuser_reserved_connections": "20"}, `"superuser_reserved_connections"`},
+		{map[string]string{"shared_buffers": "1073741823"}, "it said: "},
+		{map[string]string{"max_connections": "many"}, `invalid value for parameter "max_connections": "many"`},
+	} {
+		began := time.Now()
+		err := e.SetFlags(ctx, "p/main", tc.flags)
+		if took := time.Since(began); err == nil || !strings.Contains(err.Error(), tc.want) || took > 30*time.Second {
+			t.Errorf("%v: after %s %v; want %s", tc.flags, took, err, tc.want)
+		}
+		if !e.Running("p/main") {
+			t.Fatalf("%v: the server does not run", tc.flags)
+		}
+		c, err := connect(t, addr, "dify", "secret", "postgres")
+		if err != nil {
+			t.Fatalf("%v: %v", tc.flags, err)
+		}
+		var max string
+		if err := c.QueryRow(ctx, "SHOW max_connections").Scan(&max); err != nil || max != "50" {
+			t.Errorf("%v: max_connections is %s, %v; want 50 again", tc.flags, max, err)
+		}
+	}
+	began := time.Now()
+	if _, err := e.Create(ctx, "p/other", map[string]string{"session_preload_libraries": "x.so"}); err == nil || !strings.Contains(err.Error(), `file "x.so"`) || time.Since(began) > time.Minute {
+		t.Errorf("created after %s: %v", time.Since(began), err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "p_other")); !errors.Is(err, os.ErrNotExist) || e.Running("p/other") {
+		t.Errorf("something of it is left: %v", err)
+	}
+}
+
 func TestCache(t *testing.T) {
 	n, s, dir := start(t)
 	path, err := plane.FindRedis()
@@ -208,8 +260,8 @@ func TestCache(t *testing.T) {
 	if err := e.SetConfig(ctx, "p/cache", map[string]string{"maxmemory-policy": "nonsense"}); err == nil {
 		t.Error("a senseless setting was taken")
 	}
-	if _, err := e.Create(ctx, "p/bad", "", map[string]string{"maxmemory-policy": "nonsense"}); err == nil {
-		t.Error("a server was created with a senseless setting")
+	if _, err := e.Create(ctx, "p/bad", "", map[string]string{"maxmemory-policy": "nonsense"}); err == nil || !strings.Contains(err.Error(), "maxmemory-policy") {
+		t.Errorf("a server was created with a senseless setting, or Redis' words are lost: %v", err)
 	}
 	if err := e.Delete(ctx, "p/cache"); err != nil {
 		t.Error(err)

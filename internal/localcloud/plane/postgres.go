@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/difyup/difyup/internal/fault"
 )
@@ -220,7 +221,7 @@ func (e *SQL) initialise(ctx context.Context, s *server) error {
 	}
 	defer cmd.Stdin.(*os.File).Close()
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("initdb: %w: %s", err, lastLine(out.String()))
+		return saying(fmt.Errorf("initdb: %w", err), out.String())
 	}
 	// Loopback connections come from 127.0.0.1 whatever address they go to.
 	return os.WriteFile(filepath.Join(s.data(), "pg_hba.conf"), []byte("host all all 127.0.0.0/8 scram-sha-256\nhost replication all 127.0.0.0/8 scram-sha-256\n"), 0o600)
@@ -242,11 +243,6 @@ func secretPipe(text string, cred *syscall.Credential) (*os.File, error) {
 		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
-}
-
-func lastLine(s string) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
-	return lines[len(lines)-1]
 }
 
 func (s *server) data() string { return filepath.Join(s.dir, "data") }
@@ -271,6 +267,7 @@ func (e *SQL) start(ctx context.Context, s *server) error {
 	if err != nil {
 		return err
 	}
+	said := size(s.log())
 	p, err := e.supervisor.Start(ctx, Spec{
 		Name: "postgres " + s.name, Path: filepath.Join(bin, "postgres"), Args: args, Env: environment(s.dir), Dir: s.dir, Log: s.log(),
 		Signal: syscall.SIGINT, Unprivileged: true, // fast shutdown: sessions are ended, not waited for
@@ -279,8 +276,11 @@ func (e *SQL) start(ctx context.Context, s *server) error {
 		return err
 	}
 	s.process = p
+	limited, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	var refused time.Time // when it first refused a connection for a reason that does not pass
 	for {
-		err := s.do(ctx, "postgres", func(*pgx.Conn) error { return nil })
+		err := s.do(limited, "postgres", func(*pgx.Conn) error { return nil })
 		if err == nil {
 			e.supervisor.keep(p, func(ctx context.Context) error {
 				s.mu.Lock()
@@ -292,37 +292,44 @@ func (e *SQL) start(ctx context.Context, s *server) error {
 			})
 			return nil
 		}
+		switch passing := startingUp(err); {
+		case passing:
+			refused = time.Time{}
+		case refused.IsZero():
+			refused = time.Now()
+		case time.Since(refused) > refusedLimit:
+			return errors.Join(logged(errors.New("postgres refuses every connection"), s.log(), said), p.Stop(ctx, time.Second))
+		}
 		timer := time.NewTimer(20 * time.Millisecond)
 		select {
 		case <-p.Done():
 			timer.Stop()
-			return fmt.Errorf("postgres ended: %w%s", errors.Join(p.Err(), errEnded), e.complaint(s))
-		case <-ctx.Done():
+			return logged(fmt.Errorf("postgres ended: %w", errors.Join(p.Err(), errEnded)), s.log(), said)
+		case <-limited.Done():
 			timer.Stop()
-			return errors.Join(ctx.Err(), err, p.Stop(ctx, 0))
+			if ctx.Err() != nil {
+				return errors.Join(ctx.Err(), err, p.Stop(ctx, 0))
+			}
+			return errors.Join(logged(fmt.Errorf("postgres did not answer within %s: %w", startLimit, err), s.log(), said), p.Stop(ctx, time.Second))
 		case <-timer.C:
 		}
 	}
 }
 
+// How long a server may take until it answers: long enough to recover from a crash on a busy machine. One that is up and
+// refuses the superuser goes on doing so.
+const (
+	startLimit   = 2 * time.Minute
+	refusedLimit = 3 * time.Second
+)
+
 var errEnded = errors.New("it does not run")
 
-// complaint gives the last fatal line of the server's log.
-func (e *SQL) complaint(s *server) string {
-	raw, err := os.ReadFile(s.log())
-	if err != nil {
-		return ""
-	}
-	last := ""
-	for line := range strings.Lines(string(raw)) {
-		if strings.Contains(line, "FATAL:") {
-			_, last, _ = strings.Cut(strings.TrimSpace(line), "FATAL:")
-		}
-	}
-	if last == "" {
-		return ""
-	}
-	return ":" + last
+// startingUp says whether a connection failed for a reason that passes while a server starts: nobody listens yet, or the
+// server says that it is starting up.
+func startingUp(err error) bool {
+	var refusal *pgconn.PgError
+	return !errors.As(err, &refusal) || refusal.Code == "57P03"
 }
 
 // do runs f on a connection of the superuser. What fails is not written to the server's log with its statement, which may
@@ -341,7 +348,30 @@ func (s *server) do(ctx context.Context, database string, f func(*pgx.Conn) erro
 		return err
 	}
 	defer c.Close(context.WithoutCancel(ctx))
-	return f(c)
+	err = f(c)
+	if refusal := (*pgconn.PgError)(nil); errors.As(err, &refusal) && refusal.Code == "53100" {
+		err = errors.Join(err, syscall.ENOSPC)
+	}
+	return err
+}
+
+// Running says whether the server runs.
+func (e *SQL) Running(name string) bool {
+	s, err := e.find(name)
+	if err != nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.process == nil || s.process.stopped.Load() {
+		return false
+	}
+	select {
+	case <-s.process.Done():
+		return false
+	default:
+		return true
+	}
 }
 
 // Delete ends a server and removes its data.

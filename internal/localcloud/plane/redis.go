@@ -119,16 +119,20 @@ func (e *Cache) start(ctx context.Context, c *cache) error {
 	if c.password != "" {
 		lines = append(lines, "requirepass "+strconv.Quote(c.password))
 	}
+	log := filepath.Join(c.dir, "redis.log")
+	said := size(log)
 	p, err := e.supervisor.Start(ctx, Spec{
-		Name: "redis " + c.name, Path: e.path, Args: []string{"-"}, Env: environment(c.dir), Dir: c.dir, Log: filepath.Join(c.dir, "redis.log"),
+		Name: "redis " + c.name, Path: e.path, Args: []string{"-"}, Env: environment(c.dir), Dir: c.dir, Log: log,
 		Stdin: strings.NewReader(strings.Join(lines, "\n") + "\n"), Unprivileged: true,
 	})
 	if err != nil {
 		return err
 	}
 	c.process = p
+	limited, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
 	for {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp4", netip.AddrPortFrom(c.addr, redisPort).String())
+		conn, err := (&net.Dialer{}).DialContext(limited, "tcp4", netip.AddrPortFrom(c.addr, redisPort).String())
 		if err == nil {
 			if err := errors.Join(conn.Close(), c.do(ctx, func(r *redis.Client) error { return r.Ping(ctx).Err() })); err != nil {
 				return errors.Join(err, p.Stop(ctx, 0))
@@ -147,11 +151,13 @@ func (e *Cache) start(ctx context.Context, c *cache) error {
 		select {
 		case <-p.Done():
 			timer.Stop()
-			raw, _ := os.ReadFile(filepath.Join(c.dir, "redis.log")) // the error is told without it, too
-			return fmt.Errorf("redis-server ended: %w: %s", errors.Join(p.Err(), errEnded), lastLine(string(raw)))
-		case <-ctx.Done():
+			return logged(fmt.Errorf("redis-server ended: %w", errors.Join(p.Err(), errEnded)), log, said)
+		case <-limited.Done():
 			timer.Stop()
-			return errors.Join(ctx.Err(), err, p.Stop(ctx, 0))
+			if ctx.Err() != nil {
+				return errors.Join(ctx.Err(), err, p.Stop(ctx, 0))
+			}
+			return errors.Join(logged(fmt.Errorf("redis-server did not answer within %s: %w", startLimit, err), log, said), p.Stop(ctx, time.Second))
 		case <-timer.C:
 		}
 	}

@@ -27,6 +27,7 @@ type Engine interface {
 	DropDatabase(ctx context.Context, name, database string) error
 	SetUser(ctx context.Context, name, user, password string) error
 	DropUser(ctx context.Context, name, user string) error
+	Running(name string) bool
 }
 
 // How long Cloud SQL takes.
@@ -59,7 +60,7 @@ func Register(s *front.Server, st *store.Store, engine Engine) *Service {
 		users: st.Collection("sql.users"), busy: map[string]bool{},
 	}
 	for id, h := range map[string]front.Handler{
-		"instances.insert": v.insert, "instances.get": v.get, "instances.list": v.list,
+		"flags.list": v.listFlags, "instances.insert": v.insert, "instances.get": v.get, "instances.list": v.list,
 		"instances.patch": v.patch(false), "instances.update": v.patch(true), "instances.delete": v.delete, "instances.restart": v.restart,
 		"databases.insert": v.insertDatabase, "databases.get": v.getDatabase, "databases.list": v.listDatabases, "databases.delete": v.deleteDatabase,
 		"users.insert": v.insertUser, "users.get": v.getUser, "users.list": v.listUsers, "users.update": v.updateUser, "users.delete": v.deleteUser,
@@ -126,7 +127,6 @@ var (
 	custom   = regexp.MustCompile(`^db-custom-([0-9]+)-([0-9]+)$`)
 	plusTier = regexp.MustCompile(`^db-perf-optimized-N-[0-9]+$|^db-c4a-highmem-[0-9]+$`)
 	clock    = regexp.MustCompile(`^([01][0-9]|2[0-3]):[0-5][0-9]$`)
-	flagName = regexp.MustCompile(`^[a-z][a-z0-9_.]*$`)
 )
 
 func (v *Service) insert(_ context.Context, r *front.Request) (any, error) {
@@ -277,15 +277,7 @@ func (v *Service) fill(project, name string, b, old map[string]any) error {
 	if body.String(b, "settings.availabilityType") == "REGIONAL" && !body.Bool(b, "settings.backupConfiguration.pointInTimeRecoveryEnabled") {
 		return invalid("Automated backups and point in time recovery must be enabled when high availability is configured.")
 	}
-	seen := map[string]bool{}
-	for _, f := range body.Maps(b, "settings.databaseFlags") {
-		n := body.String(f, "name")
-		if !flagName.MatchString(n) || seen[n] {
-			return invalid("Invalid flag for instance role: %q is unknown or given twice.", n)
-		}
-		seen[n] = true
-	}
-	return nil
+	return checkFlags(b)
 }
 
 // checkTier knows the tiers of each edition.
@@ -366,7 +358,7 @@ func (v *Service) patch(replace bool) front.Handler {
 			return nil, notThere()
 		case len(r.Body) == 0:
 			return nil, invalid("body must not be empty for patch requests")
-		case body.String(old, "state") != "RUNNABLE":
+		case body.String(old, "state") != "RUNNABLE" && !broken(old):
 			return nil, invalid("The instance is not in the state RUNNABLE.")
 		}
 		given := store.Clone(r.Body)
@@ -418,6 +410,10 @@ func (v *Service) patch(replace bool) front.Handler {
 				err = v.engine.SetUser(ctx, engineName(k), "postgres", password)
 			}
 			if err != nil {
+				v.judge(k)
+				if front.DiskFull(err) {
+					return err
+				}
 				return &front.Error{Code: 400, Reason: "invalidFlag", Message: err.Error()}
 			}
 			version, _ := body.Int(old, "settings.settingsVersion")
@@ -430,9 +426,25 @@ func (v *Service) patch(replace bool) front.Handler {
 				b["databaseInstalledVersion"] = b["databaseVersion"]
 				stamp(b, strconv.FormatInt(version+2, 10)) // Google counts its own change along
 			})
+			v.judge(k)
 			return nil
 		})
 	}
+}
+
+// broken says whether an instance was well once and is FAILED now: another change may help it.
+func broken(b map[string]any) bool {
+	return body.String(b, "state") == "FAILED" && len(body.Maps(b, "ipAddresses")) > 0
+}
+
+// judge sets the state of an instance by whether its server runs. One that does not come up after a change, nor without it,
+// is FAILED.
+func (v *Service) judge(key string) {
+	state := "RUNNABLE"
+	if !v.engine.Running(engineName(key)) {
+		state = "FAILED"
+	}
+	v.set(key, func(b map[string]any) { b["state"] = state })
 }
 
 func (v *Service) delete(_ context.Context, r *front.Request) (any, error) {
@@ -457,5 +469,8 @@ func (v *Service) delete(_ context.Context, r *front.Request) (any, error) {
 }
 
 func (v *Service) restart(_ context.Context, r *front.Request) (any, error) {
-	return v.run(r, "RESTART", restartTime, func(ctx context.Context, k string) error { return v.engine.Restart(ctx, engineName(k)) })
+	return v.run(r, "RESTART", restartTime, func(ctx context.Context, k string) error {
+		defer v.judge(k)
+		return v.engine.Restart(ctx, engineName(k))
+	})
 }

@@ -258,6 +258,25 @@ func (c *clients) peered(ranges ...string) error {
 	return err
 }
 
+// testFlags reads Cloud SQL's list of flags.
+func (c *clients) testFlags() {
+	all, err := c.sql.Flags.List().DatabaseVersion("POSTGRES_17").Do()
+	c.must("list the flags", err)
+	i := slices.IndexFunc(all.Items, func(f *sqladmin.Flag) bool { return f.Name == "max_connections" })
+	if i < 0 || len(all.Items) < 150 {
+		c.t.Fatalf("%d flags", len(all.Items))
+	}
+	if f := all.Items[i]; f.Type != "INTEGER" || f.MinValue != 14 || f.MaxValue != 262143 || !f.RequiresRestart || !slices.Contains(f.AppliesTo, "POSTGRES_17") || f.Kind != "sql#flag" {
+		c.t.Errorf("max_connections is %+v", f)
+	}
+	if slices.ContainsFunc(all.Items, func(f *sqladmin.Flag) bool { return f.Name == "old_snapshot_threshold" }) {
+		c.t.Error("PostgreSQL 17 has a flag of 16")
+	}
+	if none, err := c.sql.Flags.List().DatabaseVersion("MYSQL_8_0").Do(); err != nil || len(none.Items) != 0 {
+		c.t.Errorf("flags of MySQL: %v, %v", none, err)
+	}
+}
+
 func (c *clients) testSQL() {
 	body := func(name string, change func(*sqladmin.DatabaseInstance)) *sqladmin.DatabaseInstance {
 		i := &sqladmin.DatabaseInstance{Name: name, Region: "us-west1", DatabaseVersion: "POSTGRES_16", Settings: &sqladmin.Settings{
@@ -274,6 +293,15 @@ func (c *clients) testSQL() {
 	c.refused("a network without a connection", insert(body("x", func(i *sqladmin.DatabaseInstance) {
 		i.Settings.IpConfiguration.PrivateNetwork = "projects/conformance/global/networks/twice"
 	})), 400, "NETWORK_NOT_PEERED")
+	flags := func(name, value string) *sqladmin.DatabaseInstance {
+		return body("x", func(i *sqladmin.DatabaseInstance) {
+			i.Settings.DatabaseFlags = []*sqladmin.DatabaseFlags{{Name: name, Value: value}}
+		})
+	}
+	c.refused("a flag that would run a program", insert(flags("archive_command", "true")), 400, "invalidFlagName")
+	c.refused("a flag of another version", insert(flags("old_snapshot_threshold ", "1")), 400, "invalidFlagName")
+	c.refused("a flag's value", insert(flags("max_connections", "1")), 400, "invalidFlagValue")
+	c.testFlags()
 	_, err := c.sql.Instances.Get(project, "db").Do()
 	c.refused("an instance that is not there", err, 404, "instanceDoesNotExist")
 

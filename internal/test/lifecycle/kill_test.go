@@ -30,7 +30,13 @@ type stack struct {
 
 func newStack(t testing.TB) *stack {
 	t.Helper()
-	s := &stack{t: t, dir: cloud.Dir(t), file: filepath.Join(t.TempDir(), "difyup.yaml")}
+	return newStackIn(t, cloud.Dir(t))
+}
+
+// newStackIn is newStack with a directory of the caller's for the local cloud.
+func newStackIn(t testing.TB, dir string) *stack {
+	t.Helper()
+	s := &stack{t: t, dir: dir, file: filepath.Join(t.TempDir(), "difyup.yaml")}
 	example, err := os.ReadFile(filepath.Join(root(t), "examples", "difyup.yaml"))
 	if err != nil {
 		t.Fatal(err)

@@ -96,7 +96,7 @@ func TestScripts(t *testing.T) {
 			return os.WriteFile(filepath.Join(e.WorkDir, "difyup.yaml"), example, 0o644)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"edit": edit, "get": get, "meet": meet, "gone": gone, "secretless": secretless, "held": held, "bucket": bucket,
+			"edit": edit, "get": get, "meet": meet, "gone": gone, "secretless": secretless, "held": held, "bucket": bucket, "listed": listed,
 		},
 	})
 }
@@ -258,6 +258,16 @@ func held(ts *testscript.TestScript, _ bool, _ []string) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	ts.Fatalf("nobody took the lock")
+}
+
+// listed checks how often Cloud SQL's list of flags was asked for: listed N.
+func listed(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: listed N")
+	}
+	if got := fmt.Sprint(info(ts).Methods["sql.flags.list"]); got != args[0] {
+		ts.Fatalf("the flags were listed %s times, not %s", got, args[0])
+	}
 }
 
 // secretless checks that no secret of the stack is in the files given, in the local cloud's directory apart from the
