@@ -6,7 +6,7 @@ SHELL := bash
 COMMANDS  := ./cmd/difyup ./cmd/difyup-agent
 PLATFORMS := linux/arm64 darwin/arm64 windows/amd64
 
-.PHONY: help deps build demo test short race bench lint generate golden cross clean
+.PHONY: help deps build demo test short busy campaign race bench lint generate golden cross clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,12 @@ test: deps ## run every test
 
 short: ## run the tests that start no servers
 	go test -short ./...
+
+busy: deps ## run every test 6 times, and those that depend on time 40 times, beside two CPU burners
+	@scripts/busy
+
+campaign: deps ## kill 200 runs and answer 100 wrongly; every one must come to what an undisturbed run makes
+	go test ./internal/test/campaign -run TestCampaign -v -count=1 -timeout 4h -kills 200 -faulty 100 -interrupts 30 -both 20
 
 race: deps ## run every test under the race detector (needs a C compiler)
 	CGO_ENABLED=1 go test -race ./...

@@ -23,7 +23,7 @@ func newLocal(a *app) *cobra.Command {
 		Long: "Starts, ends and shows the local cloud. `difyup apply --local` starts it by itself.",
 	}
 	subcommands(c)
-	c.AddCommand(newLocalUp(a), newLocalDown(a), newLocalStatus(a), newLocalServe(a))
+	c.AddCommand(newLocalUp(a), newLocalDown(a), newLocalStatus(a), newLocalFault(a), newLocalServe(a))
 	return c
 }
 

@@ -8,10 +8,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/difyup/difyup/internal/localcloud/faults"
 )
 
 // Info is a running local cloud, as it says itself.
@@ -157,10 +161,69 @@ func Find(ctx context.Context, dir string) (*Info, error) {
 	return &info, nil
 }
 
-// SetDelay has every request to Google's APIs answered that much later.
-func (i *Info) SetDelay(ctx context.Context, d time.Duration) error {
-	return i.ask(ctx, http.MethodPut, "local/v1/delay", map[string]any{"milliseconds": d.Milliseconds()}, nil)
+// delay has every request to Google's APIs answered that much later.
+func delay(d time.Duration) faults.Rule {
+	return faults.Rule{Name: "delay", Surface: faults.API, Rate: 1, Faults: []faults.Fault{{What: faults.Latency, Least: d}}}
 }
+
+// SetDelay has every request to Google's APIs answered that much later, in place of an earlier delay.
+func (i *Info) SetDelay(ctx context.Context, d time.Duration) error {
+	if d == 0 {
+		_, err := i.ClearFaults(ctx, 0, "delay")
+		return err
+	}
+	_, err := i.AddFault(ctx, delay(d))
+	return err
+}
+
+// AddFault puts a rule in force, and gives it as it is now. A RefusedError says why a rule makes no sense.
+func (i *Info) AddFault(ctx context.Context, r faults.Rule) (faults.Rule, error) {
+	var got faults.Rule
+	err := i.ask(ctx, http.MethodPost, "local/v1/faults", r, &got)
+	return got, err
+}
+
+// Faults gives the rules in force.
+func (i *Info) Faults(ctx context.Context) ([]faults.State, error) {
+	var all []faults.State
+	err := i.ask(ctx, http.MethodGet, "local/v1/faults", nil, &all)
+	return all, err
+}
+
+// ClearFaults takes away the rule with an ID, or a name, or all when neither is given. It gives how many there were.
+func (i *Info) ClearFaults(ctx context.Context, id int, name string) (int, error) {
+	q := url.Values{}
+	if id != 0 {
+		q.Set("id", strconv.Itoa(id))
+	}
+	if name != "" {
+		q.Set("name", name)
+	}
+	var got struct{ Cleared int }
+	err := i.ask(ctx, http.MethodDelete, "local/v1/faults?"+q.Encode(), nil, &got)
+	return got.Cleared, err
+}
+
+// Dump is all that a local cloud knows: bodies by collection and key, versions of secrets with hashes of their payloads,
+// and every generation of every object.
+type Dump struct {
+	Collections map[string]map[string]map[string]any `json:"collections"`
+	Secrets     map[string][]map[string]any          `json:"secrets"`
+	Objects     map[string][]map[string]any          `json:"objects"`
+}
+
+// Dump gives all that the local cloud knows.
+func (i *Info) Dump(ctx context.Context) (Dump, error) {
+	var d Dump
+	err := i.ask(ctx, http.MethodGet, "local/v1/dump", nil, &d)
+	return d, err
+}
+
+// RefusedError is why the local cloud does not do what makes no sense.
+type RefusedError struct{ Message string }
+
+// Error gives the sentence.
+func (e *RefusedError) Error() string { return e.Message }
 
 // ask calls what is the local cloud's own, not Google's.
 func (i *Info) ask(ctx context.Context, method, path string, in, out any) error {
@@ -183,6 +246,13 @@ func (i *Info) ask(ctx context.Context, method, path string, in, out any) error 
 		return err
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusBadRequest {
+		why, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+		if err != nil {
+			return err
+		}
+		return &RefusedError{strings.TrimSpace(string(why))}
+	}
 	if resp.StatusCode >= 300 {
 		return fmt.Errorf("%s %s: %s", method, i.URL+path, resp.Status)
 	}

@@ -13,7 +13,7 @@ type Options struct {
 	// Fresh has projects begin as new ones at Google do, with hardly any API enabled. Otherwise all are enabled, so that any
 	// client can begin at once.
 	Fresh   bool
-	Delay   time.Duration // every request is answered that much later
+	Delay   time.Duration // every request to Google's APIs is answered that much later
 	Version string        // of difyup, shown in Info
 	Log     *slog.Logger
 	Ready   func(Info) // called once its APIs answer; may be nil

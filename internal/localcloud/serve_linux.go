@@ -19,6 +19,7 @@ import (
 	"github.com/difyup/difyup/internal/localcloud/body"
 	"github.com/difyup/difyup/internal/localcloud/compute"
 	"github.com/difyup/difyup/internal/localcloud/dns"
+	"github.com/difyup/difyup/internal/localcloud/faults"
 	"github.com/difyup/difyup/internal/localcloud/fleet"
 	"github.com/difyup/difyup/internal/localcloud/fleet/group"
 	"github.com/difyup/difyup/internal/localcloud/front"
@@ -43,7 +44,9 @@ type cloud struct {
 	supervisor *plane.Supervisor
 	store      *store.Store
 	front      *front.Server
+	faults     *faults.Set
 	storage    *storage.Service
+	secrets    *secrets.Service
 	sql        *plane.SQL
 	cache      *plane.Cache
 	fleet      *fleet.Fleet
@@ -134,7 +137,11 @@ func (c *cloud) run(ctx context.Context) (err error) {
 		return err
 	}
 
-	c.front, err = front.New(front.Options{TimeScale: c.opts.TimeScale, Delay: c.opts.Delay, Token: token, Dir: c.opts.Dir, Log: log})
+	c.faults = faults.NewSet(log)
+	if c.opts.Delay > 0 {
+		c.faults.Add(delay(c.opts.Delay))
+	}
+	c.front, err = front.New(front.Options{TimeScale: c.opts.TimeScale, Token: token, Dir: c.opts.Dir, Faults: c.faults, Log: log})
 	if err != nil {
 		return err
 	}
@@ -149,7 +156,7 @@ func (c *cloud) run(ctx context.Context) (err error) {
 	}
 	services.Register(c.front, c.store, policies, projects)
 	iam.Register(c.front, c.store, policies)
-	secrets.Register(c.front, c.store, policies)
+	c.secrets = secrets.Register(c.front, c.store, policies)
 	sql.Register(c.front, c.store, c.sql)
 	redis.Register(c.front, c.store, c.cache)
 	c.storage = storage.Register(c.front, c.store, policies, objects)
@@ -175,9 +182,7 @@ func (c *cloud) run(ctx context.Context) (err error) {
 		PID: os.Getpid(), URL: url, Token: token, Dir: c.opts.Dir, StartedAt: time.Now().UTC().Truncate(time.Second), Version: c.opts.Version,
 		Addresses: c.net.Block().String(), Users: users.String(), DNS: c.fleet.DNS().String(), TimeScale: c.opts.TimeScale,
 	}
-	c.front.HandleHTTP("GET /local/v1/status", http.HandlerFunc(c.status))
-	c.front.HandleHTTP("PUT /local/v1/delay", http.HandlerFunc(c.setDelay))
-	c.front.HandleHTTP("POST /local/v1/shutdown", http.HandlerFunc(c.shutdown))
+	c.control()
 	server := &http.Server{
 		Handler: ownPages(c.front), ReadHeaderTimeout: 30 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
@@ -261,18 +266,6 @@ func (c *cloud) open() func(ctx context.Context, bucket, object, email string) (
 	return c.storage.Open
 }
 
-func (c *cloud) setDelay(w http.ResponseWriter, r *http.Request) {
-	var in struct {
-		Milliseconds int64 `json:"milliseconds"`
-	}
-	if err := json.NewDecoder(io.LimitReader(r.Body, 1000)).Decode(&in); err != nil || in.Milliseconds < 0 {
-		http.Error(w, "bad request", http.StatusBadRequest)
-		return
-	}
-	c.front.SetDelay(time.Duration(in.Milliseconds) * time.Millisecond)
-	w.WriteHeader(http.StatusNoContent)
-}
-
 func (c *cloud) shutdown(w http.ResponseWriter, _ *http.Request) {
 	w.WriteHeader(http.StatusAccepted)
 	c.stop()
@@ -321,10 +314,7 @@ func (c *cloud) status(w http.ResponseWriter, _ *http.Request) {
 	}
 	info.Requests, info.Methods = c.front.Requests()
 	info.Waited = c.supervisor.Waited().Seconds()
-	w.Header().Set("Content-Type", "application/json")
-	if err := json.NewEncoder(w).Encode(info); err != nil {
-		c.opts.Log.Debug("answer status", "error", err)
-	}
+	c.answer(w, info)
 }
 
 func last(key string) string { return key[strings.LastIndexByte(key, '/')+1:] }

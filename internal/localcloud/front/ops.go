@@ -1,10 +1,13 @@
 package front
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -257,6 +260,36 @@ func (o *Ops) LongRunning(r *Request, prefix string, metadata map[string]any, la
 		b["error"] = map[string]any{"code": rpcCode(e.status()), "message": e.Message}
 	})
 	return first
+}
+
+// doomed starts an operation for a method without doing what it asks for; it ends in an error, in the words of its API.
+func (o *Ops) doomed(r *Request, e *Error) map[string]any {
+	var named struct{ Name string }
+	if raw, err := io.ReadAll(io.LimitReader(r.HTTP.Body, maxBody)); err == nil {
+		_ = json.Unmarshal(raw, &named) // what has no name is about what is there already
+	}
+	verb := r.Method.ID[strings.LastIndexByte(r.Method.ID, '.')+1:]
+	fail := func(context.Context) error { return e }
+	switch api, _, _ := strings.Cut(r.Method.API, "-"); api {
+	case "compute":
+		_, target, _ := strings.Cut(r.HTTP.URL.Path, "/compute/v1/")
+		if verb == "insert" {
+			target += "/" + named.Name
+		} else {
+			target = strings.TrimSuffix(target, "/"+verb)
+		}
+		return o.Compute(r, verb, target, o.ID(), 0, fail)
+	case "sqladmin":
+		return o.SQL(r, strings.ToUpper(verb), cmp.Or(r.Path["instance"], named.Name), 0, fail)
+	}
+	prefix := "operations/acat.p2-0-"
+	switch {
+	case r.Path["location"] != "":
+		prefix = "projects/" + r.Path["project"] + "/locations/" + r.Path["location"] + "/operations/operation-"
+	case r.Method.API == "servicenetworking":
+		prefix = "operations/pssn.p24-0-"
+	}
+	return o.LongRunning(r, prefix, nil, 0, func(context.Context) (map[string]any, error) { return nil, e })
 }
 
 // rpcCode gives the number of google.rpc.Code.

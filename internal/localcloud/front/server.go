@@ -23,6 +23,7 @@ import (
 
 	"bufio"
 
+	"github.com/difyup/difyup/internal/localcloud/faults"
 	"github.com/difyup/difyup/internal/localcloud/schema"
 )
 
@@ -33,12 +34,11 @@ const maxBody = 4 << 20
 type Options struct {
 	// TimeScale multiplies Google's latencies: 0 makes operations take milliseconds, 1 as long as on Google.
 	TimeScale float64
-	// Delay is how much later every request is answered.
-	Delay time.Duration
 	// Token is the owner's access token. Whoever comes without it or one of Tokens is refused.
-	Token string
-	Dir   string       // where the local cloud keeps what it has, for messages
-	Log   *slog.Logger // nil discards
+	Token  string
+	Dir    string       // where the local cloud keeps what it has, for messages
+	Faults *faults.Set  // nil for none
+	Log    *slog.Logger // nil discards
 }
 
 // Request is a call of a method, its parameters and body checked.
@@ -78,7 +78,7 @@ type Server struct {
 	before   []func(ctx context.Context, r *Request) error
 	tokens   *Tokens
 	ops      *Ops
-	delay    atomic.Int64
+	faults   *faults.Set
 	requests atomic.Int64
 	byMethod sync.Map // method ID → *atomic.Int64
 	ids      sync.Map // project number → ID
@@ -100,7 +100,9 @@ func New(opts Options) (*Server, error) {
 		opts: opts, set: set, log: opts.Log, router: router{routes: map[string][]route{}}, known: map[string]bool{},
 		handlers: map[string]Handler{}, http: http.NewServeMux(), tokens: newTokens(opts.Token),
 	}
-	s.delay.Store(int64(opts.Delay))
+	if s.faults = opts.Faults; s.faults == nil {
+		s.faults = faults.NewSet(nil)
+	}
 	for _, api := range set.APIs() {
 		methods, err := set.Methods(api)
 		if err != nil {
@@ -150,8 +152,8 @@ func (s *Server) Ops() *Ops { return s.ops }
 // TimeScale is the factor of latencies.
 func (s *Server) TimeScale() float64 { return s.opts.TimeScale }
 
-// SetDelay changes how much later requests are answered.
-func (s *Server) SetDelay(d time.Duration) { s.delay.Store(int64(d)) }
+// MethodIDs gives the names of all methods, sorted.
+func (s *Server) MethodIDs() []string { return slices.Sorted(maps.Keys(s.known)) }
 
 // Requests counts the requests to Google's APIs so far, and those of each method.
 func (s *Server) Requests() (total int64, byMethod map[string]int64) {
@@ -211,15 +213,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	s.requests.Add(1)
-	if d := time.Duration(s.delay.Load()); d > 0 {
-		timer := time.NewTimer(d)
-		defer timer.Stop()
-		select {
-		case <-req.Context().Done():
-			return
-		case <-timer.C:
-		}
-	}
 	s.serveMethod(w, req, caller)
 }
 
@@ -234,6 +227,16 @@ func (s *Server) serveMethod(w http.ResponseWriter, req *http.Request, caller st
 	count, _ := s.byMethod.LoadOrStore(m.ID, new(atomic.Int64))
 	count.(*atomic.Int64).Add(1)
 	r := &Request{Method: m, Path: params, Query: req.URL.Query(), HTTP: req, Upload: rt.upload, Caller: caller}
+	if s.faults.Any() {
+		s.disturb(w, req, r)
+		return
+	}
+	s.carryOut(w, req, r)
+}
+
+// carryOut does what a request asks for, and answers it.
+func (s *Server) carryOut(w http.ResponseWriter, req *http.Request, r *Request) {
+	m := r.Method
 	answer, err := s.call(req.Context(), r)
 	if err != nil {
 		e := s.own(err, http.StatusInternalServerError, "backendError")

@@ -3,6 +3,7 @@ package secrets
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"hash/crc32"
@@ -439,4 +440,21 @@ func (v *Service) setPolicy(r *front.Request, key string, _ map[string]any) (any
 
 func (v *Service) test(_ context.Context, r *front.Request) (any, error) {
 	return v.policies.Test(r, body.Strings(r.Body, "permissions"), v.parent(r)+"/secrets/"+r.Path["secret"], v.parent(r))
+}
+
+// Dump gives every version of every secret as it is shown, by secret, with a hash in place of its payload.
+func (v *Service) Dump() map[string][]map[string]any {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	out := map[string][]map[string]any{}
+	for key, all := range v.versions {
+		for _, ver := range all {
+			shown := maps.Clone(ver.shown)
+			if ver.payload != nil {
+				shown["payloadSha256"] = fmt.Sprintf("%x", sha256.Sum256(ver.payload))
+			}
+			out[key] = append(out[key], shown)
+		}
+	}
+	return out
 }

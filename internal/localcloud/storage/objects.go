@@ -422,3 +422,18 @@ func (v *Service) Usage(bucket string) (objects int, bytes int64) {
 	}
 	return objects, bytes
 }
+
+// Dump gives every generation of every object as it is shown, the oldest first, by bucket and name.
+func (v *Service) Dump() map[string][]map[string]any {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	out := map[string][]map[string]any{}
+	for bucket, names := range v.objects {
+		for name, all := range names {
+			for _, o := range all {
+				out[bucket+"/"+name] = append(out[bucket+"/"+name], o.shown(bucket))
+			}
+		}
+	}
+	return out
+}

@@ -84,7 +84,10 @@ func TestUnauthenticated(t *testing.T) {
 		{"GET", "dns/v1/projects/demo-project/managedZones", "", ""},
 		{"POST", "v1/projects/demo-project:setIamPolicy", "application/json", `{"policy":{}}`},
 		{"GET", "local/v1/status", "", ""},
-		{"PUT", "local/v1/delay", "application/json", `{"milliseconds":60000}`},
+		{"GET", "local/v1/dump", "", ""},
+		{"GET", "local/v1/faults", "", ""},
+		{"POST", "local/v1/faults", "application/json", `{"surface":"api","rate":1,"faults":[{"what":"reset-before"}]}`},
+		{"DELETE", "local/v1/faults", "", ""},
 		{"POST", "local/v1/shutdown", "", ""},
 	} {
 		for authorization, challenge := range map[string]string{
@@ -118,6 +121,9 @@ func TestUnauthenticated(t *testing.T) {
 	}
 	if d := cmp.Diff(before, status(t, info)); d != "" {
 		t.Errorf("the local cloud (-before +after):\n%s", d)
+	}
+	if resp, text := send(t, info, owner, "GET", "local/v1/faults", "", ""); text != "[]\n" {
+		t.Errorf("the faults are %s %q", resp.Status, text)
 	}
 	if resp, text := send(t, info, owner, "GET", "storage/v1/b/access-files/o/o?alt=media", "", ""); text != "contents" {
 		t.Errorf("the object is %s %q", resp.Status, text)

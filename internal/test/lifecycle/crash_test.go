@@ -63,10 +63,8 @@ func TestInterrupted(t *testing.T) {
 	if err := destroy.Start(); err != nil {
 		t.Fatal(err)
 	}
-	deleting := func(state string) bool {
-		return slices.ContainsFunc(s.info().Servers, func(s localcloud.Server) bool { return s.State == state })
-	}
-	for end := time.Now().Add(20 * time.Second); !deleting("DELETING") || !deleting("PENDING_DELETE"); time.Sleep(5 * time.Millisecond) {
+	deleting := func(s localcloud.Server) bool { return s.State == "DELETING" || s.State == "PENDING_DELETE" }
+	for end := time.Now().Add(2 * time.Minute); !slices.ContainsFunc(s.info().Servers, deleting); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("nothing is being deleted: %+v", s.info())
 		}

@@ -3,7 +3,6 @@
 package lifecycle
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -18,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/difyup/difyup/internal/localcloud"
+	"github.com/difyup/difyup/internal/localcloud/faults"
 	"github.com/difyup/difyup/internal/test/cloud"
 )
 
@@ -76,29 +76,48 @@ func (s *stack) run(args ...string) string {
 	return out.String()
 }
 
-// kill runs difyup and kills it when it has finished so many steps, -1 for at once. It says whether it was killed.
-func (s *stack) kill(steps int, args ...string) bool {
+// kill runs difyup and kills it at the answer of its n-th request, counted from 0: the request is carried out, its answer
+// held back, and the process killed while it waits. It must come that far.
+func (s *stack) kill(n int64, args ...string) {
 	s.t.Helper()
-	cmd := s.command(args...)
-	log, err := cmd.StderrPipe()
+	i := s.info()
+	rule, err := i.AddFault(s.t.Context(), faults.Rule{
+		Name: "kill", Surface: faults.API, Caller: "owner", Rate: 1, Skip: n, Faults: []faults.Fault{{What: faults.Hang}},
+	})
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	cmd := s.command(args...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	killed := false
-	if steps >= 0 {
-		lines := bufio.NewScanner(log)
-		for n := 0; n < steps && lines.Scan(); {
-			if strings.HasPrefix(lines.Text(), "✓") {
-				n++
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for hits := int64(0); hits == 0; time.Sleep(time.Millisecond) {
+		select {
+		case err := <-ended:
+			s.t.Fatalf("difyup %s ended (%v) before its request %d:\n%s", strings.Join(args, " "), err, n, out.String())
+		default:
+		}
+		all, err := i.Faults(s.t.Context())
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for _, f := range all {
+			if f.ID == rule.ID {
+				hits = f.Hits
 			}
 		}
 	}
-	killed = cmd.Process.Kill() == nil // SIGKILL
-	err = cmd.Wait()
-	return killed && err != nil && strings.Contains(err.Error(), "killed")
+	if err := cmd.Process.Kill(); err != nil { // SIGKILL
+		s.t.Fatal(err)
+	}
+	<-ended
+	if _, err := i.ClearFaults(s.t.Context(), rule.ID, ""); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 func (s *stack) info() *localcloud.Info {
@@ -110,14 +129,6 @@ func (s *stack) info() *localcloud.Info {
 	return i
 }
 
-// slow has every request take so long, so that there are moments between them.
-func (s *stack) slow(d time.Duration) {
-	s.t.Helper()
-	if err := s.info().SetDelay(s.t.Context(), d); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
 // resources gives what is in the cloud, as numbers by collection.
 func (s *stack) resources() map[string]int {
 	m := s.info().Resources
@@ -125,8 +136,9 @@ func (s *stack) resources() map[string]int {
 	return m
 }
 
-// TestKilled kills apply at many moments, and destroy too. Whatever was half done, the next apply goes on: the stack is
-// complete and nothing exists twice.
+// TestKilled kills apply, a rolling update and destroy at many of their requests. Whatever was half done, the next apply
+// goes on: the stack is complete and nothing exists twice. A run reads with its first 45 requests or so; those behind them
+// make something.
 func TestKilled(t *testing.T) {
 	s := newStack(t)
 	s.run("apply", "--yes")
@@ -137,17 +149,9 @@ func TestKilled(t *testing.T) {
 	}
 
 	s.run("local", "up", "--fresh")
-	s.slow(25 * time.Millisecond)
-	killed := 0
-	for _, steps := range []int{-1, 0, 1, 2, 3, 5, 8, 8, 8, 6, 4, 2, 1} {
-		if s.kill(steps, "apply", "--yes") {
-			killed++
-		}
+	for _, n := range []int64{0, 1, 5, 20, 48, 52, 60, 75, 55, 90, 70, 50} {
+		s.kill(n, "apply", "--yes")
 	}
-	if killed < 8 {
-		t.Errorf("apply was killed %d times only: the test does not test much", killed)
-	}
-	s.slow(0)
 	s.complete(want)
 
 	// A rolling update.
@@ -159,21 +163,16 @@ func TestKilled(t *testing.T) {
 	if err := os.WriteFile(s.file, edited, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	s.slow(25 * time.Millisecond)
-	for _, steps := range []int{0, 1, 1} {
-		s.kill(steps, "apply", "--yes")
+	for _, n := range []int64{44, 46, 48} {
+		s.kill(n, "apply", "--yes")
 	}
-	s.slow(0)
 	s.complete(want)
 
 	// A destruction that was killed can be turned back, and ends well when it is not.
-	s.slow(25 * time.Millisecond)
-	s.kill(12, "destroy", "--yes")
-	s.slow(0)
+	s.kill(75, "destroy", "--yes")
 	s.complete(want)
-	s.slow(25 * time.Millisecond)
-	for _, steps := range []int{0, 3, 12} {
-		s.kill(steps, "destroy", "--yes")
+	for _, n := range []int64{40, 52, 75} {
+		s.kill(n, "destroy", "--yes")
 	}
 	s.run("destroy", "--yes")
 	if i, err := localcloud.Find(t.Context(), s.dir); err == nil {

@@ -306,7 +306,7 @@ func secretless(ts *testscript.TestScript, neg bool, args []string) {
 	for _, path := range []string{
 		"compute/v1/projects/demo-project/global/instanceTemplates", "storage/v1/b/demo-project-demo-difyup/o/state.json?alt=media",
 		"compute/v1/projects/demo-project/aggregated/instances", "v1/projects/demo-project/instances", "v1/projects/demo-project/instances/demo-main/users",
-		"v1/projects/demo-project/locations/-/instances", "local/v1/status",
+		"v1/projects/demo-project/locations/-/instances", "local/v1/status", "local/v1/dump",
 	} {
 		code, body, err := cloud.Get(context.Background(), i, path)
 		ts.Check(err)

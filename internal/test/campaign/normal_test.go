@@ -1,0 +1,174 @@
+//go:build linux
+
+package campaign
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/difyup/difyup/internal/localcloud"
+)
+
+// accusations are sentences that nothing in a campaign justifies: there is one run at a time, nobody else, and no bug that
+// is known.
+var accusations = []string{
+	"Another run holds the lock", "was changed by somebody else", "the lock was lost", "A name is taken", "belongs to somebody else", "The cloud changed meanwhile",
+	"This is a bug", "panic:", "goroutine ", "nil pointer", "runtime error", "A resource disappeared", "written by a newer difyup",
+}
+
+// accusation gives the first of these sentences in a text, "" for none.
+func accusation(text string) string {
+	for _, words := range accusations {
+		if strings.Contains(text, words) {
+			return words
+		}
+	}
+	return ""
+}
+
+// moving are the fields that are random, a clock's, or count how often something was written.
+var moving = []string{
+	"id", "uniqueId", "etag", "fingerprint", "labelFingerprint", "creationTimestamp", "createTime", "updateTime", "timeCreated", "updated", "timeStorageClassUpdated",
+	"insertTime", "startTime", "endTime", "deleteTime", "expireTime", "timeDeleted", "generation", "metageneration", "mediaLink", "crc32c", "md5Hash", "size",
+	"settingsVersion", "selfLinkWithId", "certificate", "oauth2ClientId", "payloadSha256", "lastStartTimestamp", "lastStopTimestamp", "serverCaCert", "serverCaCerts",
+	"hardDeleteTime", "softDeleteTime", "natIP", "projectNumber", "destroyTime", "peer", "sourceContentSha256", "effectiveTime",
+}
+
+var (
+	instanceName = regexp.MustCompile(`demo-vm-[0-9a-z]{4}\b`)
+	address      = regexp.MustCompile(`\b127\.\d+\.\d+\.\d+\b`)
+	instant      = regexp.MustCompile(`\b20\d\d-\d\d-\d\dT[0-9:.]+(Z|[+-]\d\d:\d\d)`)
+)
+
+// passing says whether a collection tells of what was, which a longer story has more of.
+func passing(name string) bool { return name == "dns.changes" || name == "serviceAccounts.deleted" }
+
+// dump gives the whole cloud as text, a line for each resource, without what differs between two undisturbed lives.
+func (s *stack) dump() string {
+	s.t.Helper()
+	d, err := s.info().Dump(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return normal(s.t.Fatal, d)
+}
+
+func normal(fatal func(...any), d localcloud.Dump) string {
+	var lines []string
+	line := func(what string, body any) {
+		raw, err := json.MarshalIndent(still(body), "  ", " ")
+		if err != nil {
+			fatal(err)
+		}
+		text := instanceName.ReplaceAllString(what+" "+string(raw), "demo-vm-0000")
+		text = address.ReplaceAllString(text, "127.0.0.0")
+		lines = append(lines, instant.ReplaceAllString(text, "2000-01-01T00:00:00Z"))
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Collections)) {
+		if passing(name) {
+			continue
+		}
+		for _, key := range slices.Sorted(maps.Keys(d.Collections[name])) {
+			line(name+" "+key, d.Collections[name][key])
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(d.Secrets)) {
+		for i, version := range d.Secrets[key] {
+			line(fmt.Sprintf("secret version %s/%d", key, i+1), version)
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(d.Objects)) {
+		versions := d.Objects[key]
+		if strings.HasSuffix(key, "/state.json") || strings.HasSuffix(key, "/lock.json") {
+			versions = versions[len(versions)-1:] // each run writes them, and a killed one leaves its lock behind
+		}
+		for i, version := range versions {
+			version["live"] = version["timeDeleted"] == nil
+			line(fmt.Sprintf("object %s, version %d", key, i+1), version)
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+// difference shows the resources in which two dumps differ, "" for none.
+func difference(want, got string) string {
+	if want == got {
+		return ""
+	}
+	parts := func(text string) []string { return resource.Split(text, -1) }
+	return cmp.Diff(parts(want), parts(got))
+}
+
+// resource is where the next resource begins: what belongs to one is indented.
+var resource = regexp.MustCompile(`(?m)\n\b`)
+
+// still gives a value without what moves.
+func still(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		out := map[string]any{}
+		for k, e := range v {
+			if !slices.Contains(moving, k) {
+				out[k] = still(e)
+			}
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i, e := range v {
+			out[i] = still(e)
+		}
+		return out
+	}
+	return v
+}
+
+// TestNormal checks what makes a difference between two clouds, and what does not.
+func TestNormal(t *testing.T) {
+	text := func(version, object, policy, instance string) string {
+		var d localcloud.Dump
+		raw := fmt.Sprintf(`{
+			"collections": {
+				"iamPolicies": {"projects/1": {"etag": "x", "bindings": [{"role": "r", "members": [%q]}]}},
+				"instances": {"projects/p/zones/z/instances/%[2]s": {"name": %[2]q, "networkInterfaces": [{"networkIP": "127.64.7.9"}]}},
+				"dns.changes": {%[2]q: {}}
+			},
+			"secrets": {"projects/1/secrets/s": [{"name": "1", "state": "ENABLED", "payloadSha256": %[2]q}%s]},
+			"objects": {"b/o": [{"name": "o", "generation": "17"}%s], "b/state.json": [{"name": "state.json", "timeDeleted": "x"}, {"name": "state.json"}]}
+		}`, policy, instance, version, object)
+		if err := json.Unmarshal([]byte(raw), &d); err != nil {
+			t.Fatal(err)
+		}
+		return normal(t.Fatal, d)
+	}
+	first := text("", "", "user:a", "demo-vm-ab12")
+	if again := text("", "", "user:a", "demo-vm-cd34"); again != first {
+		t.Errorf("instances with other names are other clouds:\n%s\n%s", first, again)
+	}
+	for what, other := range map[string]string{
+		"a second version of a secret":  text(`, {"name": "2", "state": "ENABLED"}`, "", "user:a", "demo-vm-ab12"),
+		"a second version of an object": text("", `, {"name": "o", "generation": "18"}`, "user:a", "demo-vm-ab12"),
+		"another policy":                text("", "", "user:b", "demo-vm-ab12"),
+	} {
+		if other == first {
+			t.Errorf("%s makes no difference", what)
+		}
+	}
+}
+
+func TestAccusation(t *testing.T) {
+	if got := accusation("Error: Another run holds the lock\n"); got != "Another run holds the lock" {
+		t.Errorf("got %q", got)
+	}
+	if got := accusation("✓ created compute.networks/demo-net\n"); got != "" {
+		t.Errorf("got %q", got)
+	}
+}
