@@ -315,7 +315,7 @@ func (s *Server) call(ctx context.Context, r *Request) (any, error) {
 }
 
 // everywhere are the parameters that every Google API takes, in their two spellings; and returnPartialSuccess, which
-// Compute's discovery document no longer has and its clients still send.
+// Compute's discovery document no longer has and its clients still send. Cloud Storage passes over what it does not know.
 var everywhere = []string{
 	"alt", "fields", "key", "prettyPrint", "quotaUser", "userIp", "callback", "uploadType",
 	"upload_protocol", "upload_id", "$alt", "$userProject", "$.xgafv", "$prettyPrint", "$fields", "userProject", "trace", "name",
@@ -326,10 +326,17 @@ func (s *Server) checkQuery(r *Request) error {
 	for _, key := range slices.Sorted(maps.Keys(r.Query)) {
 		p, ok := r.Method.Query[key]
 		if !ok {
-			if _, dotted, isDotted := strings.Cut(key, "."); isDotted && dotted != "" || slices.Contains(everywhere, key) {
+			if _, dotted, isDotted := strings.Cut(key, "."); isDotted && dotted != "" || slices.Contains(everywhere, key) || r.Method.API == "storage" {
 				continue
 			}
 			return Invalid("Invalid JSON payload received. Unknown name %q: Cannot bind query parameter. Field '%s' could not be found in request message.", key, key)
+		}
+		if p.Type == "boolean" { // Python's client writes True
+			on, err := strconv.ParseBool(strings.ToLower(r.Query.Get(key)))
+			if err != nil {
+				return Invalid("Invalid value at '%s' (TYPE_BOOL), %q", key, r.Query.Get(key))
+			}
+			r.Query.Set(key, strconv.FormatBool(on))
 		}
 		if v := r.Query.Get(key); len(p.Enum) > 0 && v != "" && key != "alt" && !slices.Contains(p.Enum, v) {
 			return Invalid("Invalid value at '%s' : %q", key, v)
@@ -360,6 +367,9 @@ func (s *Server) readBody(r *Request) error {
 			return err
 		}
 	}
+	if err := s.dropName(r); err != nil {
+		return err
+	}
 	problems, err := s.set.Check(r.Method.API, r.Method.Request, r.Body)
 	if err != nil || len(problems) == 0 {
 		return err
@@ -382,6 +392,32 @@ func (s *Server) readBody(r *Request) error {
 		}
 	}
 	return Invalid("%s", strings.Join(lines, "\n"))
+}
+
+// dropName takes the resource's name out of a body: Google's generated clients send the whole request in it, also what
+// is in the path. It must be the same there.
+func (s *Server) dropName(r *Request) error {
+	for field, shape := range r.Method.Named {
+		value, ok := r.Body[field]
+		if !ok || s.set.Has(r.Method.API, r.Method.Request, field) {
+			continue
+		}
+		want := strings.Split(shape, "/")
+		for i, part := range want {
+			if name, ok := strings.CutPrefix(part, "{"); ok {
+				want[i] = r.Path[strings.TrimSuffix(name, "}")]
+			}
+		}
+		got := strings.Split(fmt.Sprint(value), "/")
+		if len(got) > 1 && len(want) > 1 && want[0] == "projects" && s.ProjectNumber(got[1]) == s.ProjectNumber(want[1]) {
+			got[1] = want[1] // by ID or by number
+		}
+		if !slices.Equal(got, want) {
+			return Invalid("Invalid value at '%s': %q in the body, %q in the path.", field, value, strings.Join(want, "/"))
+		}
+		delete(r.Body, field)
+	}
+	return nil
 }
 
 func (s *Server) fail(w http.ResponseWriter, api string, e *Error) {

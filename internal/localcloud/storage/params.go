@@ -47,7 +47,8 @@ var honoured = map[string]string{
 
 const sourceMatches = "ifSourceGenerationMatch ifSourceGenerationNotMatch ifSourceMetagenerationMatch ifSourceMetagenerationNotMatch "
 
-// honouring has a method refuse what it would pass over.
+// honouring has a method refuse what it would pass over, but for names that Google's document does not have: Google passes
+// over those too, and Node's client sends a list's parameters along with each delete.
 func honouring(id string, h front.Handler) front.Handler {
 	acts := strings.Fields(honoured[id])
 	return func(ctx context.Context, r *front.Request) (any, error) {
@@ -60,7 +61,8 @@ func honouring(id string, h front.Handler) front.Handler {
 					return nil, front.Invalid("Invalid value for alt: %q", value)
 				}
 			case !slices.Contains(acts, name):
-				if value != "false" || r.Method.Query[name].Type != "boolean" {
+				p, known := r.Method.Query[name]
+				if known && (value != "false" || p.Type != "boolean") || strings.HasPrefix(name, "if") {
 					return nil, front.Invalid("The local cloud does not honour the parameter %s of storage.%s.", name, id)
 				}
 			case strings.HasPrefix(name, "if") || strings.HasSuffix(strings.ToLower(name), "generation"):
