@@ -71,7 +71,7 @@ func (v *Service) create(_ context.Context, r *front.Request) (any, error) {
 	case !dnsNames.MatchString(dnsName):
 		return nil, front.Invalid("Invalid value for 'entity.managedZone.dnsName': '%s'", dnsName)
 	case body.String(b, "visibility") != "private":
-		return nil, &front.Error{Code: 501, Reason: "notImplemented", Message: "The local cloud has private zones only."}
+		return nil, front.Unserved("The local cloud has private zones only.")
 	}
 	if err := v.checkNetworks(b); err != nil {
 		return nil, err

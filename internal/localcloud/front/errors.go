@@ -14,7 +14,9 @@ type Error struct {
 	Reason  string // "notFound": errors[].reason in the older envelope
 	Status  string // "NOT_FOUND"; "" = the usual one for Code
 	Message string
-	Details []any // ErrorInfo and the like
+	Details []any       // ErrorInfo and the like
+	Header  http.Header // of the answer, besides its own
+	XML     string      // what Cloud Storage's XML API calls it, "NoSuchKey"; "" = the usual for Code
 }
 
 // Error gives the sentence.
@@ -39,8 +41,6 @@ func (e *Error) status() string {
 		return "FAILED_PRECONDITION"
 	case 429:
 		return "RESOURCE_EXHAUSTED"
-	case 501:
-		return "UNIMPLEMENTED"
 	case 503:
 		return "UNAVAILABLE"
 	}
@@ -143,6 +143,12 @@ func (e *Error) envelope(api string) map[string]any {
 		body["status"] = e.status()
 	}
 	return map[string]any{"error": body}
+}
+
+// Unserved refuses what Google does and the local cloud does not. It is a 4xx: what is said to be unimplemented with 501
+// is asked again without end by some clients, as any 5xx is.
+func Unserved(format string, args ...any) *Error {
+	return &Error{Code: http.StatusBadRequest, Reason: "notImplemented", Status: "UNIMPLEMENTED", Message: fmt.Sprintf(format, args...)}
 }
 
 // Taken is 409 with reason conflict: Cloud Storage says so of buckets that exist and of those that are not empty.

@@ -13,6 +13,7 @@ import (
 type route struct {
 	method   *schema.Method
 	upload   bool
+	xml      bool // of Cloud Storage's XML API
 	segments []segment
 	literals int
 }

@@ -16,6 +16,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,6 +50,7 @@ type Request struct {
 	Body   map[string]any // nil when there is none
 	HTTP   *http.Request
 	Upload bool   // came in below /upload: HTTP.Body holds media
+	XML    bool   // came in by Cloud Storage's XML API
 	Caller string // Owner, or the email of the service account whose token the request bears
 }
 
@@ -72,6 +74,8 @@ type Server struct {
 	set      *schema.Set
 	log      *slog.Logger
 	router   router
+	roots    map[string]bool // with what methods' paths begin: "compute", "v1"
+	object   *schema.Method  // what the XML API reads with
 	known    map[string]bool
 	handlers map[string]Handler
 	http     *http.ServeMux
@@ -97,7 +101,7 @@ func New(opts Options) (*Server, error) {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
-		opts: opts, set: set, log: opts.Log, router: router{routes: map[string][]route{}}, known: map[string]bool{},
+		opts: opts, set: set, log: opts.Log, router: router{routes: map[string][]route{}}, roots: map[string]bool{"batch": true, "download": true, "local": true, "upload": true}, known: map[string]bool{},
 		handlers: map[string]Handler{}, http: http.NewServeMux(), tokens: newTokens(opts.Token),
 	}
 	if s.faults = opts.Faults; s.faults == nil {
@@ -110,16 +114,20 @@ func New(opts Options) (*Server, error) {
 		}
 		for _, m := range methods {
 			s.known[m.ID] = true
+			root, _, _ := strings.Cut(strings.TrimPrefix(m.Path, "/"), "/")
+			s.roots[root] = true
 			s.router.add(m.HTTPMethod, m.Path, m, false)
 			if rest, ok := strings.CutPrefix(m.Path, "/dns/v1/"); ok { // as far as a stack goes they are the same
 				s.router.add(m.HTTPMethod, "/dns/v1beta2/"+rest, m, false)
 			}
 			if m.Upload {
 				s.router.add(m.HTTPMethod, "/upload"+m.Path, m, true)
-				s.router.add(http.MethodPut, "/upload"+m.Path, m, true) // parts of a resumable upload
+				s.router.add(http.MethodPut, "/upload"+m.Path, m, true)    // parts of a resumable upload
+				s.router.add(http.MethodDelete, "/upload"+m.Path, m, true) // and its end on the client's wish
 			}
 			if m.ID == "storage.objects.get" {
 				s.router.add(m.HTTPMethod, "/download"+m.Path, m, false)
+				s.object = m
 			}
 		}
 	}
@@ -208,7 +216,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		s.http.ServeHTTP(w, req)
 		return
 	}
-	if req.Method == http.MethodPost && req.URL.Path == "/batch/compute/v1" {
+	if req.Method == http.MethodPost && (req.URL.Path == "/batch/compute/v1" || req.URL.Path == "/batch/storage/v1") {
 		s.batch(w, req, caller)
 		return
 	}
@@ -219,6 +227,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 func (s *Server) serveMethod(w http.ResponseWriter, req *http.Request, caller string) {
 	rt, params := s.router.find(req)
 	if rt == nil {
+		rt, params = s.objectPath(req)
+	}
+	if rt == nil {
 		s.fail(w, "", NotFound("The requested URL %s was not found on this server: the local cloud does not have this method.", req.URL.Path))
 		return
 	}
@@ -226,7 +237,7 @@ func (s *Server) serveMethod(w http.ResponseWriter, req *http.Request, caller st
 	s.named(m.API, params)
 	count, _ := s.byMethod.LoadOrStore(m.ID, new(atomic.Int64))
 	count.(*atomic.Int64).Add(1)
-	r := &Request{Method: m, Path: params, Query: req.URL.Query(), HTTP: req, Upload: rt.upload, Caller: caller}
+	r := &Request{Method: m, Path: params, Query: req.URL.Query(), HTTP: req, Upload: rt.upload, XML: rt.xml, Caller: caller}
 	if s.faults.Any() {
 		s.disturb(w, req, r)
 		return
@@ -243,7 +254,11 @@ func (s *Server) carryOut(w http.ResponseWriter, req *http.Request, r *Request) 
 		if e.Code >= 500 && e.Code != http.StatusNotImplemented || e.Reason == LocalDiskFull {
 			s.log.Error("a method failed", "method", m.ID, "error", err)
 		}
-		s.fail(w, m.API, e)
+		if r.XML {
+			s.failXML(w, req, e)
+		} else {
+			s.fail(w, m.API, e)
+		}
 		return
 	}
 	switch answer := answer.(type) {
@@ -278,10 +293,14 @@ func (s *Server) numbered(m *schema.Method, answer any) any {
 }
 
 func (s *Server) call(ctx context.Context, r *Request) (any, error) {
-	if err := s.checkQuery(r); err != nil {
+	check := s.checkQuery
+	if r.XML {
+		check = checkXML
+	}
+	if err := check(r); err != nil {
 		return nil, err
 	}
-	if !r.Upload {
+	if !r.Upload && !r.XML {
 		if err := s.readBody(r); err != nil {
 			return nil, err
 		}
@@ -293,13 +312,13 @@ func (s *Server) call(ctx context.Context, r *Request) (any, error) {
 	}
 	h := s.handlers[r.Method.ID]
 	if h == nil {
-		return nil, &Error{Code: http.StatusNotImplemented, Reason: "notImplemented", Message: fmt.Sprintf("The local cloud does not implement %s.", r.Method.ID)}
+		return nil, Unserved("The local cloud does not implement %s.", r.Method.ID)
 	}
 	return h(ctx, r)
 }
 
 // everywhere are the parameters that every Google API takes, in their two spellings; and returnPartialSuccess, which
-// Compute's discovery document no longer has and its clients still send.
+// Compute's discovery document no longer has and its clients still send. Cloud Storage passes over what it does not know.
 var everywhere = []string{
 	"alt", "fields", "key", "prettyPrint", "quotaUser", "userIp", "callback", "uploadType",
 	"upload_protocol", "upload_id", "$alt", "$userProject", "$.xgafv", "$prettyPrint", "$fields", "userProject", "trace", "name",
@@ -310,10 +329,17 @@ func (s *Server) checkQuery(r *Request) error {
 	for _, key := range slices.Sorted(maps.Keys(r.Query)) {
 		p, ok := r.Method.Query[key]
 		if !ok {
-			if _, dotted, isDotted := strings.Cut(key, "."); isDotted && dotted != "" || slices.Contains(everywhere, key) {
+			if _, dotted, isDotted := strings.Cut(key, "."); isDotted && dotted != "" || slices.Contains(everywhere, key) || r.Method.API == "storage" {
 				continue
 			}
 			return Invalid("Invalid JSON payload received. Unknown name %q: Cannot bind query parameter. Field '%s' could not be found in request message.", key, key)
+		}
+		if p.Type == "boolean" { // Python's client writes True
+			on, err := strconv.ParseBool(strings.ToLower(r.Query.Get(key)))
+			if err != nil {
+				return Invalid("Invalid value at '%s' (TYPE_BOOL), %q", key, r.Query.Get(key))
+			}
+			r.Query.Set(key, strconv.FormatBool(on))
 		}
 		if v := r.Query.Get(key); len(p.Enum) > 0 && v != "" && key != "alt" && !slices.Contains(p.Enum, v) {
 			return Invalid("Invalid value at '%s' : %q", key, v)
@@ -344,6 +370,9 @@ func (s *Server) readBody(r *Request) error {
 			return err
 		}
 	}
+	if err := s.dropName(r); err != nil {
+		return err
+	}
 	problems, err := s.set.Check(r.Method.API, r.Method.Request, r.Body)
 	if err != nil || len(problems) == 0 {
 		return err
@@ -368,8 +397,50 @@ func (s *Server) readBody(r *Request) error {
 	return Invalid("%s", strings.Join(lines, "\n"))
 }
 
+// dropName takes the resource's name out of a body: Google's generated clients send the whole request in it, also what
+// is in the path. It must be the same there.
+func (s *Server) dropName(r *Request) error {
+	for field, shape := range r.Method.Named {
+		value, ok := r.Body[field]
+		if !ok || s.set.Has(r.Method.API, r.Method.Request, field) {
+			continue
+		}
+		want := strings.Split(shape, "/")
+		for i, part := range want {
+			if name, ok := strings.CutPrefix(part, "{"); ok {
+				want[i] = r.Path[strings.TrimSuffix(name, "}")]
+			}
+		}
+		got := strings.Split(fmt.Sprint(value), "/")
+		if len(got) > 1 && len(want) > 1 && want[0] == "projects" && s.ProjectNumber(got[1]) == s.ProjectNumber(want[1]) {
+			got[1] = want[1] // by ID or by number
+		}
+		if !slices.Equal(got, want) {
+			return Invalid("Invalid value at '%s': %q in the body, %q in the path.", field, value, strings.Join(want, "/"))
+		}
+		delete(r.Body, field)
+	}
+	return nil
+}
+
 func (s *Server) fail(w http.ResponseWriter, api string, e *Error) {
+	maps.Copy(w.Header(), e.Header)
+	if e.Code == http.StatusNotModified { // which has no body
+		w.WriteHeader(e.Code)
+		return
+	}
 	s.write(w, e.Code, e.envelope(api), "")
+}
+
+func (s *Server) failXML(w http.ResponseWriter, req *http.Request, e *Error) {
+	maps.Copy(w.Header(), e.Header)
+	body := e.xmlEnvelope()
+	w.Header().Set("Content-Type", "application/xml; charset=UTF-8")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(e.Code)
+	if req.Method != http.MethodHead {
+		_, _ = w.Write(body) // the client may be gone
+	}
 }
 
 func (s *Server) write(w http.ResponseWriter, code int, v any, fields string) {

@@ -79,6 +79,9 @@ func (s *Server) refuse(w http.ResponseWriter, req *http.Request, e *Error) {
 	api := ""
 	if rt, _ := s.router.find(req); rt != nil {
 		api = rt.method.API
+	} else if rt, _ := s.objectPath(req); rt != nil {
+		s.failXML(w, req, e)
+		return
 	}
 	s.fail(w, api, e)
 }

@@ -220,7 +220,7 @@ func (v *Service) check(b map[string]any) error {
 	case !slices.Contains(versions, version):
 		return front.Invalid("The Redis version %q is not supported.", version)
 	case body.String(b, "transitEncryptionMode") != "DISABLED":
-		return &front.Error{Code: 501, Reason: "notImplemented", Message: "The local cloud's Redis has no transit encryption."}
+		return front.Unserved("The local cloud's Redis has no transit encryption.")
 	}
 	for name := range body.Map(b, "redisConfigs") {
 		if !slices.Contains(configs, name) {

@@ -22,12 +22,15 @@ type Method struct {
 	ID         string `json:"id"`   // "compute.networks.insert"
 	HTTPMethod string `json:"http"` // "POST"
 	// Path is from the host's root, parameters in braces: "/compute/v1/projects/{project}/global/networks".
-	Path     string           `json:"path"`
-	Query    map[string]Param `json:"query"`
-	Request  string           `json:"request"` // the type of the body, "" for none
-	Response string           `json:"response"`
-	Upload   bool             `json:"upload"` // takes media, below /upload
-	API      string           `json:"-"`      // "compute"
+	Path string `json:"path"`
+	// Named is the parameter that the resource's whole name is in, and the name's shape: "parent" is
+	// "projects/{project}/secrets/{secret}". Only methods with a body have it.
+	Named    map[string]string `json:"named"`
+	Query    map[string]Param  `json:"query"`
+	Request  string            `json:"request"` // the type of the body, "" for none
+	Response string            `json:"response"`
+	Upload   bool              `json:"upload"` // takes media, below /upload
+	API      string            `json:"-"`      // "compute"
 }
 
 // Param is a query parameter.
@@ -206,6 +209,20 @@ func (a *api) check(at string, p property, v any, out *[]Problem) {
 			add("true or false is expected")
 		}
 	}
+}
+
+// Has says whether a type has a field.
+func (s *Set) Has(apiName, typ, field string) bool {
+	load, ok := s.apis[apiName]
+	if !ok {
+		return false
+	}
+	a, err := load()
+	if err != nil {
+		return false
+	}
+	_, ok = a.Types[typ].Properties[field]
+	return ok
 }
 
 // EnumNames replaces the numbers of enum values, which clients of Google's newer APIs may send, by their names. A

@@ -130,7 +130,7 @@ func userBody(k, name string, given map[string]any) map[string]any {
 // setUser makes a user or changes its password.
 func (v *Service) setUser(r *front.Request, opType, name string) (any, error) {
 	if t := body.String(r.Body, "type"); t != "" && t != "BUILT_IN" {
-		return nil, &front.Error{Code: 501, Reason: "notImplemented", Message: "The local cloud's users are of the type BUILT_IN."}
+		return nil, front.Unserved("The local cloud's users are of the type BUILT_IN.")
 	}
 	password := body.String(r.Body, "password")
 	switch {

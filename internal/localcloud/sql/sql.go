@@ -140,7 +140,7 @@ func (v *Service) insert(_ context.Context, r *front.Request) (any, error) {
 	case body.String(b, "region") == "":
 		return nil, invalid("The region is missing.")
 	case body.String(b, "masterInstanceName") != "" || body.String(b, "instanceType") == "READ_REPLICA_INSTANCE":
-		return nil, &front.Error{Code: 501, Reason: "notImplemented", Message: "The local cloud has no read replicas."}
+		return nil, front.Unserved("The local cloud has no read replicas.")
 	}
 	k := "projects/" + project + "/instances/" + name
 	r.Path["instance"] = name

@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"net"
+	"net/http"
 	"regexp"
 	"slices"
 	"strconv"
@@ -34,31 +35,41 @@ func Register(s *front.Server, st *store.Store, policies *iam.Policies, dir stri
 	v := &Service{server: s, policies: policies, buckets: st.Collection("buckets"), dir: dir, objects: map[string]map[string][]*object{}, sessions: map[string]*session{}}
 	for id, h := range map[string]front.Handler{
 		"buckets.insert": v.insertBucket, "buckets.list": v.listBuckets,
-		"buckets.get":                v.onBucket("buckets.get", v.getBucket),
-		"buckets.patch":              v.onBucket("buckets.update", v.patchBucket),
-		"buckets.update":             v.onBucket("buckets.update", v.patchBucket),
-		"buckets.delete":             v.onBucket("buckets.delete", v.deleteBucket),
-		"buckets.getIamPolicy":       v.onBucket("buckets.getIamPolicy", v.getPolicy),
-		"buckets.setIamPolicy":       v.onBucket("buckets.setIamPolicy", v.setPolicy),
-		"buckets.testIamPermissions": v.testPermissions,
-		"buckets.getStorageLayout":   v.onBucket("objects.list", v.layout),
-		"projects.serviceAccount.get": func(_ context.Context, r *front.Request) (any, error) {
-			return map[string]any{"kind": "storage#serviceAccount", "email_address": "service-" + s.ProjectNumber(r.Path["projectId"]) + "@gs-project-accounts.iam.gserviceaccount.com"}, nil
-		},
-		"objects.insert": v.insertObject,
-		"objects.get":    v.onBucket("objects.get", v.getObject),
-		"objects.list":   v.onBucket("objects.list", v.listObjects),
-		"objects.patch":  v.onBucket("objects.update", v.patchObject),
-		"objects.update": v.onBucket("objects.update", v.patchObject),
-		"objects.delete": v.onBucket("objects.delete", v.deleteObject),
-		"objects.copy":   v.copyObject(false), "objects.rewrite": v.copyObject(true),
+		"buckets.get":                 v.onBucket("buckets.get", v.getBucket),
+		"buckets.patch":               v.onBucket("buckets.update", v.patchBucket),
+		"buckets.update":              v.onBucket("buckets.update", v.patchBucket),
+		"buckets.delete":              v.onBucket("buckets.delete", v.deleteBucket),
+		"buckets.getIamPolicy":        v.onBucket("buckets.getIamPolicy", v.getPolicy),
+		"buckets.setIamPolicy":        v.onBucket("buckets.setIamPolicy", v.setPolicy),
+		"buckets.testIamPermissions":  v.testPermissions,
+		"buckets.getStorageLayout":    v.onBucket("objects.list", v.layout),
+		"projects.serviceAccount.get": v.serviceAccount,
+		"objects.insert":              v.insertObject,
+		"objects.get":                 v.onBucket("objects.get", v.getObject),
+		"objects.list":                v.onBucket("objects.list", v.listObjects),
+		"objects.patch":               v.onBucket("objects.update", v.patchObject),
+		"objects.update":              v.onBucket("objects.update", v.patchObject),
+		"objects.delete":              v.onBucket("objects.delete", v.deleteObject),
+		"objects.copy":                v.copyObject,
+		"objects.rewrite":             v.rewriteObject,
+		"objects.compose":             v.composeObject,
 	} {
-		s.Handle("storage."+id, h)
+		s.Handle("storage."+id, honouring(id, h))
 	}
 	return v
 }
 
-func noBucket() error { return front.NotFound("The specified bucket does not exist.") }
+func (v *Service) serviceAccount(_ context.Context, r *front.Request) (any, error) {
+	return map[string]any{
+		"kind": "storage#serviceAccount", "email_address": "service-" + v.server.ProjectNumber(r.Path["projectId"]) + "@gs-project-accounts.iam.gserviceaccount.com",
+	}, nil
+}
+
+func noBucket() error {
+	e := front.NotFound("The specified bucket does not exist.")
+	e.XML = "NoSuchBucket"
+	return e
+}
 
 // permit refuses a caller without the permission on the bucket.
 func (v *Service) permit(caller, permission, bucket string, b map[string]any, what string) error {
@@ -116,7 +127,7 @@ func (v *Service) insertBucket(_ context.Context, r *front.Request) (any, error)
 		return nil, front.Forbidden("%s does not have storage.buckets.create access to the Google Cloud project.", r.Caller)
 	}
 	now := body.Millis(time.Now())
-	for _, field := range []string{"id", "selfLink", "projectNumber", "metageneration", "etag", "timeCreated", "updated", "generation", "acl", "defaultObjectAcl", "owner"} {
+	for _, field := range []string{"id", "selfLink", "projectNumber", "metageneration", "etag", "timeCreated", "updated", "generation", "acl", "defaultObjectAcl", "owner"} { // ours to say, or Google's of old
 		delete(b, field)
 	}
 	location := strings.ToUpper(body.String(b, "location"))
@@ -124,7 +135,6 @@ func (v *Service) insertBucket(_ context.Context, r *front.Request) (any, error)
 		location = "US"
 	}
 	b["kind"], b["id"], b["location"], b["projectNumber"] = "storage#bucket", name, location, number
-	b["selfLink"] = "https://www.googleapis.com/storage/v1/b/" + name
 	b["timeCreated"], b["updated"], b["metageneration"] = now, now, "1"
 	b["generation"] = strconv.FormatInt(v.number(), 10)
 	b["locationType"] = "region"
@@ -145,7 +155,7 @@ func (v *Service) insertBucket(_ context.Context, r *front.Request) (any, error)
 		map[string]any{"role": "roles/storage.legacyBucketOwner", "members": []any{"projectEditor:" + project, "projectOwner:" + project}},
 		map[string]any{"role": "roles/storage.legacyBucketReader", "members": []any{"projectViewer:" + project}},
 	})
-	return b, nil
+	return linked(r, b), nil
 }
 
 // fillBucket puts Cloud Storage's defaults into a body and refuses what it refuses.
@@ -202,7 +212,21 @@ func (v *Service) fillBucket(b map[string]any) error {
 	return nil
 }
 
-func (v *Service) getBucket(_ *front.Request, _ string, b map[string]any) (any, error) { return b, nil }
+func (v *Service) getBucket(r *front.Request, name string, b map[string]any) (any, error) {
+	if err := metaConditions(r, body.String(b, "metageneration")); err != nil {
+		return nil, err
+	}
+	if g := r.Query.Get("generation"); g != "" && g != body.String(b, "generation") {
+		return nil, noBucket()
+	}
+	return linked(r, b), nil
+}
+
+// linked gives a bucket with its link.
+func linked(r *front.Request, b map[string]any) map[string]any {
+	b["selfLink"] = base(r.HTTP) + "/storage/v1/b/" + body.String(b, "name")
+	return b
+}
 
 func (v *Service) layout(_ *front.Request, name string, b map[string]any) (any, error) {
 	return map[string]any{"kind": "storage#storageLayout", "bucket": name, "location": b["location"], "locationType": b["locationType"], "hierarchicalNamespace": map[string]any{"enabled": false}}, nil
@@ -215,6 +239,9 @@ func (v *Service) listBuckets(_ context.Context, r *front.Request) (any, error) 
 	}
 	all := slices.DeleteFunc(v.buckets.List(r.Query.Get("prefix")), func(b map[string]any) bool { return body.String(b, "projectNumber") != number })
 	size, _ := body.Int(map[string]any{"n": r.Query.Get("maxResults")}, "n")
+	for _, b := range all {
+		linked(r, b)
+	}
 	items, next, ok := body.Page(all, int(size), 1000, r.Query.Get("pageToken"))
 	if !ok {
 		return nil, front.Invalid("Invalid page token.")
@@ -229,13 +256,16 @@ func (v *Service) listBuckets(_ context.Context, r *front.Request) (any, error) 
 	return answer, nil
 }
 
-// metaConditions checks ifMetagenerationMatch and ifMetagenerationNotMatch.
+// metaConditions checks ifMetagenerationMatch and ifMetagenerationNotMatch against a bucket's.
 func metaConditions(r *front.Request, metageneration string) error {
 	if want := r.Query.Get("ifMetagenerationMatch"); want != "" && want != metageneration {
-		return front.Precondition("At least one of the pre-conditions you specified did not hold.")
+		return failedPrecondition()
 	}
 	if not := r.Query.Get("ifMetagenerationNotMatch"); not != "" && not == metageneration {
-		return front.Precondition("At least one of the pre-conditions you specified did not hold.")
+		if r.HTTP.Method == http.MethodGet {
+			return &front.Error{Code: http.StatusNotModified, Reason: "notModified", Message: "Not Modified"}
+		}
+		return failedPrecondition()
 	}
 	return nil
 }
@@ -268,7 +298,7 @@ func (v *Service) patchBucket(r *front.Request, name string, old map[string]any)
 		return nil, err
 	}
 	v.buckets.Put(name, next)
-	return next, nil
+	return linked(r, next), nil
 }
 
 func (v *Service) deleteBucket(r *front.Request, name string, b map[string]any) (any, error) {

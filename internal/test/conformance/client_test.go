@@ -139,12 +139,7 @@ func TestGoogleClients(t *testing.T) {
 	for i := range names {
 		names[i] += ".googleapis.com"
 	}
-	op, err := c.services.Services.BatchEnable("projects/"+project, &serviceusage.BatchEnableServicesRequest{ServiceIds: names}).Do()
-	for c.must("enable", err); !op.Done; {
-		time.Sleep(5 * time.Millisecond)
-		op, err = c.services.Operations.Get(op.Name).Do()
-		c.must("enable", err)
-	}
+	c.enable(names...)
 	for _, step := range []struct {
 		name string
 		test func(*clients)
@@ -157,6 +152,17 @@ func TestGoogleClients(t *testing.T) {
 			of.t = t
 			step.test(&of)
 		})
+	}
+}
+
+// enable enables APIs and waits until they are.
+func (c *clients) enable(names ...string) {
+	c.t.Helper()
+	op, err := c.services.Services.BatchEnable("projects/"+project, &serviceusage.BatchEnableServicesRequest{ServiceIds: names}).Do()
+	for c.must("enable", err); !op.Done; {
+		time.Sleep(5 * time.Millisecond)
+		op, err = c.services.Operations.Get(op.Name).Do()
+		c.must("enable", err)
 	}
 }
 

@@ -99,6 +99,7 @@ type outMethod struct {
 	ID       string              `json:"id"`
 	HTTP     string              `json:"http"`
 	Path     string              `json:"path"`
+	Named    map[string]string   `json:"named,omitempty"`
 	Query    map[string]outParam `json:"query,omitempty"`
 	Request  string              `json:"request,omitempty"`
 	Response string              `json:"response,omitempty"`
@@ -139,6 +140,7 @@ func main() {
 
 var (
 	plural  = regexp.MustCompile(`\{([a-zA-Z]+?)(ies|s)Id\}`)
+	names   = regexp.MustCompile(`\{\+(\w+)\}`)
 	unnamed = strings.NewReplacer("{v1Id}/{v1Id1}", "projects/{project}")
 )
 
@@ -162,6 +164,10 @@ func trim(s source, doc document) output {
 				return "{" + parts[1] + "}"
 			})
 			om := outMethod{ID: m.ID, HTTP: m.HTTPMethod, Path: "/" + doc.ServicePath + path, Request: m.Request.Ref, Response: m.Response.Ref, Upload: m.SupportsMediaUpload, Query: map[string]outParam{}}
+			if at := names.FindStringSubmatchIndex(m.Path); at != nil && m.Request.Ref != "" {
+				name := strings.TrimSuffix(strings.TrimPrefix(path, m.Path[:at[0]]), m.Path[at[1]:])
+				om.Named = map[string]string{m.Path[at[2]:at[3]]: name}
+			}
 			if s.prefix != "" {
 				om.ID = strings.Replace(om.ID, ".", "."+s.prefix+".", 1)
 			}

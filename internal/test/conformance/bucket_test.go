@@ -1,0 +1,274 @@
+//go:build linux
+
+package conformance_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	gcs "cloud.google.com/go/storage"
+	"golang.org/x/oauth2"
+	"google.golang.org/api/googleapi"
+	"google.golang.org/api/iterator"
+	"google.golang.org/api/option"
+
+	"github.com/difyup/difyup/internal/localcloud"
+	"github.com/difyup/difyup/internal/test/cloud"
+)
+
+// cloudWithBuckets starts a local cloud in which Cloud Storage is enabled.
+func cloudWithBuckets(t *testing.T) localcloud.Info {
+	t.Helper()
+	info := cloud.Start(t)
+	connect(t, info).enable("storage.googleapis.com", "cloudresourcemanager.googleapis.com")
+	return info
+}
+
+// TestBucketGo has Google's Go client, which the plugin daemon uses, do what the daemon does and what else it can.
+func TestBucketGo(t *testing.T) {
+	info := cloudWithBuckets(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // the client asks again without end
+	defer cancel()
+	b := &goBucket{T: t, ctx: ctx}
+	token := option.WithTokenSource(oauth2.StaticTokenSource(&oauth2.Token{AccessToken: info.Token}))
+	client, err := gcs.NewClient(ctx, option.WithEndpoint(info.URL+"storage/v1/"), token)
+	b.must("client", err)
+	defer client.Close()
+	b.BucketHandle = client.Bucket("golang")
+	b.must("create", b.Create(ctx, project, nil))
+	data := make([]byte, 3_000_000)
+	_, _ = rand.Read(data) // never fails
+
+	for _, name := range []string{"plugin/langgenius/openai:0.0.1@0123", "assets/a b+c%20ü.png", "much"} {
+		want := data[:len(name)*1000]
+		if name == "much" {
+			want = bytes.Repeat(data, 8) // more than one piece of 16 MiB
+		}
+		b.write(b.Object(name), want)
+		b.holds(b.Object(name), want)
+	}
+	b.write(b.Object("empty"), nil)
+	b.holds(b.Object("empty"), nil)
+
+	none := b.Object("none")
+	if _, err := none.NewReader(ctx); !errors.Is(err, gcs.ErrObjectNotExist) {
+		t.Errorf("read what is not there: %v", err)
+	}
+	if _, err := none.Attrs(ctx); !errors.Is(err, gcs.ErrObjectNotExist) {
+		t.Errorf("attributes of what is not there: %v", err)
+	}
+	if err := none.Delete(ctx); !errors.Is(err, gcs.ErrObjectNotExist) {
+		t.Errorf("delete what is not there: %v", err)
+	}
+	if got, want := b.names(&gcs.Query{Prefix: "plugin/"}), []string{"plugin/langgenius/openai:0.0.1@0123"}; !slices.Equal(got, want) {
+		t.Errorf("listed %q, want %q", got, want)
+	}
+
+	// Pieces of every size; parts; heads; generations.
+	o := b.Object("pieces")
+	for _, size := range []int{0, 256 << 10, 1 << 20} {
+		w := o.NewWriter(ctx)
+		w.ChunkSize, w.ContentType, w.Metadata = size, "text/x", map[string]string{"colour": "blue"}
+		b.finish(w, data)
+		b.holds(o, data)
+	}
+	for _, part := range [][2]int64{{10, 10}, {int64(len(data)) - 5, -1}, {-7, -1}, {2_999_990, 100}} {
+		r, err := o.NewRangeReader(ctx, part[0], part[1])
+		b.must("read a part", err)
+		want := data[(part[0]+int64(len(data)))%int64(len(data)):]
+		if part[1] >= 0 {
+			want = want[:min(int(part[1]), len(want))]
+		}
+		b.read(fmt.Sprint(part), r, want)
+	}
+	head, err := o.NewRangeReader(ctx, 0, 0)
+	b.must("head", err)
+	if head.Attrs.Size != int64(len(data)) || head.Attrs.ContentType != "text/x" || head.Metadata()["Colour"] != "blue" {
+		t.Errorf("the head is %+v %v", head.Attrs, head.Metadata())
+	}
+	_, err = o.NewRangeReader(ctx, int64(len(data)), -1)
+	b.refused("a part behind the end", err, http.StatusRequestedRangeNotSatisfiable)
+	attrs, err := o.Attrs(ctx)
+	b.must("attributes", err)
+	if !strings.HasPrefix(attrs.MediaLink, info.URL) {
+		t.Errorf("the contents are said to be at %s", attrs.MediaLink)
+	}
+	b.holds(o.Generation(attrs.Generation), data)
+	b.holds(o.If(gcs.Conditions{GenerationMatch: attrs.Generation, MetagenerationMatch: 1}), data)
+	for what, of := range map[string]*gcs.ObjectHandle{
+		"generation": o.If(gcs.Conditions{GenerationMatch: 7}), "metageneration": o.If(gcs.Conditions{MetagenerationMatch: 7}), "absence": o.If(gcs.Conditions{DoesNotExist: true}),
+	} {
+		_, err := of.NewReader(ctx)
+		b.refused("read with a wrong "+what, err, http.StatusPreconditionFailed)
+		w := of.NewWriter(ctx)
+		_, _ = w.Write([]byte("x")) // Close says it
+		b.refused("write with a wrong "+what, w.Close(), http.StatusPreconditionFailed)
+		if what != "absence" {
+			b.refused("delete with a wrong "+what, of.Delete(ctx), http.StatusPreconditionFailed)
+		}
+	}
+	b.must("delete as the daemon does", o.If(gcs.Conditions{GenerationMatch: attrs.Generation}).Delete(ctx))
+
+	// Checksums.
+	w := b.Object("sums").NewWriter(ctx)
+	w.SendCRC32C, w.CRC32C = true, 7
+	_, _ = w.Write(data) // Close says it
+	b.refused("a wrong checksum", w.Close(), http.StatusBadRequest)
+
+	// Compressed objects: kept, undone for whoever does not take them so.
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	_, _ = z.Write(data[:10000]) // to a buffer
+	b.must("compress", z.Close())
+	zipped := b.Object("zipped").NewWriter(ctx)
+	zipped.ContentEncoding = "gzip"
+	b.finish(zipped, packed.Bytes())
+	b.holds(b.Object("zipped"), data[:10000])
+	b.holds(b.Object("zipped").ReadCompressed(true), packed.Bytes())
+
+	// Put together, copied, renamed.
+	b.write(b.Object("a"), []byte("aaa"))
+	b.write(b.Object("b"), []byte("bbb"))
+	composed, err := b.Object("ab").ComposerFrom(b.Object("a"), b.Object("b")).Run(ctx)
+	b.must("compose", err)
+	if len(composed.MD5) != 0 || composed.ComponentCount != 2 {
+		t.Errorf("the composed object is %+v", composed)
+	}
+	b.holds(b.Object("ab"), []byte("aaabbb"))
+	copier := b.Object("copied").CopierFrom(b.Object("much"))
+	progress := 0
+	copier.ProgressFunc = func(_, _ uint64) { progress++ }
+	_, err = copier.Run(ctx)
+	b.must("copy", err)
+	b.holds(b.Object("copied"), bytes.Repeat(data, 8))
+	_, err = b.Object("copied").CopierFrom(b.Object("much").If(gcs.Conditions{GenerationMatch: 7})).Run(ctx)
+	b.refused("copy another generation", err, http.StatusPreconditionFailed)
+
+	if got, want := b.names(&gcs.Query{MatchGlob: "{a,b}*"}), []string{"a", "ab", "b"}; !slices.Equal(got, want) {
+		t.Errorf("the glob lists %q, want %q", got, want)
+	}
+	// What is not served is refused once, and not asked for again.
+	before := time.Now()
+	_, err = b.Object("a").Move(ctx, gcs.MoveObjectDestination{Object: "moved"})
+	b.refused("move", err, http.StatusBadRequest)
+	b.refused("ACLs", b.Object("a").ACL().Set(ctx, gcs.AllUsers, gcs.RoleReader), 0)
+	if d := time.Since(before); d > 10*time.Second {
+		t.Errorf("being refused took %s", d)
+	}
+	for _, name := range b.names(&gcs.Query{Versions: true}) {
+		b.must("delete", b.Object(name).Delete(ctx))
+	}
+	b.must("delete the bucket", b.Delete(ctx))
+}
+
+// goBucket is a bucket, as Google's Go client sees it.
+type goBucket struct {
+	*testing.T
+	*gcs.BucketHandle
+	ctx context.Context
+}
+
+func (b *goBucket) must(what string, err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatalf("%s: %v", what, err)
+	}
+}
+
+// refused checks that a call was refused with a code, or with any 4xx for 0.
+func (b *goBucket) refused(what string, err error, code int) {
+	b.Helper()
+	var e *googleapi.Error
+	if !errors.As(err, &e) || e.Code != code && (code != 0 || e.Code/100 != 4) {
+		b.Errorf("%s: got %v, want %d", what, err, code)
+	}
+}
+
+func (b *goBucket) finish(w *gcs.Writer, data []byte) {
+	b.Helper()
+	_, err := w.Write(data)
+	b.must("write "+w.Name, errors.Join(err, w.Close()))
+}
+
+func (b *goBucket) write(o *gcs.ObjectHandle, data []byte) {
+	b.Helper()
+	b.finish(o.NewWriter(b.ctx), data)
+}
+
+func (b *goBucket) holds(o *gcs.ObjectHandle, want []byte) {
+	b.Helper()
+	r, err := o.NewReader(b.ctx)
+	b.must("read "+o.ObjectName(), err)
+	b.read(o.ObjectName(), r, want)
+}
+
+func (b *goBucket) read(what string, r *gcs.Reader, want []byte) {
+	b.Helper()
+	got, err := io.ReadAll(r)
+	if err := errors.Join(err, r.Close()); err != nil || !bytes.Equal(got, want) {
+		b.Errorf("%s gave %d bytes, %v; want the %d that were written", what, len(got), err, len(want))
+	}
+}
+
+func (b *goBucket) names(q *gcs.Query) []string {
+	b.Helper()
+	var names []string
+	for it := b.Objects(b.ctx, q); ; {
+		o, err := it.Next()
+		if errors.Is(err, iterator.Done) {
+			return names
+		}
+		b.must("list", err)
+		names = append(names, o.Name)
+	}
+}
+
+// TestBucketPython has Google's Python client, which Dify uses, do what Dify does. $DIFYUP_PYTHON names the Python that has
+// the client, else it is python3.
+func TestBucketPython(t *testing.T) {
+	python := os.Getenv("DIFYUP_PYTHON")
+	if python == "" {
+		python = "python3"
+	}
+	if out, err := exec.CommandContext(t.Context(), python, "-c", "import google.cloud.storage").CombinedOutput(); err != nil {
+		t.Skipf("%s has no google-cloud-storage: %v %s", python, err, lastLine(out))
+	}
+	foreign(t, exec.CommandContext(t.Context(), python, "testdata/storage.py"))
+}
+
+// TestBucketNode has Google's Node client use a bucket, where Node finds it.
+func TestBucketNode(t *testing.T) {
+	if out, err := exec.CommandContext(t.Context(), "node", "-e", `require("@google-cloud/storage")`).CombinedOutput(); err != nil {
+		t.Skipf("node has no @google-cloud/storage in NODE_PATH: %v %s", err, lastLine(out))
+	}
+	foreign(t, exec.CommandContext(t.Context(), "node", "testdata/storage.cjs"))
+}
+
+// foreign runs a program that uses the local cloud at its last argument, and must end well.
+func foreign(t *testing.T, cmd *exec.Cmd) {
+	info := cloudWithBuckets(t)
+	cmd.Args = append(cmd.Args, info.URL)
+	cmd.Env = append(os.Environ(), "DIFYUP_TOKEN="+info.Token)
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func lastLine(out []byte) string {
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	return lines[len(lines)-1]
+}
