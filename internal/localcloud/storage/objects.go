@@ -313,7 +313,7 @@ func (v *Service) Dump() map[string][]map[string]any {
 	for bucket, names := range v.objects {
 		for name, all := range names {
 			for _, o := range all {
-				out[bucket+"/"+name] = append(out[bucket+"/"+name], o.shown(bucket))
+				out[bucket+"/"+name] = append(out[bucket+"/"+name], o.shown("", bucket))
 			}
 		}
 	}
