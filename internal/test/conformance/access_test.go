@@ -66,7 +66,7 @@ func TestUnauthenticated(t *testing.T) {
 	inner := "GET /compute/v1/projects/demo-project/global/networks HTTP/1.1\r\nAuthorization: " + owner + "\r\n\r\n"
 	for _, r := range []struct{ method, path, contentType, body string }{
 		{"GET", "", "", ""},
-		{"GET", "nothing/like/this", "", ""},
+		{"GET", "compute/v1/nothing/like/this", "", ""},
 		{"GET", "compute/v1/projects/demo-project/global/networks", "", ""},
 		{"GET", "compute/v1/projects/demo-project/global/networks?access_token=" + info.Token, "", ""},
 		{"GET", "compute/v1/projects/demo-project/global/networks?oauth_token=" + info.Token, "", ""},
