@@ -31,7 +31,8 @@ func newDestroy(a *app) *cobra.Command {
 		Use: "destroy", Short: "Take the stack away",
 		Long: `Shows what is going to be deleted, asks, and deletes it. On Google Cloud everything that holds data must be named with
 --delete-data, so that none of it is lost by mistake. What does not bear the stack's mark is not deleted. Of the file no
-more is needed than the names of the stack and the project, should the rest of it be wrong. When a stack was the local cloud's last, the local cloud ends too.`,
+more is needed than the names of the stack and the project, should the rest of it be wrong. A local cloud that was started by
+apply ends with its last stack.`,
 		RunE: func(c *cobra.Command, _ []string) error { return o.aim("destroy", runDestroy(c.Context(), a, o)) },
 	}
 	o.flags(c)
@@ -165,29 +166,36 @@ func (o *destroyOptions) losses(p *plan.Plan) error {
 	}
 }
 
-// endLocal ends the local cloud when nothing is left in it.
+// endLocal ends a local cloud that was started for stacks when nothing is left in it.
 func (o *destroyOptions) endLocal(ctx context.Context, a *app) error {
 	dir, err := localDir(o.dir)
 	if err != nil {
 		return err
 	}
 	info, err := localcloud.Find(ctx, dir)
-	if err == nil && !info.Empty() {
-		return nil
-	}
-	if err != nil && !errors.Is(err, localcloud.ErrNotRunning) {
-		return err
-	}
-	was, err := localcloud.Down(ctx, dir)
-	if err != nil {
-		return err
-	}
+	said := "The local cloud is empty and was ended."
 	switch {
-	case o.json:
-	case info == nil && !was:
-		view.Note(a.Err, a.colour, "The local cloud is not running: there is nothing to destroy.")
+	case errors.Is(err, localcloud.ErrNotRunning):
+		was, err := localcloud.Sweep(ctx, dir, a.waiting)
+		if err != nil {
+			return err
+		}
+		if !was {
+			said = "The local cloud is not running: there is nothing to destroy."
+		}
+	case err != nil:
+		return err
+	case !info.Empty():
+		return nil
+	case !info.Transient:
+		said = "The local cloud is empty and goes on running, since it was started by itself. End it with: difyup local down" + o.dirText()
 	default:
-		view.Note(a.Err, a.colour, "The local cloud is empty and was ended.")
+		if _, err := localcloud.Down(ctx, dir, a.waiting); err != nil {
+			return err
+		}
+	}
+	if !o.json {
+		view.Note(a.Err, a.colour, said)
 	}
 	return nil
 }

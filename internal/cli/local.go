@@ -12,6 +12,7 @@ import (
 
 	"github.com/difyup/difyup/internal/build"
 	"github.com/difyup/difyup/internal/cli/view"
+	"github.com/difyup/difyup/internal/config"
 	"github.com/difyup/difyup/internal/event"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/localcloud"
@@ -23,17 +24,25 @@ func newLocal(a *app) *cobra.Command {
 		Long: "Starts, ends and shows the local cloud. `difyup apply --local` starts it by itself.",
 	}
 	subcommands(c)
-	c.AddCommand(newLocalUp(a), newLocalDown(a), newLocalStatus(a), newLocalFault(a), newLocalServe(a))
+	c.AddCommand(newLocalUp(a), newLocalDown(a), newLocalStatus(a), newLocalEnv(a), newLocalFault(a), newLocalServe(a))
 	return c
 }
 
+// serveOptions say how a local cloud behaves.
+type serveOptions struct {
+	scale            float64
+	fresh, transient bool
+}
+
 // up starts the local cloud, or finds it.
-func up(ctx context.Context, dir string, scale float64, fresh bool, events event.Sink) (*localcloud.Info, error) {
+func up(ctx context.Context, dir string, o serveOptions, waiting func(string), events event.Sink) (*localcloud.Info, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	info, started, err := localcloud.Up(ctx, localcloud.UpOptions{Dir: dir, Program: self, Args: []string{"local", "serve", "--dir", dir, "--time-scale", fmt.Sprint(scale), fmt.Sprintf("--fresh=%t", fresh)}})
+	info, started, err := localcloud.Up(ctx, localcloud.UpOptions{Dir: dir, Program: self, Waiting: waiting, Args: []string{
+		"local", "serve", "--dir", dir, "--time-scale", fmt.Sprint(o.scale), fmt.Sprintf("--fresh=%t", o.fresh), fmt.Sprintf("--transient=%t", o.transient),
+	}})
 	if err != nil {
 		return nil, err
 	}
@@ -45,31 +54,39 @@ func up(ctx context.Context, dir string, scale float64, fresh bool, events event
 
 func newLocalUp(a *app) *cobra.Command {
 	var dir string
-	var scale float64
-	var fresh bool
+	var o serveOptions
 	c := &cobra.Command{
 		Use: "up", Short: "Start the local cloud", Args: noArgs,
+		Long: "Starts the local cloud, or finds the one that runs. It stays until `difyup local down`; one that `difyup apply --local` started\nends with its last stack.",
 		RunE: func(c *cobra.Command, _ []string) error {
 			path, err := localDir(dir)
 			if err != nil {
 				return err
 			}
-			if err := checkScale(scale); err != nil {
+			if err := checkScale(o.scale); err != nil {
 				return err
 			}
-			info, err := up(c.Context(), path, scale, fresh, nil)
+			info, err := up(c.Context(), path, o, a.waiting, nil)
 			if err != nil {
 				return err
+			}
+			if info.Transient {
+				if err := info.Keep(c.Context()); err != nil {
+					return err
+				}
 			}
 			view.Local(a.Out, a.colour, info)
 			return nil
 		},
 	}
 	dirFlag(c, &dir)
-	scaleFlag(c, &scale)
-	freshFlag(c, &fresh)
+	scaleFlag(c, &o.scale)
+	freshFlag(c, &o.fresh)
 	return c
 }
+
+// waiting says for what a command waits.
+func (a *app) waiting(what string) { view.Note(a.Err, a.colour, "Waiting for "+what+".") }
 
 func freshFlag(c *cobra.Command, fresh *bool) {
 	c.Flags().BoolVar(fresh, "fresh", false, "let projects begin with hardly any API enabled, as new ones at Google do; apply starts it so")
@@ -97,7 +114,7 @@ func newLocalDown(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			was, err := localcloud.Down(c.Context(), path)
+			was, err := localcloud.Down(c.Context(), path, a.waiting)
 			if err != nil {
 				return err
 			}
@@ -123,10 +140,7 @@ func newLocalStatus(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			info, err := localcloud.Find(c.Context(), path)
-			if errors.Is(err, localcloud.ErrNotRunning) {
-				return &fault.Fault{Summary: "The local cloud is not running", Remedy: "Start it:\n    difyup local up", Cause: err}
-			}
+			info, err := found(c.Context(), path)
 			if err != nil {
 				return err
 			}
@@ -142,12 +156,68 @@ func newLocalStatus(a *app) *cobra.Command {
 	return c
 }
 
+// found gives the local cloud that must run.
+func found(ctx context.Context, dir string) (*localcloud.Info, error) {
+	info, err := localcloud.Find(ctx, dir)
+	if errors.Is(err, localcloud.ErrNotRunning) {
+		return nil, &fault.Fault{Summary: "The local cloud is not running", Remedy: "Start it:\n    difyup local up", Cause: err}
+	}
+	return info, err
+}
+
+func newLocalEnv(a *app) *cobra.Command {
+	var dir, file string
+	var json bool
+	c := &cobra.Command{
+		Use: "env", Short: "Show what gcloud and Terraform need to work on the local cloud", Args: noArgs,
+		Long: `Writes, as commands for a shell, the environment in which gcloud and Terraform's Google provider work on the local cloud
+instead of Google Cloud: addresses, the access token's file, and the project if there is a description of a stack.`,
+		Example: "  eval \"$(difyup local env)\"\n  gcloud compute instances list",
+		RunE: func(c *cobra.Command, _ []string) error {
+			path, err := localDir(dir)
+			if err != nil {
+				return err
+			}
+			project := ""
+			if _, err := os.Stat(file); err == nil || c.Flags().Changed("file") {
+				spec, err := config.Load(file)
+				if err != nil {
+					return err
+				}
+				project = spec.Project
+			}
+			info, err := found(c.Context(), path)
+			if err != nil {
+				return err
+			}
+			env := info.Env(project)
+			if json {
+				variables := map[string]string{}
+				for _, v := range env {
+					variables[v.Name] = v.Value
+				}
+				return a.writeJSON(map[string]any{"endpoint": info.URL, "tokenFile": info.TokenFile(), "environment": variables})
+			}
+			for _, v := range env {
+				fmt.Fprintf(a.Out, "export %s=%s\n", v.Name, quoted(v.Value))
+			}
+			// The token itself is not shown.
+			_, err = fmt.Fprintf(a.Out, "export GOOGLE_OAUTH_ACCESS_TOKEN=\"$(cat %s)\"\n", quoted(info.TokenFile()))
+			return err
+		},
+	}
+	dirFlag(c, &dir)
+	c.Flags().StringVarP(&file, "file", "f", "difyup.yaml", "the description of the stack whose project is meant")
+	c.Flags().BoolVar(&json, "json", false, "write endpoint, token file and environment as JSON; the token stays in its file")
+	return c
+}
+
 // newLocalServe is the local cloud's own process. `local up` starts it; by hand it stays in the foreground.
 func newLocalServe(a *app) *cobra.Command {
 	var dir string
-	var scale float64
+	var o serveOptions
 	var delay time.Duration
-	var verbose, fresh bool
+	var verbose bool
 	c := &cobra.Command{
 		Use: "serve", Short: "Be the local cloud, until interrupted", Args: noArgs, Hidden: true,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -155,7 +225,7 @@ func newLocalServe(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := checkScale(scale); err != nil {
+			if err := checkScale(o.scale); err != nil {
 				return err
 			}
 			level := slog.LevelInfo
@@ -163,14 +233,15 @@ func newLocalServe(a *app) *cobra.Command {
 				level = slog.LevelDebug
 			}
 			return localcloud.Serve(c.Context(), localcloud.Options{
-				Dir: path, TimeScale: scale, Fresh: fresh, Delay: delay, Version: build.Current().Version,
+				Dir: path, TimeScale: o.scale, Fresh: o.fresh, Transient: o.transient, Delay: delay, Version: build.Current().Version,
 				Log: slog.New(slog.NewTextHandler(a.Err, &slog.HandlerOptions{Level: level})),
 			})
 		},
 	}
 	dirFlag(c, &dir)
-	scaleFlag(c, &scale)
-	freshFlag(c, &fresh)
+	scaleFlag(c, &o.scale)
+	freshFlag(c, &o.fresh)
+	c.Flags().BoolVar(&o.transient, "transient", false, "end with the last stack")
 	c.Flags().DurationVar(&delay, "delay", 0, "answer every request that much later")
 	c.Flags().BoolVar(&verbose, "verbose", false, "log everything")
 	return c

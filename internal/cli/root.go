@@ -125,10 +125,15 @@ func (t *target) flagsText() string {
 	if t.file != "difyup.yaml" {
 		b.WriteString(" -f " + quoted(t.file))
 	}
-	if t.dir != "" {
-		b.WriteString(" --dir " + quoted(t.dir))
+	return b.String() + t.dirText()
+}
+
+// dirText gives the flag that makes another command speak of the same local cloud.
+func (t *target) dirText() string {
+	if t.dir == "" {
+		return ""
 	}
-	return b.String()
+	return " --dir " + quoted(t.dir)
 }
 
 // aim has the remedies of an error that name a command about a stack name this one's: with the flags it was called with. Who
@@ -221,7 +226,9 @@ func (t *target) cloud(ctx context.Context, events event.Sink, start bool) (*loc
 	if !start {
 		return localcloud.Find(ctx, dir)
 	}
-	return up(ctx, dir, 0, true, events)
+	return up(ctx, dir, serveOptions{fresh: true, transient: true}, func(what string) {
+		events.Send(event.Event{Phase: event.Info, Detail: "waiting for " + what})
+	}, events)
 }
 
 // findAgent gives the program for the instances: $DIFYUP_AGENT, or difyup-agent beside this program.

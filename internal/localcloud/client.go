@@ -30,6 +30,7 @@ type Info struct {
 	Users     string    `json:"users"` // the IDs of those that instances run as; "" for the owner
 	DNS       string    `json:"dns"`
 	TimeScale float64   `json:"timeScale"`
+	Transient bool      `json:"transient"` // it was started for a stack, and is to end with its last one
 
 	Listeners []Listener     `json:"listeners"`
 	Servers   []Server       `json:"servers"`
@@ -129,7 +130,13 @@ var ErrNotRunning = errors.New("no local cloud runs there")
 
 // Find gives the local cloud that runs in dir, or ErrNotRunning.
 func Find(ctx context.Context, dir string) (*Info, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, infoFile))
+	path := filepath.Join(dir, infoFile)
+	if err := owned(path); errors.Is(err, os.ErrNotExist) {
+		return nil, ErrNotRunning
+	} else if err != nil {
+		return nil, err
+	}
+	raw, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, ErrNotRunning
 	}
@@ -138,7 +145,7 @@ func Find(ctx context.Context, dir string) (*Info, error) {
 	}
 	var at Info
 	if err := json.Unmarshal(raw, &at); err != nil {
-		return nil, fmt.Errorf("read %s: %w", filepath.Join(dir, infoFile), err)
+		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	token, err := os.ReadFile(filepath.Join(dir, tokenFile)) // is there before infoFile is
 	if errors.Is(err, os.ErrNotExist) {
@@ -150,8 +157,11 @@ func Find(ctx context.Context, dir string) (*Info, error) {
 	at.Token = string(token)
 	info := Info{Token: at.Token}
 	if err := at.ask(ctx, http.MethodGet, "local/v1/status", nil, &info); err != nil {
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return nil, ctx.Err()
+		case errors.Is(err, context.DeadlineExceeded) && locked(dir): // else another program has the port
+			return nil, silent(dir, at.PID)
 		}
 		return nil, ErrNotRunning
 	}
@@ -225,8 +235,28 @@ type RefusedError struct{ Message string }
 // Error gives the sentence.
 func (e *RefusedError) Error() string { return e.Message }
 
-// ask calls what is the local cloud's own, not Google's.
+// How long the local cloud may take to answer what is its own, which takes milliseconds; and when a look is taken whether
+// it was stopped, which needs no more patience.
+const patience, impatience = 10 * time.Second, time.Second
+
+// Keep has a transient local cloud outlive its last stack: somebody wants it for itself.
+func (i *Info) Keep(ctx context.Context) error {
+	i.Transient = false
+	return i.ask(ctx, http.MethodPost, "local/v1/keep", nil, nil)
+}
+
+// ask calls what is the local cloud's own, not Google's. The error is context.DeadlineExceeded when it does not answer.
 func (i *Info) ask(ctx context.Context, method, path string, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	timer := time.AfterFunc(impatience, func() {
+		if stopped(i.PID) {
+			giveUp(context.DeadlineExceeded)
+		}
+	})
+	defer timer.Stop()
 	var body io.Reader
 	if in != nil {
 		raw, err := json.Marshal(in)
@@ -243,6 +273,9 @@ func (i *Info) ask(ctx context.Context, method, path string, in, out any) error 
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // never through a proxy
 	resp, err := client.Do(req)
 	if err != nil {
+		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+			return context.DeadlineExceeded
+		}
 		return err
 	}
 	defer resp.Body.Close()

@@ -17,6 +17,7 @@ func (c *cloud) control() {
 	c.front.HandleHTTP("GET /local/v1/faults", http.HandlerFunc(c.listFaults))
 	c.front.HandleHTTP("POST /local/v1/faults", http.HandlerFunc(c.addFault))
 	c.front.HandleHTTP("DELETE /local/v1/faults", http.HandlerFunc(c.clearFaults))
+	c.front.HandleHTTP("POST /local/v1/keep", http.HandlerFunc(c.keep))
 	c.front.HandleHTTP("POST /local/v1/shutdown", http.HandlerFunc(c.shutdown))
 }
 

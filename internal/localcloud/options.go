@@ -12,9 +12,12 @@ type Options struct {
 	TimeScale float64
 	// Fresh has projects begin as new ones at Google do, with hardly any API enabled. Otherwise all are enabled, so that any
 	// client can begin at once.
-	Fresh   bool
-	Delay   time.Duration // every request to Google's APIs is answered that much later
-	Version string        // of difyup, shown in Info
-	Log     *slog.Logger
-	Ready   func(Info) // called once its APIs answer; may be nil
+	Fresh bool
+	// Transient is what a local cloud is that was started for a stack, and is to end with its last one. Whoever ends it
+	// asks Info; it does not end by itself.
+	Transient bool
+	Delay     time.Duration // every request to Google's APIs is answered that much later
+	Version   string        // of difyup, shown in Info
+	Log       *slog.Logger
+	Ready     func(Info) // called once its APIs answer; may be nil
 }

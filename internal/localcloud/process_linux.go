@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -18,30 +17,52 @@ import (
 // UpOptions say which program to start and how the cloud behaves.
 type UpOptions struct {
 	Dir     string
-	Program string   // a program that calls Serve
-	Args    []string // its arguments
+	Program string       // a program that calls Serve
+	Args    []string     // its arguments
+	Waiting func(string) // told for what, when another local cloud has to end first; may be nil
 }
 
-// Up gives the local cloud that runs in a directory, and starts one if none does. It outlives this process. The second
-// result says whether it was started.
+// Up gives the local cloud that runs in a directory, and starts one if none does, after one that is ending there. It
+// outlives this process. The second result says whether it was started.
 func Up(ctx context.Context, o UpOptions) (*Info, bool, error) {
-	if info, err := Find(ctx, o.Dir); !errors.Is(err, ErrNotRunning) {
-		return info, false, err
+	for {
+		if info, err := Find(ctx, o.Dir); !errors.Is(err, ErrNotRunning) {
+			return info, false, err
+		}
+		lock, info, err := awaitLock(ctx, o.Dir, false, o.Waiting)
+		if err != nil && !errors.Is(err, os.ErrNotExist) || info != nil {
+			return info, false, err
+		}
+		if lock != nil {
+			lock.Close() // for the one to come
+		}
+		info, err = launch(ctx, o)
+		if !errors.Is(err, errLocked) { // by one that another process started at the same time
+			return info, true, err
+		}
 	}
-	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
-		return nil, false, fmt.Errorf("start the local cloud: %w", err)
-	}
+}
+
+// launch starts a local cloud and waits until it answers. The error is errLocked when another was faster.
+func launch(ctx context.Context, o UpOptions) (*Info, error) {
 	log := filepath.Join(o.Dir, logFile)
-	out, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	var out *os.File
+	err := os.ErrNotExist
+	for errors.Is(err, os.ErrNotExist) && ctx.Err() == nil { // while one that ended takes its directory along
+		if err := makeDir(o.Dir); err != nil {
+			return nil, fmt.Errorf("start the local cloud: %w", err)
+		}
+		out, err = os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
+	}
 	if err != nil {
-		return nil, false, fmt.Errorf("start the local cloud: %w", err)
+		return nil, fmt.Errorf("start the local cloud: %w", err)
 	}
 	defer out.Close()
 	cmd := exec.Command(o.Program, o.Args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // the terminal's signals are not for it
 	if err := cmd.Start(); err != nil {
-		return nil, false, fmt.Errorf("start the local cloud: %w", err)
+		return nil, fmt.Errorf("start the local cloud: %w", err)
 	}
 	ended := make(chan struct{})
 	go func() { // ends with the process, or with this one
@@ -51,42 +72,54 @@ func Up(ctx context.Context, o UpOptions) (*Info, bool, error) {
 	for {
 		info, err := Find(ctx, o.Dir)
 		if !errors.Is(err, ErrNotRunning) {
-			return info, true, err
+			return info, err
 		}
 		timer := time.NewTimer(10 * time.Millisecond)
 		select {
 		case <-ended:
 			timer.Stop()
-			if info, findErr := Find(ctx, o.Dir); findErr == nil { // another process was faster
-				return info, false, nil
+			if locked(o.Dir) {
+				return nil, errLocked
 			}
-			return nil, false, &fault.Fault{
+			return nil, &fault.Fault{
 				Summary: "The local cloud did not start",
 				Detail:  lastLines(log, 12),
 				Remedy:  "See what is wrong there, then try again. What is missing is installed, from the source tree, by:\n    make deps",
 			}
 		case <-ctx.Done():
 			timer.Stop()
-			return nil, false, ctx.Err()
+			return nil, ctx.Err()
 		case <-timer.C:
 		}
 	}
 }
 
+// endFor is how long a local cloud may take to end: its parts have endGrace each.
+const endFor = 3 * endGrace
+
 // Down ends the local cloud that runs in a directory, and everything it started, and removes the directory. The result
-// says whether there was anything.
-func Down(ctx context.Context, dir string) (bool, error) {
+// says whether there was anything. Waiting, which may be nil, is told for what, when it is ending already.
+func Down(ctx context.Context, dir string, waiting func(string)) (bool, error) {
 	info, err := Find(ctx, dir)
-	switch {
-	case errors.Is(err, ErrNotRunning):
-		return sweep(dir)
-	case err != nil:
+	if errors.Is(err, ErrNotRunning) {
+		var was bool
+		if was, info, err = clearDir(ctx, dir, waiting); err != nil || info == nil {
+			return was, err
+		}
+	}
+	if err != nil {
 		return false, err
 	}
 	if err := info.ask(ctx, http.MethodPost, "local/v1/shutdown", nil, nil); err != nil {
+		if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+			return false, silent(dir, info.PID)
+		}
 		return false, fmt.Errorf("end the local cloud: %w", err)
 	}
-	for running(info.PID) {
+	for deadline := time.Now().Add(endFor); running(info.PID); {
+		if stopped(info.PID) || time.Now().After(deadline) {
+			return false, silent(dir, info.PID)
+		}
 		timer := time.NewTimer(5 * time.Millisecond)
 		select {
 		case <-ctx.Done():
@@ -95,60 +128,31 @@ func Down(ctx context.Context, dir string) (bool, error) {
 		case <-timer.C:
 		}
 	}
-	_, err = sweep(dir) // it has removed its directory, unless it was killed meanwhile
+	// It has removed its directory, unless it was killed meanwhile. What another began there since is the other's.
+	_, _, err = clearDir(ctx, dir, nil)
 	return true, err
 }
 
-// running says whether a process has not ended. One that nobody has reaped yet has.
-func running(pid int) bool {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	at := strings.LastIndex(string(raw), ") ") // the program's name before it may hold anything
-	return at >= 0 && !strings.HasPrefix(string(raw[at+2:]), "Z") && !strings.HasPrefix(string(raw[at+2:]), "X")
+// Sweep removes what a local cloud that was killed left in its directory, and waits for one that is ending there. One
+// that runs it leaves alone. The result says whether there was anything.
+func Sweep(ctx context.Context, dir string, waiting func(string)) (bool, error) {
+	was, _, err := clearDir(ctx, dir, waiting)
+	return was, err
 }
 
-// sweep removes what a local cloud that was killed left in its directory. Its children died with it.
-func sweep(dir string) (bool, error) {
-	lock, err := takeLock(dir, false)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
+// clearDir is Sweep, and gives the local cloud that runs there.
+func clearDir(ctx context.Context, dir string, waiting func(string)) (bool, *Info, error) {
+	_, there := os.Stat(filepath.Join(dir, lockFile))
+	lock, info, err := awaitLock(ctx, dir, false, waiting)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return there == nil, nil, nil
+	case err != nil || info != nil:
+		return true, info, err
 	}
 	defer lock.Close()
-	return true, os.RemoveAll(dir)
-}
-
-var errLocked = errors.New("a local cloud runs in this directory")
-
-// takeLock takes the lock of a directory, which its local cloud holds for as long as it lives.
-func takeLock(dir string, create bool) (*os.File, error) {
-	path := filepath.Join(dir, lockFile)
-	flags := os.O_RDWR
-	if create {
-		flags |= os.O_CREATE
+	if err := makeDir(dir); err != nil { // is it one's at all?
+		return false, nil, err
 	}
-	for {
-		f, err := os.OpenFile(path, flags, 0o644)
-		if err != nil {
-			return nil, err
-		}
-		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-			f.Close()
-			if errors.Is(err, syscall.EWOULDBLOCK) {
-				return nil, errLocked
-			}
-			return nil, err
-		}
-		// Whoever held it before may have removed it in the end.
-		mine, err := f.Stat()
-		there, err2 := os.Stat(path)
-		if err == nil && err2 == nil && os.SameFile(mine, there) {
-			return f, nil
-		}
-		f.Close()
-	}
+	return true, nil, removeDir(dir)
 }

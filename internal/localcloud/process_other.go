@@ -13,16 +13,28 @@ type UpOptions struct {
 	Dir     string
 	Program string
 	Args    []string
+	Waiting func(string)
 }
 
 // Up needs Linux.
 func Up(context.Context, UpOptions) (*Info, bool, error) { return nil, false, needsLinux() }
 
 // Down needs Linux.
-func Down(context.Context, string) (bool, error) { return false, needsLinux() }
+func Down(context.Context, string, func(string)) (bool, error) { return false, needsLinux() }
+
+// Sweep needs Linux.
+func Sweep(context.Context, string, func(string)) (bool, error) { return false, needsLinux() }
 
 // Serve needs Linux.
 func Serve(context.Context, Options) error { return needsLinux() }
+
+func owned(string) error { return needsLinux() }
+
+func locked(string) bool { return false }
+
+func stopped(int) bool { return false }
+
+func silent(string, int) error { return needsLinux() }
 
 func needsLinux() error {
 	return &fault.Fault{

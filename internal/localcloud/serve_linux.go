@@ -13,7 +13,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/difyup/difyup/internal/localcloud/body"
@@ -51,29 +53,33 @@ type cloud struct {
 	cache      *plane.Cache
 	fleet      *fleet.Fleet
 	stop       context.CancelFunc
+	kept       atomic.Bool // not transient any more
 }
 
 // Serve is a local cloud. It returns when ctx ends or a client asks it to end, and has then removed its directory.
 func Serve(ctx context.Context, o Options) (err error) {
-	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
-		return err
-	}
-	lock, err := takeLock(o.Dir, true)
-	if err != nil {
-		return fmt.Errorf("%s: %w", o.Dir, err)
+	var lock *os.File
+	for lock == nil {
+		if err := makeDir(o.Dir); err != nil {
+			return err
+		}
+		var other *Info
+		lock, other, err = awaitLock(ctx, o.Dir, true, func(what string) { o.Log.Info("waiting", "for", what) })
+		switch {
+		case other != nil:
+			return fmt.Errorf("%s: %w", o.Dir, errLocked)
+		case errors.Is(err, os.ErrNotExist): // one that ended took its directory along
+		case err != nil:
+			return fmt.Errorf("%s: %w", o.Dir, err)
+		}
 	}
 	defer lock.Close()
-	// What a killed local cloud left is of no use: what its servers and instances were is known to nobody.
-	entries, err := os.ReadDir(o.Dir)
-	if err != nil {
+	if err := signLock(lock); err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if e.Name() != lockFile && e.Name() != logFile {
-			if err := os.RemoveAll(filepath.Join(o.Dir, e.Name())); err != nil {
-				return err
-			}
-		}
+	// What a killed local cloud left is of no use: what its servers and instances were is known to nobody.
+	if err := emptyDir(o.Dir, logFile); err != nil {
+		return err
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -83,7 +89,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 		// The log stays for whoever asks why.
 		return errors.Join(err, os.Remove(filepath.Join(o.Dir, lockFile)), removeIfThere(filepath.Join(o.Dir, infoFile)), removeIfThere(filepath.Join(o.Dir, tokenFile)))
 	}
-	return os.RemoveAll(o.Dir)
+	return removeDir(o.Dir)
 }
 
 func removeIfThere(path string) error {
@@ -107,13 +113,15 @@ func (c *cloud) run(ctx context.Context) (err error) {
 		return err
 	}
 	objects := filepath.Join(c.opts.Dir, "objects")
-	for _, dir := range []string{"sql", "redis", "instances"} {
-		if err := os.MkdirAll(filepath.Join(c.opts.Dir, dir), 0o755); err != nil {
+	pass := os.FileMode(0o700)
+	if os.Geteuid() == 0 { // the servers' and instances' users must get through to what is theirs
+		pass = 0o711
+	}
+	for dir, mode := range map[string]os.FileMode{"sql": pass, "redis": pass, "instances": pass, "objects": 0o700} {
+		path := filepath.Join(c.opts.Dir, dir)
+		if err := errors.Join(os.Mkdir(path, mode), os.Chmod(path, mode)); err != nil { // whatever the umask is
 			return err
 		}
-	}
-	if err := os.MkdirAll(objects, 0o700); err != nil {
-		return err
 	}
 
 	if c.net, err = plane.Claim(); err != nil {
@@ -180,11 +188,11 @@ func (c *cloud) run(ctx context.Context) (err error) {
 
 	c.info = Info{
 		PID: os.Getpid(), URL: url, Token: token, Dir: c.opts.Dir, StartedAt: time.Now().UTC().Truncate(time.Second), Version: c.opts.Version,
-		Addresses: c.net.Block().String(), Users: users.String(), DNS: c.fleet.DNS().String(), TimeScale: c.opts.TimeScale,
+		Addresses: c.net.Block().String(), Users: users.String(), DNS: c.fleet.DNS().String(), TimeScale: c.opts.TimeScale, Transient: c.opts.Transient,
 	}
 	c.control()
 	server := &http.Server{
-		Handler: ownPages(c.front), ReadHeaderTimeout: 30 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		Handler: ownHosts([]string{listener.Addr().String()}, ownPages(c.front)), ReadHeaderTimeout: 30 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
@@ -216,10 +224,22 @@ func (c *cloud) publish() error {
 		return err
 	}
 	next := filepath.Join(c.opts.Dir, infoFile+".next")
-	if err := os.WriteFile(next, append(raw, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(next, append(raw, '\n'), 0o600); err != nil {
 		return err
 	}
 	return os.Rename(next, filepath.Join(c.opts.Dir, infoFile))
+}
+
+// ownHosts refuses requests for a host that is not served. A name that leads here today and led to somebody's page before
+// would make that page one of ours, for a browser.
+func ownHosts(hosts []string, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !slices.ContainsFunc(hosts, func(host string) bool { return strings.EqualFold(host, r.Host) }) {
+			http.Error(w, "the local cloud does not serve this host", http.StatusMisdirectedRequest)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // ownPages refuses what a web page of somebody else's makes the user's browser send.
@@ -266,6 +286,11 @@ func (c *cloud) open() func(ctx context.Context, bucket, object, email string) (
 	return c.storage.Open
 }
 
+func (c *cloud) keep(w http.ResponseWriter, _ *http.Request) {
+	c.kept.Store(true)
+	w.WriteHeader(http.StatusNoContent)
+}
+
 func (c *cloud) shutdown(w http.ResponseWriter, _ *http.Request) {
 	w.WriteHeader(http.StatusAccepted)
 	c.stop()
@@ -273,6 +298,7 @@ func (c *cloud) shutdown(w http.ResponseWriter, _ *http.Request) {
 
 func (c *cloud) status(w http.ResponseWriter, _ *http.Request) {
 	info := c.info
+	info.Transient = info.Transient && !c.kept.Load()
 	info.Listeners, info.Servers, info.Instances, info.Buckets = []Listener{}, []Server{}, []Instance{}, []Bucket{}
 	for _, l := range c.fleet.Listeners() {
 		info.Listeners = append(info.Listeners, Listener{Name: last(l.Rule), Project: project(l.Rule), Scheme: l.Scheme, Address: l.Address, Port: l.Port})

@@ -38,8 +38,8 @@ type Options struct {
 	Start func(ctx context.Context, p group.Program) (group.Process, error)
 	// Objects opens an object as the service account asEmail, whose permissions count.
 	Objects func(ctx context.Context, bucket, object, asEmail string) (io.ReadCloser, error)
-	// Issue gives an access token that the API will know as the service account's.
-	Issue func(email string) string
+	// Issue gives an access token that the API will know as the service account's, for so long.
+	Issue func(email string, life time.Duration) string
 	// Number gives a project's number, in digits.
 	Number func(project string) string
 	// Lookup gives the records of a name (lower case, with its final dot) and type; ok is whether the name exists.
@@ -98,7 +98,7 @@ func New(opts Options) (*Fleet, error) {
 		Address: opts.Addresses.Addr, Release: opts.Addresses.Release,
 		User: opts.Users.Take, Vacate: opts.Users.Release,
 		Objects: opts.Objects, Start: opts.Start,
-		Token:  func(email string) (string, time.Duration, error) { return opts.Issue(email), tokenLife, nil },
+		Token:  func(email string) (string, time.Duration, error) { return opts.Issue(email, tokenLife), tokenLife, nil },
 		Number: opts.Number,
 		Project: func(string) map[string]string {
 			return map[string]string{"difyup-api-endpoint": opts.Endpoint}

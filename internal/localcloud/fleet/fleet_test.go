@@ -214,7 +214,7 @@ func newCloud(t *testing.T) *cloud {
 			}
 			return io.NopCloser(bytes.NewReader(agent)), nil
 		},
-		Issue: func(email string) string { return "token-of-" + email }, Number: func(string) string { return "123456789012" },
+		Issue: func(email string, _ time.Duration) string { return "token-of-" + email }, Number: func(string) string { return "123456789012" },
 		Lookup: func(name, qtype string) ([]string, int, bool) {
 			return []string{"127.0.0.5"}, 30, name == "db.demo.internal." && qtype == "A"
 		},

@@ -4,9 +4,11 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Owner is the caller who bears the owner's token, and may do everything.
@@ -18,19 +20,26 @@ type Tokens struct {
 	owner [sha256.Size]byte
 
 	mu     sync.RWMutex
-	emails map[[sha256.Size]byte]string
+	issued map[[sha256.Size]byte]issued
+}
+
+// issued is a service account's token.
+type issued struct {
+	email   string
+	expires time.Time
 }
 
 func newTokens(owner string) *Tokens {
-	return &Tokens{owner: sha256.Sum256([]byte(owner)), emails: map[[sha256.Size]byte]string{}}
+	return &Tokens{owner: sha256.Sum256([]byte(owner)), issued: map[[sha256.Size]byte]issued{}}
 }
 
-// Issue gives a new token for a service account.
-func (t *Tokens) Issue(email string) string {
-	token := "local." + rand.Text() + rand.Text()
+// Issue gives a new token for a service account, which is good for life.
+func (t *Tokens) Issue(email string, life time.Duration) string {
+	token, now := "local."+rand.Text()+rand.Text(), time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.emails[sha256.Sum256([]byte(token))] = email
+	maps.DeleteFunc(t.issued, func(_ [sha256.Size]byte, i issued) bool { return now.After(i.expires) })
+	t.issued[sha256.Sum256([]byte(token))] = issued{email, now.Add(life)}
 	return token
 }
 
@@ -48,8 +57,8 @@ func (t *Tokens) caller(req *http.Request) (string, *Error) {
 	}
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	if email, ok := t.emails[sum]; ok {
-		return email, nil
+	if i, ok := t.issued[sum]; ok && time.Now().Before(i.expires) {
+		return i.email, nil
 	}
 	return "", unauthenticated(true)
 }

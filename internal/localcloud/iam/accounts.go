@@ -34,6 +34,7 @@ func Register(s *front.Server, st *store.Store, policies *Policies) *Service {
 	} {
 		s.Handle("iam.projects.serviceAccounts."+name, h)
 	}
+	s.Before(policies.guard)
 	return v
 }
 

@@ -3,6 +3,7 @@
 package plane
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -21,6 +22,9 @@ func private(bin, dir string) (string, error) {
 	root := ancestor(bin, share)
 	target := func(path string) string { return filepath.Join(dir, strings.TrimPrefix(path, root)) }
 	newBin, extensions := target(bin), filepath.Join(share, "extension")
+	if err := errors.Join(os.Mkdir(dir, 0o700), own(dir)); err != nil { // what is in it others can read
+		return "", err
+	}
 	for _, d := range []string{newBin, target(extensions)} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return "", err

@@ -42,7 +42,7 @@ func newRunner(b *testing.B) *runner {
 		b.Fatalf("%v; build first: make build", err)
 	}
 	b.Cleanup(func() {
-		if _, err := localcloud.Down(context.Background(), r.dir); err != nil {
+		if _, err := localcloud.Down(context.Background(), r.dir, nil); err != nil {
 			b.Error(err)
 		}
 	})

@@ -150,3 +150,40 @@ func status(t *testing.T, info localcloud.Info) map[string]any {
 	}
 	return m
 }
+
+// TestHosts asks for other hosts than the one that is served, as a page does whose name leads here, and as other sites'
+// pages do. Not even the owner is answered.
+func TestHosts(t *testing.T) {
+	info := cloud.Start(t)
+	at := strings.TrimSuffix(strings.TrimPrefix(info.URL, "http://"), "/")
+	_, port, _ := strings.Cut(at, ":")
+	for _, tc := range []struct {
+		host, site string
+		want       int
+	}{
+		{at, "", 200}, {at, "same-origin", 200}, {at, "none", 200},
+		{at, "cross-site", 403}, {at, "same-site", 403}, {at, "anything", 403},
+		{"evil.example.com", "", 421}, {"evil.example.com:" + port, "same-origin", 421}, {"localhost:" + port, "", 421}, {"127.0.0.1:" + port, "", 421},
+		{strings.TrimSuffix(at, ":"+port), "", 421}, {at + ".evil.example.com", "", 421}, {"storage.googleapis.com", "", 421},
+	} {
+		for _, path := range []string{"local/v1/status", "storage/v1/b?project=demo-project"} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, info.URL+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Host = tc.host
+			req.Header.Set("Authorization", "Bearer "+info.Token)
+			if tc.site != "" {
+				req.Header.Set("Sec-Fetch-Site", tc.site)
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != tc.want {
+				t.Errorf("%+v %s: %s", tc, path, resp.Status)
+			}
+		}
+	}
+}

@@ -45,7 +45,7 @@ func newStackIn(t testing.TB, dir string) *stack {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if _, err := localcloud.Down(context.Background(), s.dir); err != nil {
+		if _, err := localcloud.Down(context.Background(), s.dir, nil); err != nil {
 			t.Error(err)
 		}
 	})
@@ -175,7 +175,7 @@ func TestKilled(t *testing.T) {
 		s.kill(n, "destroy", "--yes")
 	}
 	s.run("destroy", "--yes")
-	if i, err := localcloud.Find(t.Context(), s.dir); err == nil {
+	if i := s.info(); !i.Empty() {
 		t.Errorf("left after destroy: %v", i.Resources)
 	}
 }
@@ -234,14 +234,10 @@ func TestGcloud(t *testing.T) {
 	s := newStack(t)
 	s.run("apply", "--yes")
 	i := s.info()
-	token := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(token, []byte(i.Token), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	env := append(os.Environ(), "CLOUDSDK_CONFIG="+t.TempDir(), "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE="+token, "CLOUDSDK_CORE_PROJECT=demo-project",
+	env := append(os.Environ(), "CLOUDSDK_CONFIG="+t.TempDir(),
 		"CLOUDSDK_CORE_DISABLE_PROMPTS=1", "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING=1", "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK=1")
-	for api, base := range map[string]string{"COMPUTE": "compute/v1/", "SQL": "", "REDIS": "", "STORAGE": "storage/v1/", "SECRETMANAGER": "", "DNS": "", "IAM": ""} {
-		env = append(env, fmt.Sprintf("CLOUDSDK_API_ENDPOINT_OVERRIDES_%s=%s%s", api, i.URL, base))
+	for _, v := range i.Env("demo-project") {
+		env = append(env, v.Name+"="+v.Value)
 	}
 	for _, tc := range []struct {
 		args string

@@ -30,8 +30,13 @@ import (
 
 var programs string // a directory with difyup and difyup-agent
 
-// TestMain builds the programs. They are started as processes, which local clouds and instances are.
+// TestMain builds the programs. They are started as processes, which local clouds and instances are. With an address block
+// in its environment it is the intruder of TestIntruder.
 func TestMain(m *testing.M) {
+	if block := os.Getenv("INTRUDER_BLOCK"); block != "" {
+		intrude(block, os.Getenv("INTRUDER_DIR"))
+		return
+	}
 	os.Exit(func() int {
 		var err error
 		if programs, err = os.MkdirTemp("", "difyup-programs-"); err != nil {
@@ -73,7 +78,7 @@ func TestScripts(t *testing.T) {
 				// A script that failed half way leaves a cloud behind.
 				ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 				defer cancel()
-				if _, err := localcloud.Down(ctx, filepath.Join(dir, "local")); err != nil {
+				if _, err := localcloud.Down(ctx, filepath.Join(dir, "local"), nil); err != nil {
 					t.Error(err)
 				}
 				if err := os.RemoveAll(dir); err != nil {

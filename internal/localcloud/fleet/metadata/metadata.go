@@ -119,6 +119,11 @@ const root = "/computeMetadata/v1"
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Metadata-Flavor", "Google")
 	w.Header().Set("Server", "Metadata Server for VM")
+	// A name that leads here would let a page in a browser ask, where the browser is the instance's user's too.
+	if r.Host != s.addr.String() {
+		http.Error(w, "This metadata server has another name.", http.StatusMisdirectedRequest)
+		return
+	}
 	if !s.known(r) {
 		http.Error(w, "This metadata server answers its own instance only.", http.StatusForbidden)
 		return
