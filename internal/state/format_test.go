@@ -168,7 +168,7 @@ func TestFormats(t *testing.T) {
 func TestBrokenState(t *testing.T) {
 	good := `{"version": 2, "stack": "demo", "project": "p", "owned": [{"id": "a/b", "kind": "a", "name": "b", "params": {"project": "p"}}], "history": []}`
 	for _, broken := range []string{"", "{", good[:40], "null", "[]", "{}", "\x00\x00", strings.Replace(good, "[{", "[[", 1), strings.Replace(good, `"a/b"`, "7", 1)} {
-		s, b := open(t)
+		_, b := open(t)
 		b.put(stateObject, strings.Replace(good, `"history"`, `"older": true, "history"`, 1), 2*time.Hour)
 		b.put(stateObject, good, time.Hour)
 		b.put(stateObject, broken, time.Minute)
