@@ -140,7 +140,7 @@ func (d *REST) clear(ctx context.Context, r *resource.Resource, body map[string]
 	switch {
 	case err != nil || live == nil:
 		return err
-	case r.Kind.MarkOf(live) != r.Kind.MarkOf(body) || !broken(r.Kind, live):
+	case d.Ours(ctx, r, body, live) != nil || !broken(r.Kind, live):
 		return errThere
 	}
 	d.Notify(event.Retried, r.ID(), "what the failed creation left is deleted first")

@@ -141,6 +141,7 @@ func (b *bucket) serve(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		b.exists = false
+		w.WriteHeader(http.StatusNoContent)
 	case query.Get("generation") != "":
 		all := b.objects[name]
 		at := slices.IndexFunc(all, func(o object) bool { return fmt.Sprint(o.generation) == query.Get("generation") })
@@ -151,6 +152,7 @@ func (b *bucket) serve(w http.ResponseWriter, r *http.Request) {
 			if b.objects[name] = slices.Delete(all, at, at+1); len(b.objects[name]) == 0 {
 				delete(b.objects, name)
 			}
+			w.WriteHeader(http.StatusNoContent)
 		default:
 			w.Header().Set("X-Goog-Generation", fmt.Sprint(all[at].generation))
 			_, _ = w.Write(all[at].contents)
@@ -167,6 +169,7 @@ func (b *bucket) serve(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		b.gone[name] = true
+		w.WriteHeader(http.StatusNoContent)
 	default:
 		fail(400, "invalid")
 	}
