@@ -200,7 +200,7 @@ func orphans(g *resource.Graph, owned []resource.Ref, kinds func(string) (*resou
 			return nil, &fault.Fault{
 				Summary: "The state is incomplete",
 				Detail:  fmt.Sprintf("It names %s without its %s, so that it cannot be found.", ref.ID, strings.Join(missing, ", ")),
-				Remedy:  "Copy the last good version over it:\n    gcloud storage ls --all-versions gs://BUCKET/state.json",
+				Remedy:  "Look at the state's older versions, which its bucket keeps, and copy the last good one over it.",
 			}
 		}
 		gone = append(gone, r)
