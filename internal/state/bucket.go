@@ -217,7 +217,10 @@ func (s *Store) fetch(ctx context.Context, name, generation string) ([]byte, see
 func between(from, to, layout string) (time.Duration, bool) {
 	written, err1 := time.Parse(layout, from)
 	now, err2 := time.Parse(http.TimeFormat, to)
-	return now.Sub(written), errors.Join(err1, err2) == nil
+	if errors.Join(err1, err2) != nil {
+		return 0, false
+	}
+	return now.Sub(written), true
 }
 
 // timed makes sure that the age of an object is known, as far as the server tells.

@@ -37,6 +37,9 @@ type bucket struct {
 	next    int
 	ahead   time.Duration // the server's clock, before this machine's
 	lose    int           // so many changes are made, and their answers lost
+	silent  bool          // contents come without their age
+	updated string        // in place of when an object's metadata say it was written
+	silence bool          // no answer at all
 	asked   []string
 }
 
@@ -68,6 +71,11 @@ func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.asked = append(b.asked, r.Method+" "+r.URL.Path)
+	if b.silence {
+		_, _ = io.Copy(io.Discard, r.Body) // else nobody notices that the client is gone
+		<-r.Context().Done()
+		return
+	}
 	w.Header().Set("Date", b.now().UTC().Format(http.TimeFormat))
 	if r.Method == http.MethodGet || b.lose == 0 {
 		b.serve(w, r)
@@ -159,6 +167,11 @@ func (b *bucket) serve(w http.ResponseWriter, r *http.Request) {
 		}
 	case live == nil:
 		fail(404, "notFound")
+	case r.Method == http.MethodGet && query.Get("alt") != "media":
+		answer(map[string]any{"generation": fmt.Sprint(live.generation), "updated": b.updated})
+	case r.Method == http.MethodGet && b.silent:
+		w.Header().Set("X-Goog-Generation", fmt.Sprint(live.generation))
+		_, _ = w.Write(live.contents)
 	case r.Method == http.MethodGet:
 		w.Header().Set("X-Goog-Generation", fmt.Sprint(live.generation))
 		w.Header().Set("Last-Modified", live.updated.UTC().Format(http.TimeFormat))
@@ -482,4 +495,50 @@ func TestGarbledLock(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestUnknownAge checks that a lock whose age the server does not say with its contents is as old as its metadata say, and
+// that one without either counts as held.
+func TestUnknownAge(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		updated string
+		taken   bool
+	}{
+		{"expired", time.Now().Add(-time.Minute).Format(time.RFC3339Nano), true},
+		{"renewed", time.Now().Format(time.RFC3339Nano), false},
+		{"unknown", "", false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, b := open(t)
+			b.silent, b.updated = true, tc.updated
+			b.put(lockObject, `{"owner": "someone"}`, time.Hour)
+			s, _ := visit(t, b)
+			h, err := s.Holder(t.Context())
+			if err != nil || (h == nil) != tc.taken {
+				t.Errorf("the holder is %v, %v", h, err)
+			}
+		})
+	}
+}
+
+// TestHolderGivesUp checks that a run which cannot renew its lease stops before anybody else may start.
+func TestHolderGivesUp(t *testing.T) {
+	s, b := open(t)
+	held, lock, err := s.Lock(t.Context(), "apply", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.mu.Lock()
+	b.silence = true
+	b.mu.Unlock()
+	lock.renewed = time.Now().Add(-giveUp + 50*time.Millisecond)
+	lock.beat(held)
+	if !errors.Is(context.Cause(held), ErrLockLost) {
+		t.Errorf("the context's cause is %v", context.Cause(held))
+	}
+	if giveUp+every/2 > lease { // a beat that starts in time ends in time
+		t.Errorf("gives up after %s, and others begin after %s", giveUp, lease)
+	}
+	lock.Forget()
 }
