@@ -71,7 +71,15 @@ func launch(ctx context.Context, o UpOptions) (*Info, error) {
 	}()
 	for {
 		info, err := Find(ctx, o.Dir)
-		if !errors.Is(err, ErrNotRunning) {
+		switch {
+		case err == nil && info.PID != cmd.Process.Pid:
+			select {
+			case <-ended: // it has seen the other, and has no more to do
+				return nil, errLocked
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		case !errors.Is(err, ErrNotRunning):
 			return info, err
 		}
 		timer := time.NewTimer(10 * time.Millisecond)
