@@ -250,6 +250,15 @@ func TestRules(t *testing.T) {
 			[]world{{api: sql, line: refusal(409, "instanceAlreadyExists", "exists")}, {api: storage, line: refusal(409, "operationInProgress", "busy")}},
 		},
 		{
+			"a busy Redis instance",
+			[]world{
+				{api: redis, line: newer(400, "FAILED_PRECONDITION", "", "Another operation is in progress on 'c'; the instance is not in the state READY.")},
+				{api: redis, line: newer(409, "ABORTED", "", "another operation on the instance is in progress")}, {api: redis, line: longFailed(9, "Another operation is in progress")},
+			},
+			"another operation is in progress", []string{"FAILED_PRECONDITION"},
+			[]world{{api: redis, line: newer(400, "FAILED_PRECONDITION", "", "The range is exhausted")}, {api: kind.SecretManagerAPI, line: newer(400, "FAILED_PRECONDITION", "", "Another operation is in progress")}},
+		},
+		{
 			"not ready", []world{{api: compute, line: refusal(400, "resourceNotReady", "The resource 'n' is not ready")}, {api: compute, line: computeFailed("RESOURCE_NOT_READY", "The resource 'n' is not ready")}},
 			"what it stands on is not ready", []string{"is not ready"},
 			[]world{{api: compute, line: computeFailed("QUOTA_EXCEEDED", "Quota 'CPUS' exceeded.")}, {api: sql, line: refusal(400, "resourceNotReady", "not ready")}},
