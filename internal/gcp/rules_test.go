@@ -381,6 +381,30 @@ func TestRulesKnowTheNumber(t *testing.T) {
 	})
 }
 
+// TestFaultsAreNotAbsence checks that a service which does not get ready is not taken for one in which nothing is.
+func TestFaultsAreNotAbsence(t *testing.T) {
+	for _, line := range []string{refusal(404, "notFound", "The resource 'projects/p' was not found"), newer(403, "PERMISSION_DENIED", "SERVICE_DISABLED", "not used before")} {
+		synctest.Test(t, func(t *testing.T) {
+			c, err := gcp.New(t.Context(), gcp.Options{Project: "p", Endpoint: "http://cloud/", HTTP: &http.Client{Transport: &always{line: line}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := network("demo")
+			if live, err := c.Read(t.Context(), r); err != nil || live != nil {
+				t.Errorf("before this run enabled it: %v, %v", live, err)
+			}
+			c.Enabled("compute.googleapis.com")
+			var f *fault.Fault
+			if live, err := c.Read(t.Context(), r); !errors.As(err, &f) || live != nil {
+				t.Errorf("read: %v, %v", live, err)
+			}
+			if err := c.Delete(t.Context(), r); !errors.As(err, &f) {
+				t.Errorf("delete: %v", err)
+			}
+		})
+	}
+}
+
 // TestRetryAfter checks that Google's own wish for the wait is followed, as far as there is time.
 func TestRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
