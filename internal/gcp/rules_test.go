@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/oauth2"
 
 	"github.com/difyup/difyup/internal/event"
 	"github.com/difyup/difyup/internal/fault"
@@ -424,6 +426,45 @@ func TestRetryAfter(t *testing.T) {
 			t.Errorf("after %s: %v", time.Since(began), err)
 		}
 	})
+}
+
+// tokens is a source of tokens that fails a number of times.
+type tokens struct {
+	fails int
+	err   error
+}
+
+func (s *tokens) Token() (*oauth2.Token, error) {
+	if s.fails > 0 {
+		s.fails--
+		return nil, s.err
+	}
+	return &oauth2.Token{AccessToken: "t"}, nil
+}
+
+// TestTokensThatDoNotCome checks that a source of tokens that cannot be reached is asked again, and one that refuses is not.
+func TestTokensThatDoNotCome(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		err  error
+		left int
+		want string
+	}{
+		{"out of reach", &url.Error{Op: "Post", URL: "https://oauth2.googleapis.com/token", Err: syscall.ECONNREFUSED}, 0, ""},
+		{"refused", &oauth2.RetrieveError{ErrorCode: "invalid_grant"}, 1, "Google Cloud credentials were refused"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			source := &tokens{fails: 2, err: tc.err}
+			c, err := gcp.New(t.Context(), gcp.Options{Project: "p", HTTP: &http.Client{Transport: gcp.WithTokens(source, &always{line: "200 {}"})}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = get(t.Context(), c)
+			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) || source.fails != tc.left {
+				t.Errorf("%s: %v, %d failures left", tc.name, err, source.fails)
+			}
+		})
+	}
 }
 
 type roundTrip func(*http.Request) (*http.Response, error)
