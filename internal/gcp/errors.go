@@ -48,10 +48,10 @@ func (e *Error) InUse() bool {
 	return e.Reason == "resourceInUseByAnotherResource" || e.Reason == "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE"
 }
 
-// Is says whether err is Google's refusal with one of these HTTP codes.
+// Is says whether err is Google's refusal with one of these HTTP codes. A fault that was made of one is not: it says more.
 func Is(err error, codes ...int) bool {
 	var e *Error
-	return errors.As(err, &e) && slices.Contains(codes, e.Code)
+	return !isFault(err) && errors.As(err, &e) && slices.Contains(codes, e.Code)
 }
 
 func parseError(resp *http.Response, raw []byte) *Error {

@@ -1,5 +1,11 @@
 package gcp
 
+import (
+	"net/http"
+
+	"golang.org/x/oauth2"
+)
+
 // Rules gives the names of the rules and for how many seconds each is followed.
 func Rules() map[string]float64 {
 	m := map[string]float64{}
@@ -23,3 +29,8 @@ var TakesRequestID = takesRequestID
 
 // Harmless makes a text from outside fit to be shown.
 var Harmless = harmless
+
+// WithTokens puts a source's tokens on requests.
+func WithTokens(source oauth2.TokenSource, base http.RoundTripper) http.RoundTripper {
+	return &tokenTransport{source: source, base: base}
+}

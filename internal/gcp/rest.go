@@ -53,7 +53,7 @@ func (d *REST) Read(ctx context.Context, r *resource.Resource) (map[string]any, 
 // Absent turns Google's ways of saying that something is not there, the API being disabled among them, into nil.
 func Absent(body map[string]any, err error) (map[string]any, error) {
 	var e *Error
-	if errors.As(err, &e) && (e.Code == 404 || e.Disabled() || e.Code == 400 && strings.Contains(e.Message, "instance is not running")) {
+	if !isFault(err) && errors.As(err, &e) && (e.Code == 404 || e.Disabled() || e.Code == 400 && strings.Contains(e.Message, "instance is not running")) {
 		return nil, nil
 	}
 	return body, err

@@ -180,6 +180,12 @@ var rules = []rule{
 		say: "another operation is in progress",
 	},
 	{
+		name: "a busy Redis instance", source: "Memorystore: operations only when the instance is READY; its exact words are not recorded, the local cloud's stand for them",
+		in: anywhere, service: []string{"redis"}, reason: []string{"FAILED_PRECONDITION", "ABORTED"}, text: []string{"nother operation*in progress"},
+		within: 30 * time.Minute, first: 50 * time.Millisecond, most: 5 * time.Second,
+		say: "another operation is in progress",
+	},
+	{
 		name: "not ready", source: "provider, error_retry_predicates.go: resourceNotReady of networks and subnetworks",
 		in: anywhere, service: []string{"compute"}, reason: []string{"resourceNotReady", "RESOURCE_NOT_READY"},
 		within: 10 * time.Minute, first: 50 * time.Millisecond, most: 5 * time.Second,

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/oauth2"
 
 	"github.com/difyup/difyup/internal/event"
 	"github.com/difyup/difyup/internal/fault"
@@ -250,6 +252,15 @@ func TestRules(t *testing.T) {
 			[]world{{api: sql, line: refusal(409, "instanceAlreadyExists", "exists")}, {api: storage, line: refusal(409, "operationInProgress", "busy")}},
 		},
 		{
+			"a busy Redis instance",
+			[]world{
+				{api: redis, line: newer(400, "FAILED_PRECONDITION", "", "Another operation is in progress on 'c'; the instance is not in the state READY.")},
+				{api: redis, line: newer(409, "ABORTED", "", "another operation on the instance is in progress")}, {api: redis, line: longFailed(9, "Another operation is in progress")},
+			},
+			"another operation is in progress", []string{"FAILED_PRECONDITION"},
+			[]world{{api: redis, line: newer(400, "FAILED_PRECONDITION", "", "The range is exhausted")}, {api: kind.SecretManagerAPI, line: newer(400, "FAILED_PRECONDITION", "", "Another operation is in progress")}},
+		},
+		{
 			"not ready", []world{{api: compute, line: refusal(400, "resourceNotReady", "The resource 'n' is not ready")}, {api: compute, line: computeFailed("RESOURCE_NOT_READY", "The resource 'n' is not ready")}},
 			"what it stands on is not ready", []string{"is not ready"},
 			[]world{{api: compute, line: computeFailed("QUOTA_EXCEEDED", "Quota 'CPUS' exceeded.")}, {api: sql, line: refusal(400, "resourceNotReady", "not ready")}},
@@ -372,6 +383,30 @@ func TestRulesKnowTheNumber(t *testing.T) {
 	})
 }
 
+// TestFaultsAreNotAbsence checks that a service which does not get ready is not taken for one in which nothing is.
+func TestFaultsAreNotAbsence(t *testing.T) {
+	for _, line := range []string{refusal(404, "notFound", "The resource 'projects/p' was not found"), newer(403, "PERMISSION_DENIED", "SERVICE_DISABLED", "not used before")} {
+		synctest.Test(t, func(t *testing.T) {
+			c, err := gcp.New(t.Context(), gcp.Options{Project: "p", Endpoint: "http://cloud/", HTTP: &http.Client{Transport: &always{line: line}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := network("demo")
+			if live, err := c.Read(t.Context(), r); err != nil || live != nil {
+				t.Errorf("before this run enabled it: %v, %v", live, err)
+			}
+			c.Enabled("compute.googleapis.com")
+			var f *fault.Fault
+			if live, err := c.Read(t.Context(), r); !errors.As(err, &f) || live != nil {
+				t.Errorf("read: %v, %v", live, err)
+			}
+			if err := c.Delete(t.Context(), r); !errors.As(err, &f) {
+				t.Errorf("delete: %v", err)
+			}
+		})
+	}
+}
+
 // TestRetryAfter checks that Google's own wish for the wait is followed, as far as there is time.
 func TestRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -391,6 +426,45 @@ func TestRetryAfter(t *testing.T) {
 			t.Errorf("after %s: %v", time.Since(began), err)
 		}
 	})
+}
+
+// tokens is a source of tokens that fails a number of times.
+type tokens struct {
+	fails int
+	err   error
+}
+
+func (s *tokens) Token() (*oauth2.Token, error) {
+	if s.fails > 0 {
+		s.fails--
+		return nil, s.err
+	}
+	return &oauth2.Token{AccessToken: "t"}, nil
+}
+
+// TestTokensThatDoNotCome checks that a source of tokens that cannot be reached is asked again, and one that refuses is not.
+func TestTokensThatDoNotCome(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		err  error
+		left int
+		want string
+	}{
+		{"out of reach", &url.Error{Op: "Post", URL: "https://oauth2.googleapis.com/token", Err: syscall.ECONNREFUSED}, 0, ""},
+		{"refused", &oauth2.RetrieveError{ErrorCode: "invalid_grant"}, 1, "Google Cloud credentials were refused"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			source := &tokens{fails: 2, err: tc.err}
+			c, err := gcp.New(t.Context(), gcp.Options{Project: "p", HTTP: &http.Client{Transport: gcp.WithTokens(source, &always{line: "200 {}"})}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = get(t.Context(), c)
+			if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) || source.fails != tc.left {
+				t.Errorf("%s: %v, %d failures left", tc.name, err, source.fails)
+			}
+		})
+	}
 }
 
 type roundTrip func(*http.Request) (*http.Response, error)

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/difyup/difyup/internal/event"
 	"github.com/difyup/difyup/internal/gcp"
@@ -165,6 +166,7 @@ func (d *serviceAccount) Read(ctx context.Context, r *resource.Resource) (map[st
 
 func (d *serviceAccount) Create(ctx context.Context, r *resource.Resource, body map[string]any) error {
 	_, err := d.Mutate(ctx, gcp.Call{API: r.Kind.API, Method: http.MethodPost, Path: r.CollectionPath(), Body: map[string]any{"accountId": r.Leaf(), "serviceAccount": body}, For: r.ID()})
+	d.MadeAccount()
 	if gcp.Exists(err) {
 		return d.Adopt(ctx, r, body)
 	}
@@ -188,6 +190,7 @@ func (d *serviceAccount) Delete(ctx context.Context, r *resource.Resource) error
 // else's bindings, and all conditions, are kept.
 type policy struct{ gcp.REST }
 
+// get gives the whole policy.
 func (d *policy) get(ctx context.Context, r *resource.Resource) (map[string]any, error) {
 	call := gcp.Call{API: r.Kind.API, Method: http.MethodGet, For: r.ID()}
 	switch r.Kind.API.Name {
@@ -201,8 +204,7 @@ func (d *policy) get(ctx context.Context, r *resource.Resource) (map[string]any,
 	}
 	var live map[string]any
 	call.Out = &live
-	err := d.Do(ctx, call)
-	return gcp.Absent(live, err)
+	return live, d.Do(ctx, call)
 }
 
 func (d *policy) set(ctx context.Context, r *resource.Resource, p map[string]any) error {
@@ -215,7 +217,7 @@ func (d *policy) set(ctx context.Context, r *resource.Resource, p map[string]any
 
 func (d *policy) Read(ctx context.Context, r *resource.Resource) (map[string]any, error) {
 	live, err := d.get(ctx, r)
-	if err != nil || live == nil {
+	if live, err = gcp.Absent(live, err); err != nil || live == nil {
 		return nil, err
 	}
 	member := r.Params["member"]
@@ -246,41 +248,37 @@ func (d *policy) Update(ctx context.Context, r *resource.Resource, body, _ map[s
 
 func (d *policy) Delete(ctx context.Context, r *resource.Resource) error { return d.write(ctx, r, nil) }
 
-// write makes the member have exactly these roles, reading and writing again when somebody else wrote meanwhile.
+// readableFor is how long the policy of what was just made may be unreadable: a new bucket is not seen everywhere.
+const readableFor = 2 * time.Minute
+
+// write makes the member have exactly these roles, reading and writing again when somebody else wrote meanwhile. What was
+// not read is never written: without the etag of the policy that was read, everybody else's bindings would be lost.
 func (d *policy) write(ctx context.Context, r *resource.Resource, roles []string) error {
-	member := r.Params["member"]
+	began := time.Now()
 	for try := 0; ; try++ {
 		live, err := d.get(ctx, r)
-		if err != nil {
-			return err
-		}
-		if live == nil {
-			if len(roles) == 0 {
+		switch {
+		case len(roles) == 0:
+			if live, err = gcp.Absent(live, err); err == nil && live == nil {
 				return nil
 			}
-			live = map[string]any{}
-		}
-		var kept []any
-		granted := map[string]bool{}
-		for _, b := range bindings(live) {
-			role, _ := b["role"].(string)
-			if b["condition"] == nil {
-				members := slices.DeleteFunc(stringsAt(b, "members"), func(m string) bool { return m == member })
-				if slices.Contains(roles, role) && !granted[role] {
-					members = append(members, member)
-					granted[role] = true
-				}
-				if len(members) == 0 {
-					continue
-				}
-				b["members"] = members
+		case gcp.Is(err, http.StatusNotFound) && time.Since(began) < readableFor:
+			wait := gcp.Backoff(try, 100*time.Millisecond, 5*time.Second)
+			d.Notify(event.Retried, r.ID(), fmt.Sprintf("the policy cannot be read yet; again in %s", wait.Round(10*time.Millisecond)))
+			if err := gcp.Sleep(ctx, wait); err != nil {
+				return err
 			}
-			kept = append(kept, b)
+			continue
 		}
-		for _, role := range roles {
-			if !granted[role] {
-				kept = append(kept, map[string]any{"role": role, "members": []string{member}})
-			}
+		if err != nil {
+			return fmt.Errorf("read the IAM policy: %w", err)
+		}
+		if etag, _ := live["etag"].(string); etag == "" {
+			return fmt.Errorf("the IAM policy of %s was read without an etag, and is not written blindly", r.CollectionPath())
+		}
+		kept, changed := rebind(bindings(live), r.Params["member"], roles)
+		if !changed { // a write whose answer was lost
+			return nil
 		}
 		live["bindings"], live["version"] = kept, 3
 		err = d.set(ctx, r, live)
@@ -288,10 +286,43 @@ func (d *policy) write(ctx context.Context, r *resource.Resource, roles []string
 			return err
 		}
 		d.Notify(event.Retried, r.ID(), "the policy was changed meanwhile")
-		if err := gcp.Sleep(ctx, gcp.Backoff(try, 50_000_000, 5_000_000_000)); err != nil {
+		if err := gcp.Sleep(ctx, gcp.Backoff(try, 50*time.Millisecond, 5*time.Second)); err != nil {
 			return err
 		}
 	}
+}
+
+// rebind gives bindings in which a member has exactly these roles, and whether they differ from those given. Bindings with
+// a condition stay as they are.
+func rebind(have []map[string]any, member string, roles []string) (kept []any, changed bool) {
+	granted := map[string]bool{}
+	for _, b := range have {
+		role, _ := b["role"].(string)
+		if b["condition"] != nil {
+			kept = append(kept, b)
+			continue
+		}
+		members := stringsAt(b, "members")
+		has, wants := slices.Contains(members, member), slices.Contains(roles, role) && !granted[role]
+		granted[role] = granted[role] || wants
+		if has != wants {
+			changed = true
+			members = slices.DeleteFunc(members, func(m string) bool { return m == member })
+			if wants {
+				members = append(members, member)
+			}
+			b["members"] = members
+		}
+		if len(members) > 0 {
+			kept = append(kept, b)
+		}
+	}
+	for _, role := range roles {
+		if !granted[role] {
+			kept, changed = append(kept, map[string]any{"role": role, "members": []string{member}}), true
+		}
+	}
+	return kept, changed
 }
 
 func bindings(p map[string]any) []map[string]any {

@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"math/big"
 	"net/http"
 	"net/url"
@@ -18,6 +19,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/difyup/difyup/internal/event"
 	"github.com/difyup/difyup/internal/gcp"
 	"github.com/difyup/difyup/internal/resource"
 )
@@ -79,15 +81,50 @@ func (d *secret) complete(ctx context.Context, r *resource.Resource, body map[st
 			Body: map[string]any{"payload": map[string]any{
 				"data": base64.StdEncoding.EncodeToString([]byte(payload)), "dataCrc32c": strconv.FormatUint(uint64(sum), 10),
 			}},
+			// Versions have no names of ours, so that a second request would be a second version.
+			Carried: func(ctx context.Context) (bool, error) {
+				now, err := d.Output(ctx, r, "payload")
+				if gcp.Is(err, http.StatusNotFound) {
+					return false, nil
+				}
+				return now == payload, err
+			},
 		})
 		if err != nil {
 			return err
 		}
 	}
-	return d.Do(ctx, gcp.Call{
-		API: r.Kind.API, Method: http.MethodPatch, Path: r.Link(), Query: url.Values{"updateMask": {"annotations"}}, For: r.ID(),
-		Body: map[string]any{"annotations": map[string]any{complete: "1"}},
-	})
+	return d.markComplete(ctx, r)
+}
+
+// markComplete adds the annotation to those that are there.
+func (d *secret) markComplete(ctx context.Context, r *resource.Resource) error {
+	for try := 0; ; try++ {
+		live, err := d.REST.Read(ctx, r)
+		if err != nil {
+			return err
+		}
+		have, _ := live["annotations"].(map[string]any)
+		switch {
+		case live["etag"] == nil:
+			return fmt.Errorf("complete %s: it was read without its etag, and is not written blindly", r.ID())
+		case have[complete] != nil:
+			return nil
+		}
+		annotations := map[string]any{complete: "1"}
+		maps.Copy(annotations, have)
+		err = d.Do(ctx, gcp.Call{
+			API: r.Kind.API, Method: http.MethodPatch, Path: r.Link(), Query: url.Values{"updateMask": {"annotations"}}, For: r.ID(),
+			Body: map[string]any{"annotations": annotations, "etag": live["etag"]},
+		})
+		if !gcp.Is(err, 409, 412) || try == 5 {
+			return err
+		}
+		d.Notify(event.Retried, r.ID(), "it was changed meanwhile")
+		if err := gcp.Sleep(ctx, gcp.Backoff(try, 50*time.Millisecond, 2*time.Second)); err != nil {
+			return err
+		}
+	}
 }
 
 func (d *secret) Update(ctx context.Context, r *resource.Resource, body, live map[string]any, changed []resource.Path) error {

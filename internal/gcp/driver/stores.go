@@ -14,6 +14,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -77,7 +78,10 @@ func (d *sqlInstance) Delete(ctx context.Context, r *resource.Resource) error {
 			Body: map[string]any{"settings": map[string]any{"deletionProtectionEnabled": false}},
 		})
 		if err != nil {
-			return err
+			// One whose creation failed may refuse to be changed, and let itself be deleted.
+			if state, _ := live["state"].(string); state != "FAILED" {
+				return err
+			}
 		}
 	}
 	return d.REST.Delete(ctx, r)
@@ -138,7 +142,7 @@ func (d *bucket) Delete(ctx context.Context, r *resource.Resource) error {
 			return err
 		}
 		// Something was written meanwhile.
-		if err := gcp.Sleep(ctx, gcp.Backoff(try, 50_000_000, 2_000_000_000)); err != nil {
+		if err := gcp.Sleep(ctx, gcp.Backoff(try, 50*time.Millisecond, 2*time.Second)); err != nil {
 			return err
 		}
 	}
@@ -184,10 +188,38 @@ func (d *object) Read(ctx context.Context, r *resource.Resource) (map[string]any
 		return nil, err
 	}
 	sum, _ := resource.Lookup(live, "metadata.sha256")
-	return map[string]any{"bucket": live["bucket"], "name": live["name"], "sha256": sum}, nil
+	return map[string]any{"bucket": live["bucket"], "name": live["name"], "sha256": sum, "generation": live["generation"]}, nil
 }
 
+// Create uploads the file unless the object is there. Of a request that is sent twice the second finds the first one's
+// generation, which is then compared.
 func (d *object) Create(ctx context.Context, r *resource.Resource, body map[string]any) error {
+	return d.Update(ctx, r, body, nil, nil)
+}
+
+func (d *object) Update(ctx context.Context, r *resource.Resource, body, live map[string]any, _ []resource.Path) error {
+	for try := 0; ; try++ {
+		generation := "0" // there is none
+		if live != nil {
+			if generation, _ = live["generation"].(string); generation == "" {
+				return fmt.Errorf("upload to %s: it was read without its generation, and is not written blindly", r.ID())
+			}
+		}
+		err := d.upload(ctx, r, body, generation)
+		if !gcp.Is(err, http.StatusPreconditionFailed) || try == 5 {
+			return err
+		}
+		if live, err = d.Read(ctx, r); err != nil {
+			return err
+		}
+		if live["sha256"] == body["sha256"] {
+			return nil
+		}
+	}
+}
+
+// upload writes a new generation in the place of this one.
+func (d *object) upload(ctx context.Context, r *resource.Resource, body map[string]any, generation string) error {
 	source, _ := body["source"].(string)
 	content, err := os.ReadFile(source)
 	if err != nil {
@@ -221,13 +253,9 @@ func (d *object) Create(ctx context.Context, r *resource.Resource, body map[stri
 	api := *r.Kind.API
 	api.Base = "upload/" + api.Base
 	return d.Do(ctx, gcp.Call{
-		API: &api, Method: http.MethodPost, Path: r.CollectionPath(), Query: url.Values{"uploadType": {"multipart"}},
+		API: &api, Method: http.MethodPost, Path: r.CollectionPath(), Query: url.Values{"uploadType": {"multipart"}, "ifGenerationMatch": {generation}},
 		Raw: buf.Bytes(), Type: "multipart/related; boundary=" + parts.Boundary(), For: r.ID(),
 	})
-}
-
-func (d *object) Update(ctx context.Context, r *resource.Resource, body, _ map[string]any, _ []resource.Path) error {
-	return d.Create(ctx, r, body)
 }
 
 func (d *object) Delete(ctx context.Context, r *resource.Resource) error {

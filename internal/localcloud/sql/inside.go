@@ -13,13 +13,18 @@ import (
 
 var identifier = regexp.MustCompile(`^[A-Za-z_][-A-Za-z0-9_$@.]{0,62}$`)
 
+// hidden is how Cloud SQL answers a question about the inside of an instance that is not there: it does not say so.
+func hidden() error {
+	return &front.Error{Code: 403, Reason: "notAuthorized", Message: "The client is not authorized to make this request."}
+}
+
 // running gives the key of the instance of a request about its inside.
 func (v *Service) running(r *front.Request) (string, error) {
 	k := key(r)
 	b, ok := v.instances.Get(k)
 	switch {
 	case !ok:
-		return "", notThere()
+		return "", hidden()
 	case body.String(b, "state") != "RUNNABLE":
 		return "", invalid("Invalid request since instance is not running.")
 	}
@@ -64,7 +69,7 @@ func (v *Service) insertDatabase(_ context.Context, r *front.Request) (any, erro
 func (v *Service) getDatabase(_ context.Context, r *front.Request) (any, error) {
 	k := key(r)
 	if _, ok := v.instances.Get(k); !ok {
-		return nil, notThere()
+		return nil, hidden()
 	}
 	b, ok := v.databases.Get(k + "/databases/" + r.Path["database"])
 	if !ok {
@@ -80,7 +85,7 @@ func (v *Service) listDatabases(_ context.Context, r *front.Request) (any, error
 func (v *Service) listBelow(r *front.Request, c *store.Collection, part, kind string) (any, error) {
 	k := key(r)
 	if _, ok := v.instances.Get(k); !ok {
-		return nil, notThere()
+		return nil, hidden()
 	}
 	answer := map[string]any{"kind": kind}
 	if items := c.List(k + part); len(items) > 0 {

@@ -449,7 +449,7 @@ func (v *Service) judge(key string) {
 
 func (v *Service) delete(_ context.Context, r *front.Request) (any, error) {
 	b, ok := v.instances.Get(key(r))
-	if ok && body.Bool(b, "settings.deletionProtectionEnabled") {
+	if ok && body.Bool(b, "settings.deletionProtectionEnabled") && body.String(b, "state") != "FAILED" {
 		return nil, front.Invalid("The instance is protected. Please disable the deletion protection and try again. To disable deletion protection, update the instance settings with deletionProtectionEnabled set to false.")
 	}
 	return v.run(r, "DELETE", deleteTime, func(ctx context.Context, k string) error {
