@@ -517,10 +517,18 @@ func (s *Server) batch(w http.ResponseWriter, req *http.Request, caller string) 
 		if _, body, ok := bytes.Cut(raw, []byte("\r\n\r\n")); ok && len(bytes.TrimSpace(body)) > 0 {
 			inner.Body = io.NopCloser(bytes.NewReader(body))
 		}
+		if strings.HasPrefix(inner.URL.Path, "/upload/") || strings.HasPrefix(inner.URL.Path, "/download/") || inner.URL.Query().Get("alt") == "media" {
+			s.fail(w, api, Invalid("A batch takes no uploads or downloads of media."))
+			return
+		}
 		inner.Host = req.Host // answers name it
 		rec := &recorder{header: http.Header{}, code: http.StatusOK}
 		s.requests.Add(1)
-		s.serveMethod(rec, inner.WithContext(req.Context()), caller)
+		if rt, _ := s.router.find(inner); rt != nil {
+			s.serveMethod(rec, inner.WithContext(req.Context()), caller)
+		} else { // nor the XML API
+			s.fail(rec, api, NotFound("The requested URL %s was not found on this server: the local cloud does not have this method.", inner.URL.Path))
+		}
 		head := textproto.MIMEHeader{"Content-Type": {"application/http"}}
 		if id := part.Header.Get("Content-ID"); id != "" {
 			head.Set("Content-ID", "<response-"+strings.TrimPrefix(id, "<"))

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestTranscoding: an object that is kept compressed is given as it is to whoever takes gzip, and decompressed to others.
@@ -162,4 +163,105 @@ func TestForgottenFields(t *testing.T) {
 	c.want(c.do("POST", "/upload/storage/v1/b/files/o?uploadType=other&name=o", "x"), 400, "upload type")
 	c.want(c.do("POST", "/upload/storage/v1/b/files/o?uploadType=multipart&name=o", "--b\r\n\r\n{}\r\n--b\r\n\r\ncut", "Content-Type: multipart/related; boundary=b"), 400, "ends before")
 	c.want(c.do("GET", "/storage/v1/b/files/o/o", ""), 404)
+}
+
+// TestRewrite copies in calls of one MiB, and goes on only with its own token.
+func TestRewrite(t *testing.T) {
+	c := newCloud(t)
+	data := string(contents(2<<20 + 5))
+	c.want(c.do("POST", "/upload/storage/v1/b/files/o?uploadType=media&name=from", data), 200)
+	path := "/storage/v1/b/files/o/from/rewriteTo/b/files/o/to?maxBytesRewrittenPerCall=1048576&rewriteToken="
+	token := ""
+	for i, want := range []string{"1048576", "2097152", "2097157"} {
+		a := c.want(c.do("POST", path+token, ""), 200, `"totalBytesRewritten": "`+want+`"`, `"objectSize": "2097157"`, fmt.Sprintf(`"done": %t`, i == 2))
+		if i < 2 {
+			token = a.json(t)["rewriteToken"].(string)
+			c.want(c.do("GET", "/storage/v1/b/files/o/to", ""), 404)
+		}
+	}
+	c.stored("to", []byte(data))
+	c.want(c.do("POST", strings.Replace(path, "/o/to?", "/o/elsewhere?", 1)+token, ""), 400, "another rewrite")
+	c.want(c.do("POST", "/storage/v1/b/files/o/from/rewriteTo/b/files/o/to?maxBytesRewrittenPerCall=7", ""), 400, "1048576")
+}
+
+func TestCompose(t *testing.T) {
+	c := newCloud(t)
+	for _, name := range []string{"a", "b"} {
+		c.want(c.do("POST", "/upload/storage/v1/b/files/o?uploadType=media&name="+name, name), 200)
+	}
+	compose := func(body string) answer { return c.do("POST", "/storage/v1/b/files/o/ab/compose", body) }
+	generation := c.generation("a", true)
+	a := c.want(compose(`{"destination":{"contentType":"text/x"},"sourceObjects":[{"name":"a","generation":"`+generation+`","objectPreconditions":{"ifGenerationMatch":"`+generation+`"}},{"name":"b"}]}`), 200, `"componentCount": 2`, `"contentType": "text/x"`)
+	if a.json(t)["md5Hash"] != nil {
+		t.Errorf("a composed object has no MD5: %s", a.body)
+	}
+	c.want(compose(`{"sourceObjects":[{"name":"ab"},{"name":"a"}]}`), 200, `"componentCount": 3`) // of itself, too
+	c.stored("ab", []byte("aba"))
+	for body, code := range map[string]int{
+		`{}`: 400, `{"sourceObjects":[` + strings.Repeat(`{"name":"a"},`, 32) + `{"name":"a"}]}`: 400, `{"sourceObjects":[{"name":"none"}]}`: 404,
+		`{"sourceObjects":[{"name":"a","generation":"7"}]}`: 404, `{"sourceObjects":[{"name":"a","objectPreconditions":{"ifGenerationMatch":"7"}}]}`: 412,
+		`{"sourceObjects":[{"name":"a"}],"deleteSourceObjects":true}`: 400, `{"destination":{"crc32c":"AAAAAA=="},"sourceObjects":[{"name":"a"}]}`: 400,
+	} {
+		if a := compose(body); a.code != code {
+			t.Errorf("%.80s: got %d, want %d: %s", body, a.code, code, a.body)
+		}
+	}
+	c.stored("ab", []byte("aba"))
+}
+
+// TestWhoMay: a service account that may read can read, by either API, and do nothing else, in whatever way.
+func TestWhoMay(t *testing.T) {
+	c := newCloud(t)
+	c.want(c.do("POST", "/upload/storage/v1/b/files/o?uploadType=media&name=o", "x"), 200)
+	c.want(c.do("POST", "/v1/projects/demo/serviceAccounts", `{"accountId":"reader"}`), 200)
+	const reader = "reader@demo.iam.gserviceaccount.com"
+	c.want(c.do("PUT", "/storage/v1/b/files/iam", `{"bindings":[{"role":"roles/storage.objectViewer","members":["serviceAccount:`+reader+`"]}]}`), 200)
+	calls := []struct {
+		method, path, body string
+		reader, nobody     int
+	}{
+		{"GET", "/files/o", "", 200, 403},
+		{"HEAD", "/files/o", "", 200, 403},
+		{"GET", "/storage/v1/b/files/o/o?alt=media", "", 200, 403},
+		{"GET", "/download/storage/v1/b/files/o/o?alt=media", "", 200, 403},
+		{"GET", "/storage/v1/b/files/o", "", 200, 403},
+		{"GET", "/storage/v1/b/files", "", 403, 403},
+		{"POST", "/upload/storage/v1/b/files/o?uploadType=media&name=n", "x", 403, 403},
+		{"POST", "/upload/storage/v1/b/files/o?uploadType=resumable&name=n", "", 403, 403},
+		{"POST", "/storage/v1/b/files/o/n/compose", `{"sourceObjects":[{"name":"o"}]}`, 403, 403},
+		{"POST", "/storage/v1/b/files/o/o/copyTo/b/files/o/n", "", 403, 403},
+		{"POST", "/storage/v1/b/files/o/o/rewriteTo/b/files/o/n", "", 403, 403},
+		{"PATCH", "/storage/v1/b/files/o/o", `{}`, 403, 403},
+		{"DELETE", "/storage/v1/b/files/o/o", "", 403, 403},
+	}
+	to := c.begin("begun")
+	for email, want := range map[string]func(int) int{reader: func(i int) int { return calls[i].reader }, "nobody@demo.iam.gserviceaccount.com": func(i int) int { return calls[i].nobody }} {
+		c.token = c.tokens.Issue(email, time.Hour)
+		for i, call := range calls {
+			if a := c.do(call.method, call.path, call.body); a.code != want(i) {
+				t.Errorf("%s: %s %s: got %d, want %d: %s", email, call.method, call.path, a.code, want(i), a.body)
+			}
+		}
+	}
+	c.token = "a guess"
+	for _, call := range calls {
+		c.want(c.do(call.method, call.path, call.body), 401)
+	}
+	c.want(c.piece(to, nil, "*/*"), 401) // where an upload goes on is not enough
+	c.want(c.do("DELETE", to, ""), 401)
+	c.want(c.do("POST", "/batch/storage/v1", ""), 401)
+}
+
+// TestBatchTakesNoMedia: its answers are kept in memory.
+func TestBatchTakesNoMedia(t *testing.T) {
+	c := newCloud(t)
+	for path, want := range map[string]string{
+		"/storage/v1/b/files/o/o?alt=media": "takes no uploads or downloads", "/download/storage/v1/b/files/o/o": "takes no uploads or downloads",
+		"/upload/storage/v1/b/files/o?name=o": "takes no uploads or downloads", "/files/o": "404 Not Found", "/storage/v1/b/files": `"name": "files"`,
+	} {
+		a := c.do("POST", "/batch/storage/v1", "--b\r\nContent-Type: application/http\r\n\r\nGET "+path+" HTTP/1.1\r\n\r\n\r\n--b--\r\n", "Content-Type: multipart/mixed; boundary=b")
+		if !strings.Contains(a.body, want) {
+			t.Errorf("%s: got %d without %q: %s", path, a.code, want, a.body)
+		}
+	}
 }
