@@ -474,14 +474,20 @@ func (s *Server) Scale(d time.Duration) time.Duration {
 	return max(time.Duration(float64(d)*s.opts.TimeScale), 3*time.Millisecond)
 }
 
-// batch answers several calls in one request, as Compute's batch endpoint does. All are the caller's, whoever they say
+// maxCalls bounds a batch; Google has 100 for Cloud Storage and 1,000 for Compute.
+const maxCalls = 1000
+
+// batch answers several calls in one request, as Compute's and Cloud Storage's batch endpoints do. All are the caller's, whoever they say
 // that they are of.
 func (s *Server) batch(w http.ResponseWriter, req *http.Request, caller string) {
+	_, rest, _ := strings.Cut(strings.TrimPrefix(req.URL.Path, "/"), "/")
+	api, _, _ := strings.Cut(rest, "/")
 	kind, params, err := mime.ParseMediaType(req.Header.Get("Content-Type"))
 	if err != nil || !strings.HasPrefix(kind, "multipart/") {
-		s.fail(w, "compute", Invalid("Missing or malformed multipart content type."))
+		s.fail(w, api, Invalid("Missing or malformed multipart content type."))
 		return
 	}
+	calls := 0
 	var out bytes.Buffer
 	parts := multipart.NewWriter(&out)
 	for in := multipart.NewReader(req.Body, params["boundary"]); ; {
@@ -490,29 +496,39 @@ func (s *Server) batch(w http.ResponseWriter, req *http.Request, caller string) 
 			break
 		}
 		if err != nil {
-			s.fail(w, "compute", Invalid("Malformed multipart body: %v", err))
+			s.fail(w, api, Invalid("Malformed multipart body: %v", err))
 			return
 		}
-		raw, err := io.ReadAll(part)
-		if err != nil {
-			s.fail(w, "compute", Invalid("Malformed multipart body: %v", err))
+		raw, err := io.ReadAll(io.LimitReader(part, maxBody+1))
+		if err != nil || len(raw) > maxBody || calls == maxCalls {
+			s.fail(w, api, Invalid("Malformed multipart body, more than %d calls, or one of more than %d bytes: %v", maxCalls, maxBody, err))
 			return
 		}
+		calls++
 		if !bytes.Contains(raw, []byte("\r\n\r\n")) {
 			raw = append(bytes.TrimRight(raw, "\r\n"), "\r\n\r\n"...)
 		}
 		inner, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
 		if err != nil {
 			// Clients write the request line's target as a path and leave out Host; HTTP/1.0 rules then apply.
-			s.fail(w, "compute", Invalid("Malformed request in the batch: %v", err))
+			s.fail(w, api, Invalid("Malformed request in the batch: %v", err))
 			return
 		}
 		if _, body, ok := bytes.Cut(raw, []byte("\r\n\r\n")); ok && len(bytes.TrimSpace(body)) > 0 {
 			inner.Body = io.NopCloser(bytes.NewReader(body))
 		}
+		if strings.HasPrefix(inner.URL.Path, "/upload/") || strings.HasPrefix(inner.URL.Path, "/download/") || inner.URL.Query().Get("alt") == "media" {
+			s.fail(w, api, Invalid("A batch takes no uploads or downloads of media."))
+			return
+		}
+		inner.Host = req.Host // answers name it
 		rec := &recorder{header: http.Header{}, code: http.StatusOK}
 		s.requests.Add(1)
-		s.serveMethod(rec, inner.WithContext(req.Context()), caller)
+		if rt, _ := s.router.find(inner); rt != nil {
+			s.serveMethod(rec, inner.WithContext(req.Context()), caller)
+		} else { // nor the XML API
+			s.fail(rec, api, NotFound("The requested URL %s was not found on this server: the local cloud does not have this method.", inner.URL.Path))
+		}
 		head := textproto.MIMEHeader{"Content-Type": {"application/http"}}
 		if id := part.Header.Get("Content-ID"); id != "" {
 			head.Set("Content-ID", "<response-"+strings.TrimPrefix(id, "<"))
@@ -521,7 +537,10 @@ func (s *Server) batch(w http.ResponseWriter, req *http.Request, caller string) 
 		if err != nil {
 			return
 		}
-		fmt.Fprintf(pw, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n", rec.code, http.StatusText(rec.code), rec.header.Get("Content-Type"), rec.body.Len())
+		rec.header.Set("Content-Length", strconv.Itoa(rec.body.Len()))
+		fmt.Fprintf(pw, "HTTP/1.1 %d %s\r\n", rec.code, http.StatusText(rec.code))
+		_ = rec.header.Write(pw) // writes to a buffer
+		_, _ = io.WriteString(pw, "\r\n")
 		_, _ = pw.Write(rec.body.Bytes())
 	}
 	_ = parts.Close() // writes to a buffer

@@ -2,8 +2,10 @@ package front
 
 import (
 	"encoding/xml"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -21,20 +23,17 @@ func (s *Server) objectPath(req *http.Request) (*route, map[string]string) {
 	return &route{method: s.object, xml: true}, map[string]string{"bucket": bucket, "object": name}
 }
 
-// xmlQuery are the parameters of the XML API that are not refused.
-var xmlQuery = map[string]bool{"generation": true, "userProject": true}
-
 // checkXML refuses what the XML API has and the local cloud has not.
 func checkXML(r *Request) error {
 	if r.HTTP.Method != http.MethodGet && r.HTTP.Method != http.MethodHead {
 		return &Error{Code: http.StatusMethodNotAllowed, XML: "MethodNotAllowed", Message: "The local cloud's XML API has GET and HEAD of objects; the JSON API has the rest."}
 	}
-	for name := range r.Query {
-		if !xmlQuery[name] && !strings.HasPrefix(strings.ToLower(name), "x-goog-") {
-			return &Error{Code: http.StatusBadRequest, XML: "InvalidArgument", Message: "The local cloud's XML API does not have the parameter " + name + "."}
-		}
-		if strings.EqualFold(name, "X-Goog-Signature") || strings.EqualFold(name, "X-Goog-Algorithm") {
+	for _, name := range slices.Sorted(maps.Keys(r.Query)) {
+		switch {
+		case strings.HasPrefix(strings.ToLower(name), "x-goog-"):
 			return &Error{Code: http.StatusBadRequest, XML: "InvalidArgument", Message: "The local cloud knows no signed URLs."}
+		case name != "generation" && name != "userProject":
+			return &Error{Code: http.StatusBadRequest, XML: "InvalidArgument", Message: "The local cloud's XML API does not have the parameter " + name + "."}
 		}
 	}
 	return nil

@@ -23,21 +23,25 @@ type cloud struct {
 	t       *testing.T
 	handler http.Handler
 	storage *storage.Service
+	tokens  *front.Tokens
+	token   string // what requests bear
 	dir     string // where contents are kept
 	url     string // "" until listen
 }
 
 func newCloud(t *testing.T) *cloud {
 	t.Helper()
-	c := &cloud{t: t, dir: t.TempDir()}
+	c := &cloud{t: t, dir: t.TempDir(), token: token}
 	f, err := front.New(front.Options{Token: token, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.Close)
 	st := store.New()
-	c.storage = storage.Register(f, st, iam.NewPolicies(f, st), c.dir)
-	c.handler = f
+	policies := iam.NewPolicies(f, st)
+	iam.Register(f, st, policies)
+	c.storage = storage.Register(f, st, policies, c.dir)
+	c.handler, c.tokens = f, f.Tokens()
 	c.want(c.do("POST", "/storage/v1/b?project=demo", `{"name":"files"}`), 200)
 	return c
 }
@@ -82,7 +86,7 @@ func (c *cloud) send(method, path string, body io.Reader, headers ...string) ans
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	req.Header.Set("Authorization", "Bearer "+token)
+	req.Header.Set("Authorization", "Bearer "+c.token)
 	req.Header.Set("Accept-Encoding", "identity") // what the client's library would add and undo
 	for _, h := range headers {
 		name, value, _ := strings.Cut(h, ": ")
