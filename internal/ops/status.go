@@ -64,6 +64,17 @@ func (s *Status) Ready() bool {
 		!slices.ContainsFunc(s.Stores, func(st Store) bool { return st.State != "RUNNABLE" && st.State != "READY" && st.State != "AVAILABLE" })
 }
 
+// Broken gives the stores that Google calls failed, as "demo-main is FAILED".
+func (s *Status) Broken() []string {
+	var broken []string
+	for _, st := range s.Stores {
+		if st.State == "FAILED" || st.State == "SUSPENDED" {
+			broken = append(broken, st.Name+" is "+st.State)
+		}
+	}
+	return broken
+}
+
 // Status reads how the stack is. It gives a fault when nothing of it is there.
 func (s *Stack) Status(ctx context.Context) (*Status, error) {
 	spec := s.opts.Spec
