@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"strings"
 	"time"
@@ -176,7 +177,7 @@ func (a *app) ask(ctx context.Context, question string) (bool, error) {
 	answers := make(chan string, 1)
 	failed := make(chan error, 1)
 	go func() { // ends with the process when nobody answers: a read from a terminal cannot be taken back
-		text, err := bufio.NewReader(a.In).ReadString('\n')
+		text, err := bufio.NewReader(io.LimitReader(a.In, 1000)).ReadString('\n')
 		if err != nil && text == "" {
 			failed <- err
 			return

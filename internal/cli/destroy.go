@@ -119,12 +119,12 @@ func runDestroy(ctx context.Context, a *app, o destroyOptions) error {
 
 // openAny opens the stack even when its file is wrong, as long as that names the stack: the state says what belongs to it.
 func (o *destroyOptions) openAny(ctx context.Context, a *app, events event.Sink) (config.Identity, *ops.Stack, error) {
-	spec, err := config.Load(o.file)
+	spec, err := config.Load(ctx, o.file)
 	if err == nil {
 		stack, _, err := o.openWith(ctx, a, ops.Options{Spec: spec, Events: events}, false, false)
 		return spec.Identity(), stack, err
 	}
-	id, ok := config.Identify(o.file)
+	id, ok := config.Identify(ctx, o.file)
 	if !ok {
 		return id, nil, err
 	}
@@ -142,7 +142,7 @@ func (o *destroyOptions) warn(a *app, id config.Identity, problems []*fault.Faul
 	}
 	text := fmt.Sprintf("%s describes no stack that apply would make. What belongs to %s is taken from its state alone.", o.file, id.Stack)
 	for _, f := range problems {
-		text += "\n  " + strings.TrimPrefix(f.At.String()+": ", ": ") + f.Summary
+		text += "\n" + strings.TrimPrefix(f.At.String()+": ", ": ") + f.Summary
 	}
 	view.Warning(a.Err, a.colour, text)
 	return nil

@@ -180,7 +180,7 @@ instead of Google Cloud: addresses, the access token's file, and the project if 
 			}
 			project := ""
 			if _, err := os.Stat(file); err == nil || c.Flags().Changed("file") {
-				spec, err := config.Load(file)
+				spec, err := config.Load(c.Context(), file)
 				if err != nil {
 					return err
 				}

@@ -179,7 +179,7 @@ var errLocalDown = errors.New("the local cloud is not running")
 //
 // The agent is looked for only when something may be made of it; what exists is known without.
 func (t *target) open(ctx context.Context, a *app, events event.Sink, start, makes bool) (*config.Spec, *ops.Stack, *localcloud.Info, error) {
-	spec, err := config.Load(t.file)
+	spec, err := config.Load(ctx, t.file)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -241,7 +241,14 @@ func findAgent(local bool) (topology.Agent, error) {
 		}
 		path = filepath.Join(filepath.Dir(self), "difyup-agent")
 	}
-	f, err := os.Open(path)
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() { // a pipe would be waited for, a device read for ever
+		err = errors.New("it is no file")
+	}
+	var f *os.File
+	if err == nil {
+		f, err = os.Open(path)
+	}
 	if err != nil {
 		return topology.Agent{}, &fault.Fault{
 			Summary: "No agent for the instances",

@@ -144,7 +144,7 @@ func (p *place) open(blind bool) *ops.Stack {
 		if err != nil {
 			p.t.Fatal(err)
 		}
-		if o.Spec, err = config.Load(file); err != nil {
+		if o.Spec, err = config.Load(p.t.Context(), file); err != nil {
 			p.t.Fatal(err)
 		}
 	}

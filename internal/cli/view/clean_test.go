@@ -140,6 +140,7 @@ func TestViewsShowHostileTexts(t *testing.T) {
 			"outputs":     func(w *bytes.Buffer, c Palette) { Outputs(w, c, values) },
 			"destroyed":   func(w *bytes.Buffer, c Palette) { Destroyed(w, c, text, 1, time.Second) },
 			"note":        func(w *bytes.Buffer, c Palette) { Note(w, c, text) },
+			"warning":     func(w *bytes.Buffer, c Palette) { Warning(w, c, "Take care:\n"+text) },
 			"next":        func(w *bytes.Buffer, c Palette) { Next(w, c, text) },
 			"interrupted": func(w *bytes.Buffer, c Palette) { Interrupted(w, c) },
 		}

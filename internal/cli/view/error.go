@@ -85,7 +85,13 @@ func Note(w io.Writer, c Palette, text string) { printf(w, "%s\n", c.dim(text)) 
 
 // Warning says what a command does not refuse over, and its user should know.
 func Warning(w io.Writer, c Palette, text string) {
-	printf(w, "%s %s\n", c.yellow("Warning:"), text)
+	for i, line := range lines(text) {
+		if i == 0 {
+			printf(w, "%s %s\n", c.yellow("Warning:"), line)
+		} else {
+			printf(w, "  %s\n", line)
+		}
+	}
 }
 
 // Next names the command to try next.
