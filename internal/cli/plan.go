@@ -23,7 +23,7 @@ func newPlan(a *app) *cobra.Command {
 	}
 	o.flags(c)
 	c.Flags().BoolVar(&o.json, "json", false, "write the plan as JSON")
-	c.Flags().BoolVar(&o.exitCode, "exit-code", false, "end with 0 when there is nothing to do, 2 when there is")
+	c.Flags().BoolVar(&o.exitCode, "exit-code", false, "exit with 0 if there are no changes, with 2 if there are")
 	return c
 }
 

@@ -18,8 +18,8 @@ func TestAim(t *testing.T) {
 		target       target
 		remedy, want string
 	}{
-		{local, "Make it:\n    difyup apply", "Make it:\n    difyup apply --local -f 'my stack.yaml'"},
-		{google, "Make it:\n    difyup apply", "Make it:\n    difyup apply"},
+		{local, "Create it:\n    difyup apply", "Create it:\n    difyup apply --local -f 'my stack.yaml'"},
+		{google, "Create it:\n    difyup apply", "Create it:\n    difyup apply"},
 		{local, "Sure?\n    difyup apply --break-lock", "Sure?\n    difyup destroy --local -f 'my stack.yaml' --break-lock"},
 		{google, "Sure?\n    difyup apply --break-lock", "Sure?\n    difyup destroy --break-lock"},
 		{local, "Name them:\n    difyup destroy --delete-data a/b", "Name them:\n    difyup destroy --local -f 'my stack.yaml' --delete-data a/b"},

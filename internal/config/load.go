@@ -40,7 +40,7 @@ func Parse(file string, data []byte) (*Spec, error) {
 			r.faults = append(r.faults[:maxFaults:maxFaults], &fault.Fault{
 				Summary: "More problems", At: fault.Position{File: file},
 				Detail: fmt.Sprintf("These are the first %d problems; there are %d more.", maxFaults, more),
-				Remedy: "Mend these first. Or is it another file that you meant? Name it with -f.",
+				Remedy: "Fix these first. Or did you mean another file? Name it with -f.",
 			})
 		}
 		return nil, r.faults

@@ -267,7 +267,7 @@ func TestLostState(t *testing.T) {
 		t.Error("somebody else's network was deleted")
 	}
 	_, err = p.destroy(true)
-	wantFault(t, err, "There is no state", "Mend the file")
+	wantFault(t, err, "There is no state", "Fix the file")
 }
 
 // TestNothingIsLeft checks that this is said only after it was looked.

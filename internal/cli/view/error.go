@@ -77,7 +77,7 @@ func paragraph(w io.Writer, text string) {
 
 // Interrupted says that the user ended the command, and that this was safe.
 func Interrupted(w io.Writer, c Palette) {
-	printf(w, "%s What was begun is not lost: the same command goes on from here.\n", c.yellow("Interrupted."))
+	printf(w, "%s This is safe: run the same command again to continue.\n", c.yellow("Interrupted."))
 }
 
 // Note says something by the way.

@@ -105,7 +105,7 @@ func step(w io.Writer, c Palette, s plan.Step) {
 		case kind.Rolling:
 			note = "rolling: instances are replaced, a few at a time"
 		case kind.Restart:
-			note = "restart: it is away for a while"
+			note = "restart: unavailable for a while"
 		}
 	case plan.Delete:
 		mark = c.red("-")
@@ -203,7 +203,7 @@ func Destroyed(w io.Writer, c Palette, stack string, deleted int, took time.Dura
 
 // Unfinished says how far a run came that failed or was interrupted.
 func Unfinished(w io.Writer, c Palette, done, failed, skipped int) {
-	printf(w, "%s %d steps done, %d failed, %d not begun. Nothing that was done is lost.\n", c.yellow("Unfinished:"), done, failed, skipped)
+	printf(w, "%s %d steps done, %d failed, %d not started. Completed steps are kept.\n", c.yellow("Unfinished:"), done, failed, skipped)
 }
 
 func duration(d time.Duration) styled {

@@ -147,7 +147,7 @@ func (p *Progress) line(e event.Event) styled {
 	case event.Failed:
 		return sprintf("%s %s %s: %s", c.red("✗"), e.Action, e.ID, e.Error)
 	case event.Skipped:
-		return sprintf("%s %s %s: %s", c.dim("·"), e.Action, e.ID, "not begun, "+e.Detail)
+		return sprintf("%s %s %s: %s", c.dim("·"), e.Action, e.ID, "not started, "+e.Detail)
 	case event.Retried:
 		return sprintf("%s %s: %s", c.yellow("↻"), e.ID, e.Detail)
 	case event.Waiting:

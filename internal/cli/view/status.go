@@ -77,10 +77,10 @@ func Status(w io.Writer, c Palette, where, url string, s *ops.Status) {
 			r.Command, r.By, r.At.Local().Format(time.DateTime), r.Created, r.Updated, r.Deleted, r.Failed)))
 	}
 	if i := s.Intent; i != nil && s.Lock == nil {
-		printf(w, "  %s\n", c.yellow(sprintf("`%s` by %s did not end, since %s; the next apply goes on from there", i.Command, i.By, i.At.Local().Format(time.DateTime))))
+		printf(w, "  %s\n", c.yellow(sprintf("`%s` by %s, started at %s, did not finish; the next apply continues it", i.Command, i.By, i.At.Local().Format(time.DateTime))))
 	}
 	if h := s.Lock; h != nil {
-		printf(w, "  %s\n", c.yellow(sprintf("%s on %s is at `%s` since %s", h.Owner, h.Host, h.Command, h.Since.Local().Format(time.DateTime))))
+		printf(w, "  %s\n", c.yellow(sprintf("%s on %s has been running `%s` since %s", h.Owner, h.Host, h.Command, h.Since.Local().Format(time.DateTime))))
 	}
 }
 
