@@ -32,7 +32,7 @@ func newApply(a *app) *cobra.Command {
 		Use: "apply", Short: "Create or update the stack",
 		Long: `Shows the changes, asks for confirmation, and makes them. It is safe to interrupt it at any time: the next apply continues
 where this one stopped. With --local, the local cloud is started if it is not running.`,
-		RunE: func(c *cobra.Command, _ []string) error { return o.aim("apply", runApply(c.Context(), a, o)) },
+		RunE: func(c *cobra.Command, _ []string) error { return o.aim(c, runApply(c.Context(), a, o)) },
 	}
 	o.flags(c)
 	c.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask for confirmation")

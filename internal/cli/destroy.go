@@ -32,7 +32,7 @@ func newDestroy(a *app) *cobra.Command {
 		Long: `Shows what will be deleted, asks for confirmation, and deletes it. On Google Cloud, nothing is deleted until every resource
 that holds data is named with --delete-data. Resources without the stack's mark are never deleted. If the description has
 mistakes, the names of the stack and its project are enough. A local cloud that apply started is stopped with its last stack.`,
-		RunE: func(c *cobra.Command, _ []string) error { return o.aim("destroy", runDestroy(c.Context(), a, o)) },
+		RunE: func(c *cobra.Command, _ []string) error { return o.aim(c, runDestroy(c.Context(), a, o)) },
 	}
 	o.flags(c)
 	c.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask for confirmation")

@@ -19,7 +19,7 @@ func newPlan(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "plan", Short: "Show what apply would change",
 		Long: "Compares the description with the cloud and shows what apply would do. Nothing is changed.",
-		RunE: func(c *cobra.Command, _ []string) error { return o.aim("plan", runPlan(c.Context(), a, o)) },
+		RunE: func(c *cobra.Command, _ []string) error { return o.aim(c, runPlan(c.Context(), a, o)) },
 	}
 	o.flags(c)
 	c.Flags().BoolVar(&o.json, "json", false, "write the plan as JSON")

@@ -23,7 +23,7 @@ func newStatus(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "status", Short: "Show the status of the stack",
 		Long: "Shows the load balancer, the instances and their health, the stores, the last run, and who holds the lock.",
-		RunE: func(c *cobra.Command, _ []string) error { return o.aim("status", runStatus(c.Context(), a, o)) },
+		RunE: func(c *cobra.Command, _ []string) error { return o.aim(c, runStatus(c.Context(), a, o)) },
 	}
 	o.flags(c)
 	c.Flags().BoolVar(&o.json, "json", false, "write the status as JSON")
@@ -34,7 +34,7 @@ func newOutputs(a *app) *cobra.Command {
 	var o readOptions
 	c := &cobra.Command{
 		Use: "outputs", Short: "Show addresses and names of the stack",
-		RunE: func(c *cobra.Command, _ []string) error { return o.aim("outputs", runOutputs(c.Context(), a, o)) },
+		RunE: func(c *cobra.Command, _ []string) error { return o.aim(c, runOutputs(c.Context(), a, o)) },
 	}
 	o.flags(c)
 	c.Flags().BoolVar(&o.json, "json", false, "write the outputs as JSON")
