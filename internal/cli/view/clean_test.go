@@ -20,6 +20,7 @@ import (
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/localcloud"
+	"github.com/difyup/difyup/internal/localcloud/faults"
 	"github.com/difyup/difyup/internal/ops"
 	"github.com/difyup/difyup/internal/plan"
 	"github.com/difyup/difyup/internal/resource"
@@ -120,7 +121,8 @@ func TestViewsShowHostileTexts(t *testing.T) {
 		var info localcloud.Info
 		var f fault.Fault
 		var values []ops.Value
-		for _, v := range []any{&status, &info, &f, &values} {
+		var rules []faults.State
+		for _, v := range []any{&status, &info, &f, &values, &rules} {
 			fill(reflect.ValueOf(v).Elem(), text)
 		}
 		f.Cause, f.At.Line, f.At.Column = errors.New(text), 3, 5
@@ -137,6 +139,7 @@ func TestViewsShowHostileTexts(t *testing.T) {
 			"plan":        func(w *bytes.Buffer, c Palette) { Plan(w, c, Heading{Stack: text, Project: text, Where: text}, p) },
 			"status":      func(w *bytes.Buffer, c Palette) { Status(w, c, text, text, &status) },
 			"local":       func(w *bytes.Buffer, c Palette) { Local(w, c, &info) },
+			"faults":      func(w *bytes.Buffer, _ Palette) { Faults(w, rules) },
 			"outputs":     func(w *bytes.Buffer, c Palette) { Outputs(w, c, values) },
 			"destroyed":   func(w *bytes.Buffer, c Palette) { Destroyed(w, c, text, 1, time.Second) },
 			"note":        func(w *bytes.Buffer, c Palette) { Note(w, c, text) },
