@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"strings"
 	"time"
@@ -28,17 +29,17 @@ type applyOptions struct {
 func newApply(a *app) *cobra.Command {
 	var o applyOptions
 	c := &cobra.Command{
-		Use: "apply", Short: "Make the cloud as described",
-		Long: `Shows what is going to change, asks, and does it. Interrupting is safe at any time: the next apply goes on where this one
-stopped. With --local the local cloud is started if it is not up.`,
-		RunE: func(c *cobra.Command, _ []string) error { return o.aim("apply", runApply(c.Context(), a, o)) },
+		Use: "apply", Short: "Create or update the stack",
+		Long: `Shows the changes, asks for confirmation, and makes them. It is safe to interrupt it at any time: the next apply continues
+where this one stopped. With --local, the local cloud is started if it is not running.`,
+		RunE: func(c *cobra.Command, _ []string) error { return o.aim(c, runApply(c.Context(), a, o)) },
 	}
 	o.flags(c)
-	c.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask")
-	c.Flags().BoolVar(&o.json, "json", false, "write the plan, every event and the result as JSON, one to a line; needs --yes")
-	c.Flags().BoolVar(&o.breakLock, "break-lock", false, "take the lock from another run, which is surely dead")
-	c.Flags().BoolVar(&o.noWait, "no-wait", false, "do not wait until the instances serve")
-	c.Flags().DurationVar(&o.timeout, "timeout", 20*time.Minute, "how long to wait until the instances serve")
+	c.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask for confirmation")
+	c.Flags().BoolVar(&o.json, "json", false, "write the plan, the events and the result as JSON, one object per line; requires --yes")
+	c.Flags().BoolVar(&o.breakLock, "break-lock", false, "take over the lock of another run; use only when that run is certainly dead")
+	c.Flags().BoolVar(&o.noWait, "no-wait", false, "do not wait until the instances are healthy")
+	c.Flags().DurationVar(&o.timeout, "timeout", 20*time.Minute, "how long to wait until the instances are healthy")
 	return c
 }
 
@@ -48,9 +49,9 @@ func needsYes(a *app, yes, json bool) error {
 		return nil
 	}
 	return &fault.Fault{
-		Summary: "Nobody to ask",
-		Detail:  "This changes the cloud, and there is no terminal to confirm it on.",
-		Remedy:  "Add --yes to go ahead without being asked.",
+		Summary: "Confirmation required",
+		Detail:  "This command changes resources, and there is no terminal to confirm it on.",
+		Remedy:  "Use --yes to run it without confirmation.",
 	}
 }
 
@@ -95,7 +96,7 @@ func runApply(ctx context.Context, a *app, o applyOptions) error {
 		if shown.Empty() {
 			return nil
 		}
-		if ok, err := a.ask(ctx, "Make these changes?"); err != nil || !ok {
+		if ok, err := a.ask(ctx, "Apply these changes?"); err != nil || !ok {
 			return declined(a, err)
 		}
 		run.Confirm = func(p *plan.Plan) (bool, error) {
@@ -103,9 +104,9 @@ func runApply(ctx context.Context, a *app, o applyOptions) error {
 			progress.Expect(len(p.Steps))
 			if !reflect.DeepEqual(stepsOf(shown), stepsOf(p)) {
 				return false, &fault.Fault{
-					Summary: "The cloud changed meanwhile",
-					Detail:  "What would be done now is not what was shown.",
-					Remedy:  "Look at the new plan:\n    difyup apply" + o.flagsText(),
+					Summary: "The cloud has changed",
+					Detail:  "The plan is no longer the one that was shown.",
+					Remedy:  "Review the new plan:\n    difyup apply" + o.flagsText(),
 				}
 			}
 			return true, nil
@@ -176,7 +177,7 @@ func (a *app) ask(ctx context.Context, question string) (bool, error) {
 	answers := make(chan string, 1)
 	failed := make(chan error, 1)
 	go func() { // ends with the process when nobody answers: a read from a terminal cannot be taken back
-		text, err := bufio.NewReader(a.In).ReadString('\n')
+		text, err := bufio.NewReader(io.LimitReader(a.In, 1000)).ReadString('\n')
 		if err != nil && text == "" {
 			failed <- err
 			return

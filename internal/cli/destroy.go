@@ -28,18 +28,17 @@ type destroyOptions struct {
 func newDestroy(a *app) *cobra.Command {
 	var o destroyOptions
 	c := &cobra.Command{
-		Use: "destroy", Short: "Take the stack away",
-		Long: `Shows what is going to be deleted, asks, and deletes it. On Google Cloud everything that holds data must be named with
---delete-data, so that none of it is lost by mistake. What does not bear the stack's mark is not deleted. Of the file no
-more is needed than the names of the stack and the project, should the rest of it be wrong. A local cloud that was started by
-apply ends with its last stack.`,
-		RunE: func(c *cobra.Command, _ []string) error { return o.aim("destroy", runDestroy(c.Context(), a, o)) },
+		Use: "destroy", Short: "Delete the stack",
+		Long: `Shows what will be deleted, asks for confirmation, and deletes it. On Google Cloud, nothing is deleted until every resource
+that holds data is named with --delete-data. Resources without the stack's mark are never deleted. If the description has
+mistakes, the names of the stack and its project are enough. A local cloud that apply started is stopped with its last stack.`,
+		RunE: func(c *cobra.Command, _ []string) error { return o.aim(c, runDestroy(c.Context(), a, o)) },
 	}
 	o.flags(c)
-	c.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask")
-	c.Flags().BoolVar(&o.json, "json", false, "write the plan, every event and the result as JSON, one to a line; needs --yes")
-	c.Flags().BoolVar(&o.breakLock, "break-lock", false, "take the lock from another run, which is surely dead")
-	c.Flags().StringSliceVar(&o.deleteData, "delete-data", nil, "an ID, as the plan shows it, of something whose data may be lost; several with commas")
+	c.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask for confirmation")
+	c.Flags().BoolVar(&o.json, "json", false, "write the plan, the events and the result as JSON, one object per line; requires --yes")
+	c.Flags().BoolVar(&o.breakLock, "break-lock", false, "take over the lock of another run; use only when that run is certainly dead")
+	c.Flags().StringSliceVar(&o.deleteData, "delete-data", nil, "ID, as shown in the plan, of a resource to delete together with its data; separate several with commas")
 	return c
 }
 
@@ -85,7 +84,7 @@ func runDestroy(ctx context.Context, a *app, o destroyOptions) error {
 			return err
 		}
 		if !p.Empty() {
-			if ok, err := a.ask(ctx, "Delete all this? It cannot be undone."); err != nil || !ok {
+			if ok, err := a.ask(ctx, "Delete these resources? This cannot be undone."); err != nil || !ok {
 				return declined(a, err)
 			}
 		}
@@ -119,12 +118,12 @@ func runDestroy(ctx context.Context, a *app, o destroyOptions) error {
 
 // openAny opens the stack even when its file is wrong, as long as that names the stack: the state says what belongs to it.
 func (o *destroyOptions) openAny(ctx context.Context, a *app, events event.Sink) (config.Identity, *ops.Stack, error) {
-	spec, err := config.Load(o.file)
+	spec, err := config.Load(ctx, o.file)
 	if err == nil {
 		stack, _, err := o.openWith(ctx, a, ops.Options{Spec: spec, Events: events}, false, false)
 		return spec.Identity(), stack, err
 	}
-	id, ok := config.Identify(o.file)
+	id, ok := config.Identify(ctx, o.file)
 	if !ok {
 		return id, nil, err
 	}
@@ -142,7 +141,7 @@ func (o *destroyOptions) warn(a *app, id config.Identity, problems []*fault.Faul
 	}
 	text := fmt.Sprintf("%s describes no stack that apply would make. What belongs to %s is taken from its state alone.", o.file, id.Stack)
 	for _, f := range problems {
-		text += "\n  " + strings.TrimPrefix(f.At.String()+": ", ": ") + f.Summary
+		text += "\n" + strings.TrimPrefix(f.At.String()+": ", ": ") + f.Summary
 	}
 	view.Warning(a.Err, a.colour, text)
 	return nil
@@ -161,8 +160,8 @@ func (o *destroyOptions) losses(p *plan.Plan) error {
 	}
 	return &fault.Fault{
 		Summary: "Data would be lost",
-		Detail:  fmt.Sprintf("These hold data, which no backup of difyup's keeps:\n    %s", strings.Join(missing, "\n    ")),
-		Remedy:  "Name them, if their data may go:\n    difyup destroy" + o.flagsText() + " --delete-data " + strings.Join(missing, ","),
+		Detail:  fmt.Sprintf("These resources hold data, and difyup keeps no backup of it:\n    %s", strings.Join(missing, "\n    ")),
+		Remedy:  "To delete them together with their data, name them:\n    difyup destroy" + o.flagsText() + " --delete-data " + strings.Join(missing, ","),
 	}
 }
 
@@ -173,7 +172,7 @@ func (o *destroyOptions) endLocal(ctx context.Context, a *app) error {
 		return err
 	}
 	info, err := localcloud.Find(ctx, dir)
-	said := "The local cloud is empty and was ended."
+	said := "The local cloud is empty and was stopped."
 	switch {
 	case errors.Is(err, localcloud.ErrNotRunning):
 		was, err := localcloud.Sweep(ctx, dir, a.waiting)
@@ -188,7 +187,7 @@ func (o *destroyOptions) endLocal(ctx context.Context, a *app) error {
 	case !info.Empty():
 		return nil
 	case !info.Transient:
-		said = "The local cloud is empty and goes on running, since it was started by itself. End it with: difyup local down" + o.dirText()
+		said = "The local cloud is empty and keeps running, because `difyup local up` started it. Stop it with: difyup local down" + o.dirText()
 	default:
 		if _, err := localcloud.Down(ctx, dir, a.waiting); err != nil {
 			return err

@@ -21,7 +21,7 @@ import (
 func newLocal(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "local", Short: "The local cloud: Google Cloud on this machine",
-		Long: "Starts, ends and shows the local cloud. `difyup apply --local` starts it by itself.",
+		Long: "Starts, stops and shows the local cloud. `difyup apply --local` starts it if necessary.",
 	}
 	subcommands(c)
 	c.AddCommand(newLocalUp(a), newLocalDown(a), newLocalStatus(a), newLocalEnv(a), newLocalFault(a), newLocalServe(a))
@@ -89,7 +89,7 @@ func newLocalUp(a *app) *cobra.Command {
 func (a *app) waiting(what string) { view.Note(a.Err, a.colour, "Waiting for "+what+".") }
 
 func freshFlag(c *cobra.Command, fresh *bool) {
-	c.Flags().BoolVar(fresh, "fresh", false, "let projects begin with hardly any API enabled, as new ones at Google do; apply starts it so")
+	c.Flags().BoolVar(fresh, "fresh", false, "start projects with almost no APIs enabled, like new projects on Google Cloud; apply does so")
 }
 
 func scaleFlag(c *cobra.Command, scale *float64) {
@@ -108,7 +108,7 @@ func checkScale(scale float64) error {
 func newLocalDown(a *app) *cobra.Command {
 	var dir string
 	c := &cobra.Command{
-		Use: "down", Short: "End the local cloud and remove everything in it", Args: noArgs,
+		Use: "down", Short: "Stop the local cloud and delete everything in it", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			path, err := localDir(dir)
 			if err != nil {
@@ -119,7 +119,7 @@ func newLocalDown(a *app) *cobra.Command {
 				return err
 			}
 			if was {
-				view.Note(a.Err, a.colour, "The local cloud was ended and removed.")
+				view.Note(a.Err, a.colour, "The local cloud was stopped and deleted.")
 			} else {
 				view.Note(a.Err, a.colour, "The local cloud is not running.")
 			}
@@ -180,7 +180,7 @@ instead of Google Cloud: addresses, the access token's file, and the project if 
 			}
 			project := ""
 			if _, err := os.Stat(file); err == nil || c.Flags().Changed("file") {
-				spec, err := config.Load(file)
+				spec, err := config.Load(c.Context(), file)
 				if err != nil {
 					return err
 				}
@@ -219,7 +219,7 @@ func newLocalServe(a *app) *cobra.Command {
 	var delay time.Duration
 	var verbose bool
 	c := &cobra.Command{
-		Use: "serve", Short: "Be the local cloud, until interrupted", Args: noArgs, Hidden: true,
+		Use: "serve", Short: "Run the local cloud in the foreground", Args: noArgs, Hidden: true,
 		RunE: func(c *cobra.Command, _ []string) error {
 			path, err := localDir(dir)
 			if err != nil {

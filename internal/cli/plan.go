@@ -19,11 +19,11 @@ func newPlan(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "plan", Short: "Show what apply would change",
 		Long: "Compares the description with the cloud and shows what apply would do. Nothing is changed.",
-		RunE: func(c *cobra.Command, _ []string) error { return o.aim("plan", runPlan(c.Context(), a, o)) },
+		RunE: func(c *cobra.Command, _ []string) error { return o.aim(c, runPlan(c.Context(), a, o)) },
 	}
 	o.flags(c)
 	c.Flags().BoolVar(&o.json, "json", false, "write the plan as JSON")
-	c.Flags().BoolVar(&o.exitCode, "exit-code", false, "end with 0 when there is nothing to do, 2 when there is")
+	c.Flags().BoolVar(&o.exitCode, "exit-code", false, "exit with 0 if there are no changes, with 2 if there are")
 	return c
 }
 

@@ -136,28 +136,43 @@ func (t *target) dirText() string {
 	return " --dir " + quoted(t.dir)
 }
 
-// aim has the remedies of an error that name a command about a stack name this one's: with the flags it was called with. Who
-// wrote them does not know the flags, nor which command is to be given again with --break-lock.
-func (t *target) aim(command string, err error) error {
+// aim has the remedies of an error of a command be about the stack and the cloud that the command was called for. Who wrote them
+// knows neither its flags, nor which command is to be given again with --break-lock, nor how gcloud gets to a local cloud.
+func (t *target) aim(c *cobra.Command, err error) error {
+	env, rest, findErr := c.Root().Find([]string{"local", "env"})
 	for _, f := range fault.All(err) {
-		lines := strings.Split(f.Remedy, "\n")
-		for i, line := range lines {
-			rest, ok := strings.CutPrefix(line, "    difyup ")
-			verb, args, _ := strings.Cut(rest, " ")
-			if !ok || !slices.Contains([]string{"plan", "apply", "destroy", "status", "outputs"}, verb) || strings.Contains(args, "--local") || strings.Contains(args, "-f ") || strings.Contains(args, "--dir ") {
-				continue
+		var lines []string
+		reached := !t.local || findErr != nil || len(rest) > 0
+		for line := range strings.SplitSeq(f.Remedy, "\n") {
+			if strings.HasPrefix(line, "    gcloud ") && !reached {
+				reached = true
+				dir := ""
+				if t.dir != "" {
+					dir = " --dir " + quoted(t.dir)
+				}
+				lines = append(lines, "    eval \"$("+env.CommandPath()+dir+")\"")
 			}
-			if args == "--break-lock" {
-				verb = command
-			}
-			if args != "" {
-				args = " " + args
-			}
-			lines[i] = "    difyup " + verb + t.flagsText() + args
+			lines = append(lines, t.aimed(c.Name(), line))
 		}
 		f.Remedy = strings.Join(lines, "\n")
 	}
 	return err
+}
+
+// aimed gives a line of a remedy with the flags of the stack, if it is a command about one that has none.
+func (t *target) aimed(command, line string) string {
+	rest, ok := strings.CutPrefix(line, "    difyup ")
+	verb, args, _ := strings.Cut(rest, " ")
+	if !ok || !slices.Contains([]string{"plan", "apply", "destroy", "status", "outputs"}, verb) || strings.Contains(args, "--local") || strings.Contains(args, "-f ") || strings.Contains(args, "--dir ") {
+		return line
+	}
+	if args == "--break-lock" {
+		verb = command
+	}
+	if args != "" {
+		args = " " + args
+	}
+	return "    difyup " + verb + t.flagsText() + args
 }
 
 // quoted gives a word as a shell takes it.
@@ -179,7 +194,7 @@ var errLocalDown = errors.New("the local cloud is not running")
 //
 // The agent is looked for only when something may be made of it; what exists is known without.
 func (t *target) open(ctx context.Context, a *app, events event.Sink, start, makes bool) (*config.Spec, *ops.Stack, *localcloud.Info, error) {
-	spec, err := config.Load(t.file)
+	spec, err := config.Load(ctx, t.file)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -241,7 +256,14 @@ func findAgent(local bool) (topology.Agent, error) {
 		}
 		path = filepath.Join(filepath.Dir(self), "difyup-agent")
 	}
-	f, err := os.Open(path)
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() { // a pipe would be waited for, a device read for ever
+		err = errors.New("it is no file")
+	}
+	var f *os.File
+	if err == nil {
+		f, err = os.Open(path)
+	}
 	if err != nil {
 		return topology.Agent{}, &fault.Fault{
 			Summary: "No agent for the instances",

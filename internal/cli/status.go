@@ -21,9 +21,9 @@ type readOptions struct {
 func newStatus(a *app) *cobra.Command {
 	var o readOptions
 	c := &cobra.Command{
-		Use: "status", Short: "Show how the stack is",
-		Long: "Shows the load balancer, the instances and how healthy they are, the stores, the last run, and who is at work now.",
-		RunE: func(c *cobra.Command, _ []string) error { return o.aim("status", runStatus(c.Context(), a, o)) },
+		Use: "status", Short: "Show the status of the stack",
+		Long: "Shows the load balancer, the instances and their health, the stores, the last run, and who holds the lock.",
+		RunE: func(c *cobra.Command, _ []string) error { return o.aim(c, runStatus(c.Context(), a, o)) },
 	}
 	o.flags(c)
 	c.Flags().BoolVar(&o.json, "json", false, "write the status as JSON")
@@ -34,7 +34,7 @@ func newOutputs(a *app) *cobra.Command {
 	var o readOptions
 	c := &cobra.Command{
 		Use: "outputs", Short: "Show addresses and names of the stack",
-		RunE: func(c *cobra.Command, _ []string) error { return o.aim("outputs", runOutputs(c.Context(), a, o)) },
+		RunE: func(c *cobra.Command, _ []string) error { return o.aim(c, runOutputs(c.Context(), a, o)) },
 	}
 	o.flags(c)
 	c.Flags().BoolVar(&o.json, "json", false, "write the outputs as JSON")
@@ -48,7 +48,7 @@ func (o *readOptions) running(ctx context.Context, a *app) (*config.Spec, *ops.S
 		err = &fault.Fault{
 			Summary: "The local cloud is not running",
 			Detail:  "So there is no stack in it.",
-			Remedy:  "Make one:\n    difyup apply" + o.flagsText(),
+			Remedy:  "Create one:\n    difyup apply" + o.flagsText(),
 		}
 	}
 	return spec, stack, info, err

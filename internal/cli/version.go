@@ -11,7 +11,7 @@ import (
 func newVersion(a *app) *cobra.Command {
 	var json bool
 	c := &cobra.Command{
-		Use: "version", Short: "Show which difyup this is", Args: noArgs,
+		Use: "version", Short: "Show the version of difyup", Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if json {
 				return a.writeJSON(build.Current())

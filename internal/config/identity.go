@@ -1,6 +1,10 @@
 package config
 
-import "regexp"
+import (
+	"context"
+	"os"
+	"regexp"
+)
 
 // Identity is what names a stack: enough to find its state.
 type Identity struct {
@@ -18,9 +22,12 @@ func (s *Spec) Identity() Identity {
 var named = regexp.MustCompile(`^(stack|project|region):[ \t]+(?:([a-z0-9-]+)|"([a-z0-9-]+)"|'([a-z0-9-]+)')[ \t]*(?:#.*)?$`)
 
 // Identify reads from a file that Load refuses what names the stack, so that it can be deleted all the same. It says
-// whether stack and project are there once each and well; the rest of the file may be anything.
-func Identify(path string) (Identity, bool) {
-	data, err := read(path)
+// whether stack and project are there once each and well; the rest of the file may be anything. A pipe cannot be read twice.
+func Identify(ctx context.Context, path string) (Identity, bool) {
+	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
+		return Identity{}, false
+	}
+	data, err := readFile(ctx, path)
 	if err != nil || len(data) > maxSize {
 		return Identity{}, false
 	}

@@ -39,13 +39,13 @@ func TestIdentify(t *testing.T) {
 			if err := os.WriteFile(path, []byte(tc.file), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			id, ok := config.Identify(path)
+			id, ok := config.Identify(t.Context(), path)
 			if ok != (tc.want != none) || ok && id != tc.want {
 				t.Errorf("got %+v, %v, want %+v", id, ok, tc.want)
 			}
 		})
 	}
-	if _, ok := config.Identify("absent.yaml"); ok {
+	if _, ok := config.Identify(t.Context(), "absent.yaml"); ok {
 		t.Error("a file that is not there names a stack")
 	}
 }

@@ -2,77 +2,25 @@ package config
 
 import (
 	"bytes"
-	"errors"
+	"context"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/difyup/difyup/internal/fault"
 )
 
-// maxSize is far above what a stack needs, so that a wrong file is not read to its end.
-const maxSize = 1 << 20
-
 // maxFaults is how many problems are told: with more, it is the wrong file.
 const maxFaults = 100
 
 // Load reads the stack described in the file at path. The error is a fault.List with all problems, in the order of
-// their places, or one fault if the file cannot be read.
-func Load(path string) (*Spec, error) {
-	data, err := read(path)
+// their places, one fault if the file cannot be read, or that of ctx.
+func Load(ctx context.Context, path string) (*Spec, error) {
+	data, err := readFile(ctx, path)
 	if err != nil {
 		return nil, err
 	}
 	return Parse(path, data)
-}
-
-// read reads the file at path. The error is a fault.
-func read(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, &fault.Fault{
-			Summary: "No configuration file",
-			Detail:  fmt.Sprintf("There is no file %s.", quote(path)),
-			Remedy:  "Begin with the example, and edit it:\n    cp examples/difyup.yaml .\nOr name the file with -f.",
-			Cause:   err,
-		}
-	case err != nil:
-		return nil, unreadable(path, err)
-	case info.IsDir():
-		return nil, &fault.Fault{
-			Summary: "Configuration is a directory",
-			Detail:  fmt.Sprintf("%s is a directory; a stack is described in one file.", quote(path)),
-			Remedy:  "Name the file in it:\n    difyup plan -f " + filepath.Join(path, "difyup.yaml"),
-		}
-	case info.Size() > maxSize:
-		return nil, tooLarge(path)
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, unreadable(path, err)
-	}
-	return data, nil
-}
-
-func unreadable(path string, err error) *fault.Fault {
-	return &fault.Fault{
-		Summary: "Configuration cannot be read",
-		Detail:  fmt.Sprintf("%s exists, but you may not read it.", quote(path)),
-		Remedy:  "Check its permissions:\n    ls -l " + path,
-		Cause:   err,
-	}
-}
-
-func tooLarge(path string) *fault.Fault {
-	return &fault.Fault{
-		Summary: "Configuration is too large",
-		Detail:  fmt.Sprintf("%s has more than 1 MiB. That is not the description of a stack.", quote(path)),
-		Remedy:  "Name the right file with -f.",
-	}
 }
 
 // Parse reads the stack described by data. The name of the file is used in places only. Errors are as with Load.
@@ -92,7 +40,7 @@ func Parse(file string, data []byte) (*Spec, error) {
 			r.faults = append(r.faults[:maxFaults:maxFaults], &fault.Fault{
 				Summary: "More problems", At: fault.Position{File: file},
 				Detail: fmt.Sprintf("These are the first %d problems; there are %d more.", maxFaults, more),
-				Remedy: "Mend these first. Or is it another file that you meant? Name it with -f.",
+				Remedy: "Fix these first. Or did you mean another file? Name it with -f.",
 			})
 		}
 		return nil, r.faults

@@ -120,16 +120,16 @@ func TestLoadFileFaults(t *testing.T) {
 		{utf16, "Configuration is not UTF-8", "iconv"},
 		{latin, "Configuration is not UTF-8", "UTF-8"},
 	} {
-		_, err := config.Load(tc.path)
+		_, err := config.Load(t.Context(), tc.path)
 		all := fault.All(err)
 		if len(all) != 1 || all[0].Summary != tc.summary || !strings.Contains(all[0].Remedy, tc.remedy) {
 			t.Errorf("%s: got %v", tc.path, err)
 		}
 	}
-	if _, err := config.Load(filepath.Join(dir, "none.yaml")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := config.Load(t.Context(), filepath.Join(dir, "none.yaml")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the cause is lost: %v", err)
 	}
-	if _, err := config.Load(latin); fault.All(err)[0].At.String() != latin+":2:13" {
+	if _, err := config.Load(t.Context(), latin); fault.All(err)[0].At.String() != latin+":2:13" {
 		t.Errorf("place: %v", err)
 	}
 }
@@ -232,7 +232,7 @@ func TestExamples(t *testing.T) {
 		t.Fatalf("examples: %v, %v", paths, err)
 	}
 	for _, path := range paths {
-		if _, err := config.Load(path); err != nil {
+		if _, err := config.Load(t.Context(), path); err != nil {
 			t.Errorf("%s:\n%s", path, show(err))
 		}
 	}

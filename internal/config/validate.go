@@ -515,7 +515,7 @@ func connections(r *reader, s *Spec) {
 		up := (d.need + 99) / 100 * 100
 		remedy := fmt.Sprintf("Allow them, which restarts the database:\n    %s:\n      max_connections: %d\nOr lower `compute.max`.", d.section, up)
 		if up > 10000 {
-			remedy = "Lower `compute.max`: PostgreSQL does not get along with so many."
+			remedy = "Lower `compute.max`: PostgreSQL does not work well with so many."
 		}
 		where := path
 		for _, other := range []string{"compute.max", "compute.max_surge", "compute.zones"} {

@@ -37,11 +37,11 @@ func TestAdvice(t *testing.T) {
 		{"a database that failed", answer{200, `{"state":"FAILED"}`}, func(c *gcp.Client) error {
 			_, err := c.Await(t.Context(), &resource.Resource{Kind: kind.SQLInstances.Kind, Name: "demo-main", Params: params})
 			return err
-		}, "Delete it, then apply again. Cloud Logging has the reason of the failure.\n    gcloud sql instances delete demo-main --project p", "Destroy the stack, then apply it again:\n    difyup destroy"},
+		}, "Delete it, then apply again. Cloud Logging has the reason of the failure.\n    gcloud sql instances delete demo-main --project p", "Delete the stack and create it again:\n    difyup destroy"},
 		{"a cache that failed", answer{200, `{"state":"FAILED"}`}, func(c *gcp.Client) error {
 			_, err := c.Await(t.Context(), &resource.Resource{Kind: kind.RedisInstances.Kind, Name: "demo-redis", Params: params})
 			return err
-		}, "Delete it, then apply again. Cloud Logging has the reason of the failure.\n    gcloud redis instances delete demo-redis --region us-east1 --project p", "Destroy the stack, then apply it again:\n    difyup destroy"},
+		}, "Delete it, then apply again. Cloud Logging has the reason of the failure.\n    gcloud redis instances delete demo-redis --region us-east1 --project p", "Delete the stack and create it again:\n    difyup destroy"},
 		{"a project that is not there", answer{404, `{"error":{"code":404,"message":"no"}}`}, func(c *gcp.Client) error {
 			_, err := c.ProjectNumber(t.Context())
 			return err

@@ -178,7 +178,7 @@ func (c *Client) Await(ctx context.Context, r *resource.Resource) (map[string]an
 			return nil, &fault.Fault{
 				Summary: "A resource does not become ready",
 				Detail:  fmt.Sprintf("%s has been waited for, for %s: %s.", r.ID(), awaitFor, waitFor),
-				Remedy:  "See what is wrong with it, then apply again, which goes on waiting:\n    difyup status",
+				Remedy:  "Check its state, then apply again to continue waiting:\n    difyup status",
 			}
 		}
 		tell(waitFor)
@@ -197,7 +197,7 @@ func (c *Client) deleteByHand(r *resource.Resource) string {
 	}
 	switch command, ok := commands[r.Kind.Name]; {
 	case !c.Google():
-		return "Destroy the stack, then apply it again:\n    difyup destroy"
+		return "Delete the stack and create it again:\n    difyup destroy"
 	case ok:
 		return "Delete it, then apply again. Cloud Logging has the reason of the failure.\n    gcloud " + command + " --project " + c.Project()
 	}

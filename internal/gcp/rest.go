@@ -195,9 +195,9 @@ func (d *REST) Adopt(ctx context.Context, r *resource.Resource, body map[string]
 	fields := diff.Fields(r.Kind, live, body)
 	if stuck := diff.Immutable(r.Kind, fields); len(stuck) > 0 {
 		return &fault.Fault{
-			Summary: "A resource under construction cannot become what is wanted",
-			Detail:  fmt.Sprintf("%s exists from an interrupted run and differs in %s, which Google fixes at creation.", r.ID(), stuck[0].Path),
-			Remedy:  "Destroy the stack and apply it anew:\n    difyup destroy",
+			Summary: "A resource from an interrupted run cannot be updated",
+			Detail:  fmt.Sprintf("%s exists from an interrupted run and differs in %s, which cannot be changed after creation.", r.ID(), stuck[0].Path),
+			Remedy:  "Delete the stack and create it again:\n    difyup destroy",
 		}
 	}
 	if len(fields) == 0 {
@@ -283,7 +283,7 @@ func disappeared(r *resource.Resource) error {
 	return &fault.Fault{
 		Summary: "A resource disappeared",
 		Detail:  fmt.Sprintf("%s was there when the plan was made. Somebody deleted it since.", r.ID()),
-		Remedy:  "Apply again, which makes it anew:\n    difyup apply",
+		Remedy:  "Apply again to create it:\n    difyup apply",
 	}
 }
 

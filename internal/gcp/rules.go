@@ -58,7 +58,7 @@ var (
 	noService = &advice{
 		summary: "A service that was just enabled is not ready",
 		detail:  "This run enabled SERVICE.googleapis.com, and Google still answers as if it were not: CAUSE.",
-		remedy:  "Wait for some minutes, then apply again, which goes on where this run ended:\n    difyup apply",
+		remedy:  "Wait a few minutes, then apply again to continue:\n    difyup apply",
 	}
 	noAgent = &advice{
 		summary: "Service Networking may not work in the project",

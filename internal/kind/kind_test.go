@@ -87,7 +87,7 @@ func TestPaths(t *testing.T) {
 
 // TestReferences resolves the paths of every reference of a stack in the Go types of both bodies.
 func TestReferences(t *testing.T) {
-	spec, err := config.Load("../../examples/production.yaml")
+	spec, err := config.Load(t.Context(), "../../examples/production.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -239,7 +239,7 @@ func (s *Stack) unmake(ctx context.Context, st *state.State) (*plan.Plan, []reso
 			return nil, nil, &fault.Fault{
 				Summary: "Neither a state nor a description",
 				Detail:  fmt.Sprintf("The project %s holds no state of the stack %s, and without its description nothing says what belongs to it.", s.opts.Identity.Project, s.opts.Identity.Stack),
-				Remedy:  "Mend the file, then destroy the stack:\n    difyup destroy",
+				Remedy:  "Fix the file, then destroy the stack:\n    difyup destroy",
 			}
 		}
 		var err error
@@ -452,8 +452,8 @@ func (s *Stack) Outputs(ctx context.Context) ([]Value, error) {
 
 func (s *Stack) absent() *fault.Fault {
 	return &fault.Fault{
-		Summary: "The stack is not there",
+		Summary: "The stack does not exist",
 		Detail:  fmt.Sprintf("Nothing of the stack %s exists in the project %s.", s.opts.Identity.Stack, s.opts.Identity.Project),
-		Remedy:  "Make it:\n    difyup apply",
+		Remedy:  "Create it:\n    difyup apply",
 	}
 }

@@ -144,7 +144,7 @@ func (p *place) open(blind bool) *ops.Stack {
 		if err != nil {
 			p.t.Fatal(err)
 		}
-		if o.Spec, err = config.Load(file); err != nil {
+		if o.Spec, err = config.Load(p.t.Context(), file); err != nil {
 			p.t.Fatal(err)
 		}
 	}
@@ -267,7 +267,7 @@ func TestLostState(t *testing.T) {
 		t.Error("somebody else's network was deleted")
 	}
 	_, err = p.destroy(true)
-	wantFault(t, err, "There is no state", "Mend the file")
+	wantFault(t, err, "There is no state", "Fix the file")
 }
 
 // TestNothingIsLeft checks that this is said only after it was looked.

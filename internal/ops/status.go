@@ -64,6 +64,17 @@ func (s *Status) Ready() bool {
 		!slices.ContainsFunc(s.Stores, func(st Store) bool { return st.State != "RUNNABLE" && st.State != "READY" && st.State != "AVAILABLE" })
 }
 
+// Broken gives the stores that Google calls failed, as "demo-main is FAILED".
+func (s *Status) Broken() []string {
+	var broken []string
+	for _, st := range s.Stores {
+		if st.State == "FAILED" || st.State == "SUSPENDED" {
+			broken = append(broken, st.Name+" is "+st.State)
+		}
+	}
+	return broken
+}
+
 // Status reads how the stack is. It gives a fault when nothing of it is there.
 func (s *Stack) Status(ctx context.Context) (*Status, error) {
 	spec := s.opts.Spec
@@ -257,14 +268,14 @@ func (s *Status) waitsFor() string {
 func (s *Status) unsettled(after time.Duration, google bool) *fault.Fault {
 	f := &fault.Fault{
 		Summary: "Instances are not healthy",
-		Detail:  fmt.Sprintf("Everything was made, but after %s the instances do not serve.", after),
-		Remedy:  "Look at what they say, and apply again once it is mended:\n    difyup status",
+		Detail:  fmt.Sprintf("All resources exist, but the instances are not healthy after %s.", after),
+		Remedy:  "Check the instances, and apply again when the problem is fixed:\n    difyup status",
 		Cause:   errNotSettled,
 	}
 	if s == nil {
 		return f
 	}
-	f.Detail = fmt.Sprintf("Everything was made, but after %s only %d of %d instances are healthy.", after, s.Healthy, s.Target)
+	f.Detail = fmt.Sprintf("All resources exist, but only %[2]d of %[3]d instances are healthy after %[1]s.", after, s.Healthy, s.Target)
 	for _, i := range s.Instances {
 		f.Detail += fmt.Sprintf("\n    %s: %s, %s", i.Name, i.Status, cmp.Or(i.Health, "not asked yet"))
 		if i.Error != "" {
@@ -272,7 +283,7 @@ func (s *Status) unsettled(after time.Duration, google bool) *fault.Fault {
 		}
 	}
 	if len(s.Instances) > 0 && google {
-		f.Remedy = fmt.Sprintf("Read what an instance says while it boots, and apply again once it is mended:\n    gcloud compute instances get-serial-port-output %s --zone %s --project %s", s.Instances[0].Name, s.Instances[0].Zone, s.Project)
+		f.Remedy = fmt.Sprintf("Read the boot log of an instance, and apply again when the problem is fixed:\n    gcloud compute instances get-serial-port-output %s --zone %s --project %s", s.Instances[0].Name, s.Instances[0].Zone, s.Project)
 	}
 	return f
 }

@@ -311,13 +311,13 @@ func cannotReplace(r *resource.Resource, stuck []diff.Field) *fault.Fault {
 		lines = append(lines, fmt.Sprintf("%s: %v → %v", f.Path, f.Old, f.New))
 	}
 	f := &fault.Fault{
-		Summary: "A change that cannot be made in place",
-		Detail:  fmt.Sprintf("%s: Google fixes these fields when it is created:\n    %s", r.ID(), strings.Join(lines, "\n    ")),
-		Remedy:  "Take the change back, or destroy the stack and apply it anew:\n    difyup destroy",
+		Summary: "A change that requires replacement",
+		Detail:  fmt.Sprintf("%s: these fields cannot be changed after creation:\n    %s", r.ID(), strings.Join(lines, "\n    ")),
+		Remedy:  "Revert the change, or delete the stack and create it again:\n    difyup destroy",
 	}
 	if r.Kind.HoldsData {
 		f.Detail += "\nIt holds data, which a replacement would lose."
-		f.Remedy = "Take the change back. To lose the data on purpose, destroy the stack and apply it anew:\n    difyup destroy --delete-data " + string(r.ID())
+		f.Remedy = "Revert the change. To give up the data, delete the stack and create it again:\n    difyup destroy --delete-data " + string(r.ID())
 	}
 	return f
 }

@@ -95,7 +95,7 @@ func (s *Store) ensure(ctx context.Context) error {
 		return &fault.Fault{
 			Summary: "There is no state",
 			Detail:  fmt.Sprintf("The project %s has no bucket %s, and without a description nothing else says what belongs to the stack %s.", s.client.Project(), s.bucket, s.stack),
-			Remedy:  "Mend the file, then run this again.",
+			Remedy:  "Fix the file, then run this again.",
 		}
 	}
 	var made map[string]any

@@ -232,7 +232,7 @@ func (s *Store) Write(ctx context.Context, st *State) error {
 			return &fault.Fault{
 				Summary: "The state was changed by another run",
 				Detail:  fmt.Sprintf("%s was written by another run while this one held the lock. The lock must have been broken.", s.url(stateObject)),
-				Remedy:  "See who else is at work, then apply again:\n    difyup apply",
+				Remedy:  "Find out who else is running difyup on this stack, then apply again:\n    difyup apply",
 				Cause:   err,
 			}
 		}

@@ -2,7 +2,6 @@ package view
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"strings"
 
@@ -14,18 +13,18 @@ func Error(w io.Writer, c Palette, err error) {
 	faults := fault.All(err)
 	for i, f := range faults {
 		if i > 0 {
-			fmt.Fprintln(w)
+			printf(w, "\n")
 		}
 		one(w, c, f)
 	}
 	// Steps that failed without a fault are told too.
 	for _, e := range leaves(err) {
 		if len(fault.All(e)) == 0 {
-			fmt.Fprintf(w, "%s %s\n", c.red("Error:"), e)
+			printf(w, "%s %s\n", c.red("Error:"), e)
 		}
 	}
 	if n := len(faults); n > 1 {
-		fmt.Fprintf(w, "\n%d problems.\n", n)
+		printf(w, "\n%d problems.\n", n)
 	}
 }
 
@@ -43,48 +42,59 @@ func leaves(err error) []error {
 }
 
 func one(w io.Writer, c Palette, f *fault.Fault) {
-	fmt.Fprintf(w, "%s %s\n", c.red("Error:"), c.bold(f.Summary))
+	printf(w, "%s %s\n", c.red("Error:"), c.bold(f.Summary))
 	if at := f.At.String(); at != "" {
-		fmt.Fprintf(w, "  %s\n", c.cyan(at))
+		printf(w, "  %s\n", c.cyan(at))
 	}
 	if f.At.Text != "" && f.At.Line > 0 {
-		text := strings.ReplaceAll(f.At.Text, "\t", " ")
-		fmt.Fprintf(w, "    %s%s\n", c.dim(fmt.Sprintf("%d | ", f.At.Line)), text)
-		if f.At.Column > 0 {
-			pad := len(fmt.Sprintf("%d | ", f.At.Line)) + f.At.Column - 1
-			fmt.Fprintf(w, "    %s%s\n", strings.Repeat(" ", pad), c.red("^"))
+		text, column := excerpt(f.At.Text, f.At.Column)
+		margin := sprintf("%d | ", f.At.Line)
+		printf(w, "    %s%s\n", c.dim(margin), text)
+		if column > 0 {
+			printf(w, "    %s%s\n", strings.Repeat(" ", len(margin)+column-1), c.red("^"))
 		}
 	}
-	paragraph(w, "  ", f.Detail)
+	paragraph(w, f.Detail)
 	if cause := f.Cause; cause != nil && !strings.Contains(f.Detail, cause.Error()) && len(fault.All(cause)) == 0 {
-		paragraph(w, "  ", c.dim("("+cause.Error()+")"))
+		for _, line := range lines("(" + cause.Error() + ")") {
+			printf(w, "  %s\n", c.dim(line))
+		}
 	}
-	paragraph(w, "  ", f.Remedy)
+	paragraph(w, f.Remedy)
 }
 
-func paragraph(w io.Writer, indent, text string) {
+func paragraph(w io.Writer, text string) {
 	if text == "" {
 		return
 	}
-	for line := range strings.SplitSeq(text, "\n") {
-		fmt.Fprintln(w, strings.TrimRight(indent+line, " "))
+	for _, line := range lines(text) {
+		if line != "" {
+			line = "  " + line
+		}
+		printf(w, "%s\n", line)
 	}
 }
 
 // Interrupted says that the user ended the command, and that this was safe.
 func Interrupted(w io.Writer, c Palette) {
-	fmt.Fprintf(w, "%s What was begun is not lost: the same command goes on from here.\n", c.yellow("Interrupted."))
+	printf(w, "%s This is safe: run the same command again to continue.\n", c.yellow("Interrupted."))
 }
 
 // Note says something by the way.
-func Note(w io.Writer, c Palette, text string) { fmt.Fprintln(w, c.dim(text)) }
+func Note(w io.Writer, c Palette, text string) { printf(w, "%s\n", c.dim(text)) }
 
 // Warning says what a command does not refuse over, and its user should know.
 func Warning(w io.Writer, c Palette, text string) {
-	fmt.Fprintf(w, "%s %s\n", c.yellow("Warning:"), text)
+	for i, line := range lines(text) {
+		if i == 0 {
+			printf(w, "%s %s\n", c.yellow("Warning:"), line)
+		} else {
+			printf(w, "  %s\n", line)
+		}
+	}
 }
 
 // Next names the command to try next.
 func Next(w io.Writer, c Palette, command string) {
-	fmt.Fprintf(w, "%s %s\n", c.dim("Next:"), command)
+	printf(w, "%s %s\n", c.dim("Next:"), command)
 }

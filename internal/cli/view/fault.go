@@ -2,8 +2,8 @@ package view
 
 import (
 	"cmp"
-	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"unicode"
@@ -15,17 +15,17 @@ import (
 // Faults shows rules, one to a line.
 func Faults(w io.Writer, all []faults.State) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "ID\tREQUESTS\tFAULTS\tRATE\tLIMITS\tSEED\tHITS")
+	printf(t, "ID\tREQUESTS\tFAULTS\tRATE\tLIMITS\tSEED\tHITS\n")
 	for _, s := range all {
 		var what, limits []string
 		for _, f := range s.Faults {
 			what = append(what, f.String())
 		}
 		if s.Skip > 0 {
-			limits = append(limits, fmt.Sprintf("skip %d", s.Skip))
+			limits = append(limits, "skip "+strconv.FormatInt(int64(s.Skip), 10))
 		}
 		if s.Next > 0 {
-			limits = append(limits, fmt.Sprintf("next %d", s.Next))
+			limits = append(limits, "next "+strconv.FormatInt(int64(s.Next), 10))
 		}
 		if s.For > 0 {
 			limits = append(limits, "for "+s.For.String())
@@ -37,11 +37,11 @@ func Faults(w io.Writer, all []faults.State) {
 		if s.Caller != "" {
 			requests += " of " + s.Caller
 		}
-		id := fmt.Sprint(s.ID)
+		id := strconv.FormatInt(int64(s.ID), 10)
 		if s.Name != "" {
 			id += " (" + s.Name + ")"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%v\t%s\t%d\t%d of %d\n", id, requests, strings.Join(what, " "), s.Rate, cmp.Or(strings.Join(limits, ", "), "-"), s.Seed, s.Hits, s.Matched)
+		printf(t, "%s\t%s\t%s\t%v\t%s\t%d\t%d of %d\n", id, requests, strings.Join(what, " "), s.Rate, cmp.Or(strings.Join(limits, ", "), "-"), s.Seed, s.Hits, s.Matched)
 	}
 	_ = t.Flush() // to the same writer, whose errors are told where the command ends
 }

@@ -9,16 +9,18 @@ func NewPalette(terminal bool, env func(string) string) Palette {
 	return Palette{on: env("FORCE_COLOR") != "" || terminal && env("NO_COLOR") == "" && env("TERM") != "dumb"}
 }
 
-func (p Palette) paint(code, s string) string {
+// paint gives a text in a colour; it is made harmless as printf's arguments are.
+func (p Palette) paint(code string, text any) styled {
+	s := sprintf("%v", text)
 	if !p.on || s == "" {
 		return s
 	}
-	return "\x1b[" + code + "m" + s + "\x1b[0m"
+	return styled("\x1b[" + code + "m" + string(s) + "\x1b[0m")
 }
 
-func (p Palette) bold(s string) string   { return p.paint("1", s) }
-func (p Palette) dim(s string) string    { return p.paint("2", s) }
-func (p Palette) red(s string) string    { return p.paint("31", s) }
-func (p Palette) green(s string) string  { return p.paint("32", s) }
-func (p Palette) yellow(s string) string { return p.paint("33", s) }
-func (p Palette) cyan(s string) string   { return p.paint("36", s) }
+func (p Palette) bold(text any) styled   { return p.paint("1", text) }
+func (p Palette) dim(text any) styled    { return p.paint("2", text) }
+func (p Palette) red(text any) styled    { return p.paint("31", text) }
+func (p Palette) green(text any) styled  { return p.paint("32", text) }
+func (p Palette) yellow(text any) styled { return p.paint("33", text) }
+func (p Palette) cyan(text any) styled   { return p.paint("36", text) }

@@ -53,7 +53,7 @@ func Plan(w io.Writer, c Palette, h Heading, p *plan.Plan) {
 	if h.Destroy {
 		what = "Plan to destroy"
 	}
-	fmt.Fprintf(w, "%s %s %s\n", c.bold(what+" "+h.Stack), c.dim("in project"), h.Project+c.dim(" ("+h.Where+")"))
+	printf(w, "%s %s %s%s\n", c.bold(what+" "+h.Stack), c.dim("in project"), h.Project, c.dim(" ("+h.Where+")"))
 	for i, l := range layers {
 		var steps []plan.Step
 		for _, s := range p.Steps {
@@ -65,33 +65,33 @@ func Plan(w io.Writer, c Palette, h Heading, p *plan.Plan) {
 			continue
 		}
 		slices.SortStableFunc(steps, func(a, b plan.Step) int { return strings.Compare(string(a.ID), string(b.ID)) })
-		fmt.Fprintf(w, "\n  %s\n", c.bold(l.name))
+		printf(w, "\n  %s\n", c.bold(l.name))
 		for _, s := range steps {
 			step(w, c, s)
 		}
 	}
 	if len(p.Kept) > 0 {
-		fmt.Fprintf(w, "\n  %s\n", c.bold("not deleted: without the stack's mark"))
+		printf(w, "\n  %s\n", c.bold("not deleted: without the stack's mark"))
 		for _, r := range p.Kept {
-			fmt.Fprintf(w, "    %s %s\n", c.yellow("!"), r.ID())
+			printf(w, "    %s %s\n", c.yellow("!"), r.ID())
 		}
 	}
 	if len(p.Steps)+len(p.Kept) > 0 {
-		fmt.Fprintln(w)
+		printf(w, "\n")
 	}
 	if p.Empty() {
 		if h.Destroy {
-			fmt.Fprintln(w, "Nothing to destroy.")
+			printf(w, "Nothing to destroy.\n")
 			return
 		}
-		fmt.Fprintf(w, "Nothing to do: %d resources are as described.\n", p.Unchanged)
+		printf(w, "Nothing to do: %d resources are as described.\n", p.Unchanged)
 		return
 	}
-	counts := fmt.Sprintf("%d to create, %d to change, %d to delete", p.Count(plan.Create), p.Count(plan.Update), p.Count(plan.Delete))
+	counts := sprintf("%d to create, %d to change, %d to delete", p.Count(plan.Create), p.Count(plan.Update), p.Count(plan.Delete))
 	if !h.Destroy {
-		counts += fmt.Sprintf("; %d unchanged", p.Unchanged)
+		counts += sprintf("; %d unchanged", p.Unchanged)
 	}
-	fmt.Fprintln(w, c.bold(counts)+".")
+	printf(w, "%s.\n", c.bold(counts))
 }
 
 func step(w io.Writer, c Palette, s plan.Step) {
@@ -105,7 +105,7 @@ func step(w io.Writer, c Palette, s plan.Step) {
 		case kind.Rolling:
 			note = "rolling: instances are replaced, a few at a time"
 		case kind.Restart:
-			note = "restart: it is away for a while"
+			note = "restart: unavailable for a while"
 		}
 	case plan.Delete:
 		mark = c.red("-")
@@ -116,11 +116,11 @@ func step(w io.Writer, c Palette, s plan.Step) {
 		mark, note = c.cyan("…"), s.Why
 	}
 	if note != "" {
-		note = c.dim("  (" + note + ")")
+		note = "  (" + note + ")"
 	}
-	fmt.Fprintf(w, "    %s %s%s\n", mark, s.ID, note)
+	printf(w, "    %s %s%s\n", mark, s.ID, c.dim(note))
 	for _, f := range s.Changes {
-		fmt.Fprintf(w, "        %s: %s %s %s\n", f.Path, shown(f.Old), c.dim("→"), shown(f.New))
+		printf(w, "        %s: %s %s %s\n", f.Path, shown(f.Old), c.dim("→"), shown(f.New))
 	}
 }
 
@@ -193,25 +193,25 @@ func PlanJSON(stack, project string, p *plan.Plan) any {
 
 // Applied says what a run did.
 func Applied(w io.Writer, c Palette, created, updated, deleted int, took time.Duration) {
-	fmt.Fprintf(w, "%s %d created, %d changed, %d deleted in %s.\n", c.green("Done:"), created, updated, deleted, duration(took))
+	printf(w, "%s %d created, %d changed, %d deleted in %s.\n", c.green("Done:"), created, updated, deleted, duration(took))
 }
 
 // Destroyed says what a destruction did.
 func Destroyed(w io.Writer, c Palette, stack string, deleted int, took time.Duration) {
-	fmt.Fprintf(w, "%s nothing of %s is left; %d deleted in %s.\n", c.green("Done:"), stack, deleted, duration(took))
+	printf(w, "%s nothing of %s is left; %d deleted in %s.\n", c.green("Done:"), stack, deleted, duration(took))
 }
 
 // Unfinished says how far a run came that failed or was interrupted.
 func Unfinished(w io.Writer, c Palette, done, failed, skipped int) {
-	fmt.Fprintf(w, "%s %d steps done, %d failed, %d not begun. Nothing that was done is lost.\n", c.yellow("Unfinished:"), done, failed, skipped)
+	printf(w, "%s %d steps done, %d failed, %d not started. Completed steps are kept.\n", c.yellow("Unfinished:"), done, failed, skipped)
 }
 
-func duration(d time.Duration) string {
+func duration(d time.Duration) styled {
 	switch {
 	case d < time.Second:
-		return fmt.Sprintf("%d ms", d.Milliseconds())
+		return sprintf("%d ms", d.Milliseconds())
 	case d < time.Minute:
-		return fmt.Sprintf("%.1f s", d.Seconds())
+		return sprintf("%.1f s", d.Seconds())
 	}
-	return fmt.Sprintf("%d min %d s", int(d.Minutes()), int(d.Seconds())%60)
+	return sprintf("%d min %d s", int(d.Minutes()), int(d.Seconds())%60)
 }

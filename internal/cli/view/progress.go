@@ -2,7 +2,6 @@ package view
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -96,7 +95,7 @@ func (p *Progress) Event(e event.Event) {
 		_ = json.NewEncoder(p.w).Encode(map[string]any{"type": "event", "event": e}) // a closed pipe ends the command elsewhere
 	case Lines:
 		if line := p.line(e); line != "" {
-			fmt.Fprintln(p.w, line)
+			printf(p.w, "%s\n", line)
 		}
 	case Live:
 		// What a reader must not miss stays above the block: what went wrong, and what took long.
@@ -138,23 +137,23 @@ func (p *Progress) track(e event.Event) {
 }
 
 // line tells an event in a line, "" for one that need not be told.
-func (p *Progress) line(e event.Event) string {
+func (p *Progress) line(e event.Event) styled {
 	c := p.colour
 	switch e.Phase {
 	case event.Started:
-		return fmt.Sprintf("%s %s %s", c.dim("→"), e.Action, e.ID)
+		return sprintf("%s %s %s", c.dim("→"), e.Action, e.ID)
 	case event.Done:
-		return fmt.Sprintf("%s %s %s %s", c.green("✓"), past(e.Action), e.ID, c.dim(duration(e.Elapsed)))
+		return sprintf("%s %s %s %s", c.green("✓"), past(e.Action), e.ID, c.dim(duration(e.Elapsed)))
 	case event.Failed:
-		return fmt.Sprintf("%s %s %s: %s", c.red("✗"), e.Action, e.ID, e.Error)
+		return sprintf("%s %s %s: %s", c.red("✗"), e.Action, e.ID, e.Error)
 	case event.Skipped:
-		return fmt.Sprintf("%s %s %s: %s", c.dim("·"), e.Action, e.ID, "not begun, "+e.Detail)
+		return sprintf("%s %s %s: %s", c.dim("·"), e.Action, e.ID, "not started, "+e.Detail)
 	case event.Retried:
-		return fmt.Sprintf("%s %s: %s", c.yellow("↻"), e.ID, e.Detail)
+		return sprintf("%s %s: %s", c.yellow("↻"), e.ID, e.Detail)
 	case event.Waiting:
-		return fmt.Sprintf("%s %s: %s", c.cyan("…"), e.ID, e.Detail)
+		return sprintf("%s %s: %s", c.cyan("…"), e.ID, e.Detail)
 	case event.Info:
-		return c.cyan("•") + " " + e.Detail
+		return sprintf("%s %s", c.cyan("•"), e.Detail)
 	}
 	return ""
 }
@@ -175,7 +174,7 @@ func past(action string) string {
 
 // Settled says that the instances serve.
 func (p *Progress) Settled(healthy, target int) {
-	p.Event(event.Event{Phase: event.Info, At: time.Now(), Detail: fmt.Sprintf("%d of %d instances healthy", healthy, target)})
+	p.Event(event.Event{Phase: event.Info, At: time.Now(), Detail: string(sprintf("%d of %d instances healthy", healthy, target))})
 }
 
 // Close takes the block off the screen. What was told stays.
@@ -193,15 +192,15 @@ func (p *Progress) Close() {
 	<-p.ended
 }
 
-func (p *Progress) above(line string) {
+func (p *Progress) above(line styled) {
 	p.erase()
-	fmt.Fprintln(p.w, p.fit(line))
+	printf(p.w, "%s\n", p.fit(line))
 	p.draw()
 }
 
 func (p *Progress) erase() {
 	if p.drawn > 0 {
-		fmt.Fprintf(p.w, "\x1b[%dA\x1b[J", p.drawn)
+		printf(p.w, "\x1b[%dA\x1b[J", p.drawn)
 		p.drawn = 0
 	}
 }
@@ -213,13 +212,13 @@ func (p *Progress) draw() {
 	if p.mode != Live || p.closed {
 		return
 	}
-	var lines []string
+	var lines []styled
 	for i, r := range p.running {
 		if i == most {
-			lines = append(lines, p.colour.dim(fmt.Sprintf("  and %d more", len(p.running)-most)))
+			lines = append(lines, p.colour.dim(sprintf("  and %d more", len(p.running)-most)))
 			break
 		}
-		line := fmt.Sprintf("  %s %s %s", r.action, r.id, p.colour.dim(fmt.Sprintf("%.1f s", time.Since(r.since).Seconds())))
+		line := sprintf("  %s %s %s", r.action, r.id, p.colour.dim(sprintf("%.1f s", time.Since(r.since).Seconds())))
 		if r.detail != "" {
 			line += p.colour.dim("  " + r.detail)
 		}
@@ -227,13 +226,13 @@ func (p *Progress) draw() {
 	}
 	switch {
 	case p.total > 0 && p.done < p.total:
-		lines = append(lines, p.colour.bold(fmt.Sprintf("%s %d of %d", bar(p.done, p.total), p.done, p.total)))
+		lines = append(lines, p.colour.bold(sprintf("%s %d of %d", bar(p.done, p.total), p.done, p.total)))
 	case p.note != "":
-		lines = append(lines, p.colour.cyan("…")+" "+p.note)
+		lines = append(lines, sprintf("%s %s", p.colour.cyan("…"), p.note))
 	}
 	p.erase()
 	for _, l := range lines {
-		fmt.Fprintln(p.w, p.fit(l))
+		printf(p.w, "%s\n", p.fit(l))
 	}
 	p.drawn = len(lines)
 }
@@ -245,7 +244,7 @@ func bar(done, total int) string {
 }
 
 // fit cuts a line to the terminal's width, so that a line is a line; colours take no room.
-func (p *Progress) fit(line string) string {
+func (p *Progress) fit(line styled) styled {
 	width := p.width()
 	if width <= 0 {
 		return line
@@ -261,10 +260,10 @@ func (p *Progress) fit(line string) string {
 		default:
 			if n++; n >= width {
 				out.WriteString("…\x1b[0m")
-				return out.String()
+				return styled(out.String())
 			}
 		}
 		out.WriteRune(r)
 	}
-	return out.String()
+	return styled(out.String())
 }

@@ -1,7 +1,6 @@
 package view
 
 import (
-	"fmt"
 	"io"
 	"strings"
 	"text/tabwriter"
@@ -15,11 +14,11 @@ import (
 func Outputs(w io.Writer, c Palette, values []ops.Value) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, v := range values {
-		doc := ""
+		doc := styled("")
 		if len(values) > 1 {
 			doc = "\t" + c.dim(v.Doc)
 		}
-		fmt.Fprintf(t, "%s\t%s%s\n", v.Name, c.bold(orNone(v.Value)), doc)
+		printf(t, "%s\t%s%s\n", v.Name, c.bold(orNone(v.Value)), doc)
 	}
 	_ = t.Flush() // to the same writer, whose errors are told where the command ends
 }
@@ -36,60 +35,62 @@ func Status(w io.Writer, c Palette, where, url string, s *ops.Status) {
 	state := c.green("serving")
 	switch {
 	case len(s.Missing) > 0:
-		state = c.yellow(fmt.Sprintf("incomplete: %d resources are missing", len(s.Missing)))
+		state = c.yellow(sprintf("incomplete: %d resources are missing", len(s.Missing)))
+	case len(s.Broken()) > 0:
+		state = c.red("degraded: " + strings.Join(s.Broken(), ", "))
 	case s.Healthy == 0:
 		state = c.red("not serving")
 	case !s.Ready():
 		state = c.yellow("changing")
 	}
-	fmt.Fprintf(w, "%s %s %s  %s\n", c.bold(s.Stack), c.dim("in"), s.Project+c.dim(" ("+where+")"), state)
+	printf(w, "%s %s %s%s  %s\n", c.bold(s.Stack), c.dim("in"), s.Project, c.dim(" ("+where+")"), state)
 	if url != "" {
-		fmt.Fprintf(w, "  %s %s\n", c.bold(url), c.dim("certificate "+strings.ToLower(s.Certificate)))
+		printf(w, "  %s %s\n", c.bold(url), c.dim("certificate "+strings.ToLower(s.Certificate)))
 	}
-	fmt.Fprintf(w, "\n  %s  %d of %d healthy\n", c.bold("instances"), s.Healthy, s.Target)
+	printf(w, "\n  %s  %d of %d healthy\n", c.bold("instances"), s.Healthy, s.Target)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, i := range s.Instances {
 		health := orNone(i.Health)
 		if i.Action != "NONE" && i.Action != "" {
 			health += ", " + strings.ToLower(i.Action)
 		}
-		fmt.Fprintf(t, "    %s\t%s\t%s\t%s\n", i.Name, i.Zone, i.Status, health)
+		printf(t, "    %s\t%s\t%s\t%s\n", i.Name, i.Zone, i.Status, health)
 		if i.Error != "" {
-			fmt.Fprintf(t, "      %s\n", c.red(i.Error))
+			printf(t, "      %s\n", c.red(i.Error))
 		}
 	}
 	_ = t.Flush()
-	fmt.Fprintf(w, "\n  %s\n", c.bold("stores"))
+	printf(w, "\n  %s\n", c.bold("stores"))
 	for _, st := range s.Stores {
-		fmt.Fprintf(t, "    %s\t%s\t%s\t%s\n", st.Name, st.What, st.State, st.Address)
+		printf(t, "    %s\t%s\t%s\t%s\n", st.Name, st.What, st.State, st.Address)
 	}
 	_ = t.Flush()
 	for i, id := range s.Missing {
 		if i == 0 {
-			fmt.Fprintf(w, "\n  %s\n", c.bold("missing"))
+			printf(w, "\n  %s\n", c.bold("missing"))
 		}
-		fmt.Fprintf(w, "    %s\n", id)
+		printf(w, "    %s\n", id)
 	}
-	fmt.Fprintln(w)
+	printf(w, "\n")
 	if r := s.Last; r != nil {
-		fmt.Fprintf(w, "  %s\n", c.dim(fmt.Sprintf("last run: %s by %s at %s: %d created, %d changed, %d deleted, %d failed",
+		printf(w, "  %s\n", c.dim(sprintf("last run: %s by %s at %s: %d created, %d changed, %d deleted, %d failed",
 			r.Command, r.By, r.At.Local().Format(time.DateTime), r.Created, r.Updated, r.Deleted, r.Failed)))
 	}
 	if i := s.Intent; i != nil && s.Lock == nil {
-		fmt.Fprintf(w, "  %s\n", c.yellow(fmt.Sprintf("`%s` by %s did not end, since %s; the next apply goes on from there", i.Command, i.By, i.At.Local().Format(time.DateTime))))
+		printf(w, "  %s\n", c.yellow(sprintf("`%s` by %s, started at %s, did not finish; the next apply continues it", i.Command, i.By, i.At.Local().Format(time.DateTime))))
 	}
 	if h := s.Lock; h != nil {
-		fmt.Fprintf(w, "  %s\n", c.yellow(fmt.Sprintf("%s on %s is at `%s` since %s", h.Owner, h.Host, h.Command, h.Since.Local().Format(time.DateTime))))
+		printf(w, "  %s\n", c.yellow(sprintf("%s on %s has been running `%s` since %s", h.Owner, h.Host, h.Command, h.Since.Local().Format(time.DateTime))))
 	}
 }
 
 // Local shows what runs in the local cloud.
 func Local(w io.Writer, c Palette, i *localcloud.Info) {
-	fmt.Fprintf(w, "%s %s  %s\n", c.bold("local cloud"), i.URL, c.dim(fmt.Sprintf("process %d, %s, name server %s", i.PID, i.Addresses, i.DNS)))
-	fmt.Fprintf(w, "  %s\n", c.dim("in "+i.Dir+", since "+i.StartedAt.Local().Format(time.DateTime)))
+	printf(w, "%s %s  %s\n", c.bold("local cloud"), i.URL, c.dim(sprintf("process %d, %s, name server %s", i.PID, i.Addresses, i.DNS)))
+	printf(w, "  %s\n", c.dim("in "+i.Dir+", since "+i.StartedAt.Local().Format(time.DateTime)))
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	row := func(what, name, project, state, address string) {
-		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n", what, name, project, state, address)
+	row := func(what, name, project string, state, address any) {
+		printf(t, "  %s\t%s\t%s\t%s\t%s\n", what, name, project, state, address)
 	}
 	for _, l := range i.Listeners {
 		row("forwarding rule", l.Name, l.Project, "", l.URL())
@@ -101,10 +102,10 @@ func Local(w io.Writer, c Palette, i *localcloud.Info) {
 		row("instance", m.Name, m.Project, m.Status, m.Address)
 	}
 	for _, b := range i.Buckets {
-		row("bucket", b.Name, "", fmt.Sprintf("%d objects", b.Objects), fmt.Sprintf("%d bytes", b.Bytes))
+		row("bucket", b.Name, "", sprintf("%d objects", b.Objects), sprintf("%d bytes", b.Bytes))
 	}
 	_ = t.Flush()
 	if i.Empty() {
-		fmt.Fprintln(w, "  nothing in it yet")
+		printf(w, "  nothing in it yet\n")
 	}
 }

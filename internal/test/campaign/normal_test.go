@@ -19,7 +19,7 @@ import (
 // accusations are sentences that nothing in a campaign justifies: there is one run at a time, nobody else, and no bug that
 // is known.
 var accusations = []string{
-	"Another run holds the lock", "was changed by somebody else", "the lock was lost", "A name is taken", "belongs to somebody else", "The cloud changed meanwhile",
+	"Another run holds the lock", "was changed by somebody else", "the lock was lost", "A name is taken", "belongs to somebody else", "The cloud has changed",
 	"This is a bug", "panic:", "goroutine ", "nil pointer", "runtime error", "A resource disappeared", "written by a newer difyup",
 }
 
