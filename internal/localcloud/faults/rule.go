@@ -135,6 +135,7 @@ type Rule struct {
 	Caller  string `json:"caller,omitempty"` // patterns, "*" for any text without a slash
 	Service string `json:"service,omitempty"`
 	Method  string `json:"method,omitempty"`
+	Except  string `json:"except,omitempty"` // methods that are not met
 
 	Faults []Fault       `json:"faults"`         // one of them happens
 	Rate   float64       `json:"rate"`           // how many of the requests that match are met, from 0 to 1
@@ -164,7 +165,7 @@ func (r Rule) Check(methods []string) error {
 	case r.Surface != API:
 		return fmt.Errorf("there are no faults of %q", r.Surface)
 	}
-	for _, pattern := range []string{r.Caller, r.Service, r.Method} {
+	for _, pattern := range []string{r.Caller, r.Service, r.Method, r.Except} {
 		if _, err := path.Match(pattern, ""); err != nil {
 			return fmt.Errorf("%q is no pattern", pattern)
 		}
@@ -172,8 +173,10 @@ func (r Rule) Check(methods []string) error {
 	if services := servicesOf(methods); r.Service != "" && !slices.ContainsFunc(services, func(s string) bool { return fits(r.Service, s) }) {
 		return fmt.Errorf("no service is called %q; the nearest is %q", r.Service, Nearest(r.Service, services))
 	}
-	if r.Method != "" && !slices.ContainsFunc(methods, func(m string) bool { return fits(r.Method, m) }) {
-		return fmt.Errorf("no method is called %q; the nearest is %q", r.Method, Nearest(r.Method, methods))
+	for _, pattern := range []string{r.Method, r.Except} {
+		if pattern != "" && !slices.ContainsFunc(methods, func(m string) bool { return fits(pattern, m) }) {
+			return fmt.Errorf("no method is called %q; the nearest is %q", pattern, Nearest(pattern, methods))
+		}
 	}
 	return nil
 }
@@ -199,7 +202,7 @@ func fits(pattern, text string) bool {
 
 // Matches says whether the rule is about a request.
 func (r Rule) Matches(q Request) bool {
-	return r.Surface == q.Surface && fits(r.Caller, q.Caller) && fits(r.Service, q.Service) && fits(r.Method, q.Method) && len(r.possible(q)) > 0
+	return r.Surface == q.Surface && fits(r.Caller, q.Caller) && fits(r.Service, q.Service) && fits(r.Method, q.Method) && (r.Except == "" || !fits(r.Except, q.Method)) && len(r.possible(q)) > 0
 }
 
 // possible gives the rule's faults that a request can meet.
