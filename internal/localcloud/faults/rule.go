@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/difyup/difyup/internal/spelling"
 )
 
 // What can go wrong with a request.
@@ -241,28 +243,7 @@ func Nearest(name string, known []string) string {
 		if name != "" && strings.HasPrefix(k, name) {
 			return 0
 		}
-		return edits(name, k)
+		return spelling.Edits(name, k)
 	}
 	return slices.MinFunc(known, func(a, b string) int { return cmp.Or(cmp.Compare(far(a), far(b)), cmp.Compare(a, b)) })
-}
-
-// edits counts the letters to be put in, taken out or changed to make b of a.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			next := min(row[j]+1, row[j+1]+1, diagonal+cost)
-			diagonal, row[j+1] = row[j+1], next
-		}
-	}
-	return row[len(b)]
 }
