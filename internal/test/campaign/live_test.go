@@ -108,7 +108,7 @@ func live(t *testing.T, m mode, seed uint64, want map[string]string) (told story
 	draw := rand.New(rand.NewPCG(seed, 0))
 	var tale strings.Builder
 	fail := func(p phase, err error) story {
-		return story{fmt.Errorf("%s: %w", p.name, err), tale.String()}
+		return story{fmt.Errorf("%s: %w", p.name, err), tale.String() + s.hits()}
 	}
 	for _, p := range phases {
 		if p.edit && draw.IntN(3) > 0 {
@@ -366,22 +366,47 @@ func (s *stack) reset(at, n int64, seed uint64, args ...string) error {
 
 // lies are what answers are replaced by, the usual more often than the rare.
 var lies = []string{
-	"503", "503", "500", "429", "429:1s", "412", "reset-before", "reset-before", "reset-after", "reset-after", "truncate", "hang:200ms", "html", "empty", "double",
+	"503", "503", "500", "429", "429:1s", "reset-before", "reset-before", "reset-after", "reset-after", "truncate", "hang:200ms", "html", "empty", "double",
 	"operation:INTERNAL_ERROR:An internal error has occurred",
 }
 
 // lie has answers be faulty.
 func (s *stack) lie(rate float64, seed uint64) error {
-	rule := faults.Rule{Name: "lies", Surface: faults.API, Rate: rate, Seed: seed}
+	rules := []faults.Rule{
+		{Surface: faults.API, Rate: rate, Seed: seed},
+		// 412 is an answer to a precondition; elsewhere it would mean something, and be believed.
+		{Surface: faults.API, Rate: rate / 4, Seed: seed, Service: "storage", Method: "storage.objects.*", Faults: []faults.Fault{{What: faults.Status, Code: http.StatusPreconditionFailed}}},
+	}
 	for _, text := range lies {
 		f, err := faults.Parse(text)
 		if err != nil {
 			return err
 		}
-		rule.Faults = append(rule.Faults, f)
+		rules[0].Faults = append(rules[0].Faults, f)
 	}
-	_, err := s.info().AddFault(s.t.Context(), rule)
-	return err
+	i := s.info()
+	for _, rule := range rules {
+		if _, err := i.AddFault(s.t.Context(), rule); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hits gives the faults that requests met which change something, as the local cloud's log has them.
+func (s *stack) hits() string {
+	raw, err := os.ReadFile(filepath.Join(s.dir, "cloud.log"))
+	if err != nil {
+		return err.Error()
+	}
+	var out strings.Builder
+	for line := range strings.Lines(string(raw)) {
+		_, hit, ok := strings.Cut(line, `msg="a fault" `)
+		if ok && !strings.Contains(hit, ".get") && !strings.Contains(hit, ".list") && !strings.Contains(hit, ".wait") && !strings.Contains(hit, ".access") {
+			out.WriteString(hit)
+		}
+	}
+	return out.String()
 }
 
 // truth has all answers be true again.
