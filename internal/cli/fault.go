@@ -81,6 +81,7 @@ and the thing alone. Every hit is in the local cloud's log, with the seed.`,
 	f := c.Flags()
 	f.StringArrayVar(&o.what, "fault", nil, "what goes wrong; several times for a mix")
 	f.StringVar(&o.rule.Method, "method", "", "only this method; * stands for any text (compute.*.insert)")
+	f.StringVar(&o.rule.Except, "except", "", "not this method (*perations.*)")
 	f.StringVar(&o.rule.Service, "service", "", "only this service (storage)")
 	f.StringVar(&o.rule.Caller, "caller", "", "only this caller: owner, or a service account's email (demo-vm@*)")
 	f.Float64Var(&o.rule.Rate, "rate", 1, "how many of these requests are met, above 0 to 1")

@@ -34,6 +34,9 @@ func Faults(w io.Writer, all []faults.State) {
 			limits = append(limits, "over")
 		}
 		requests := cmp.Or(s.Method, s.Service, "all")
+		if s.Except != "" {
+			requests += " but " + s.Except
+		}
 		if s.Caller != "" {
 			requests += " of " + s.Caller
 		}

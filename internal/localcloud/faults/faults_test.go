@@ -72,6 +72,7 @@ func TestCheck(t *testing.T) {
 		`there are no faults of "moon"`:              func(r *faults.Rule) { r.Surface = "moon" },
 		`"[" is no pattern`:                          func(r *faults.Rule) { r.Caller = "[" },
 		`no method is called "compute.network.list"; the nearest is "compute.networks.list"`: func(r *faults.Rule) { r.Method = "compute.network.list" },
+		`no method is called "sql.get"; the nearest is "sql.instances.get"`:                  func(r *faults.Rule) { r.Except = "sql.get" },
 		`no service is called "sqladmin"; the nearest is "sql"`:                              func(r *faults.Rule) { r.Service = "sqladmin" },
 		"200 is not among the statuses 403 404 408 409 412 429 500 502 503 504":              func(r *faults.Rule) { r.Faults = []faults.Fault{{What: faults.Status, Code: 200}} },
 	} {
@@ -111,6 +112,30 @@ func TestDecide(t *testing.T) {
 	for what, line := range map[string]string{"another thing": decide(r, other), "another seed": decide(seed, insert), "another rule": decide(rule, insert)} {
 		if line == first {
 			t.Errorf("%s meets the same", what)
+		}
+	}
+}
+
+func TestMatches(t *testing.T) {
+	for _, tc := range []struct {
+		rule faults.Rule
+		want bool
+	}{
+		{faults.Rule{}, true},
+		{faults.Rule{Caller: "owner", Service: "comp*", Method: "compute.*.insert"}, true},
+		{faults.Rule{Caller: "demo-vm@*"}, false},
+		{faults.Rule{Service: "sql"}, false},
+		{faults.Rule{Method: "compute.*.get"}, false},
+		{faults.Rule{Except: "*.get"}, true},
+		{faults.Rule{Except: "*.insert"}, false},
+		{faults.Rule{Faults: parse(t, "double")}, false},
+	} {
+		tc.rule.Surface = faults.API
+		if tc.rule.Faults == nil {
+			tc.rule.Faults = parse(t, "503")
+		}
+		if got := tc.rule.Matches(insert); got != tc.want {
+			t.Errorf("%+v matches: %t", tc.rule, got)
 		}
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/difyup/difyup/internal/spelling"
 )
 
 // What can go wrong with a request.
@@ -135,6 +137,7 @@ type Rule struct {
 	Caller  string `json:"caller,omitempty"` // patterns, "*" for any text without a slash
 	Service string `json:"service,omitempty"`
 	Method  string `json:"method,omitempty"`
+	Except  string `json:"except,omitempty"` // methods that are not met
 
 	Faults []Fault       `json:"faults"`         // one of them happens
 	Rate   float64       `json:"rate"`           // how many of the requests that match are met, from 0 to 1
@@ -164,7 +167,7 @@ func (r Rule) Check(methods []string) error {
 	case r.Surface != API:
 		return fmt.Errorf("there are no faults of %q", r.Surface)
 	}
-	for _, pattern := range []string{r.Caller, r.Service, r.Method} {
+	for _, pattern := range []string{r.Caller, r.Service, r.Method, r.Except} {
 		if _, err := path.Match(pattern, ""); err != nil {
 			return fmt.Errorf("%q is no pattern", pattern)
 		}
@@ -172,8 +175,10 @@ func (r Rule) Check(methods []string) error {
 	if services := servicesOf(methods); r.Service != "" && !slices.ContainsFunc(services, func(s string) bool { return fits(r.Service, s) }) {
 		return fmt.Errorf("no service is called %q; the nearest is %q", r.Service, Nearest(r.Service, services))
 	}
-	if r.Method != "" && !slices.ContainsFunc(methods, func(m string) bool { return fits(r.Method, m) }) {
-		return fmt.Errorf("no method is called %q; the nearest is %q", r.Method, Nearest(r.Method, methods))
+	for _, pattern := range []string{r.Method, r.Except} {
+		if pattern != "" && !slices.ContainsFunc(methods, func(m string) bool { return fits(pattern, m) }) {
+			return fmt.Errorf("no method is called %q; the nearest is %q", pattern, Nearest(pattern, methods))
+		}
 	}
 	return nil
 }
@@ -199,7 +204,7 @@ func fits(pattern, text string) bool {
 
 // Matches says whether the rule is about a request.
 func (r Rule) Matches(q Request) bool {
-	return r.Surface == q.Surface && fits(r.Caller, q.Caller) && fits(r.Service, q.Service) && fits(r.Method, q.Method) && len(r.possible(q)) > 0
+	return r.Surface == q.Surface && fits(r.Caller, q.Caller) && fits(r.Service, q.Service) && fits(r.Method, q.Method) && (r.Except == "" || !fits(r.Except, q.Method)) && len(r.possible(q)) > 0
 }
 
 // possible gives the rule's faults that a request can meet.
@@ -238,28 +243,7 @@ func Nearest(name string, known []string) string {
 		if name != "" && strings.HasPrefix(k, name) {
 			return 0
 		}
-		return edits(name, k)
+		return spelling.Edits(name, k)
 	}
 	return slices.MinFunc(known, func(a, b string) int { return cmp.Or(cmp.Compare(far(a), far(b)), cmp.Compare(a, b)) })
-}
-
-// edits counts the letters to be put in, taken out or changed to make b of a.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			next := min(row[j]+1, row[j+1]+1, diagonal+cost)
-			diagonal, row[j+1] = row[j+1], next
-		}
-	}
-	return row[len(b)]
 }

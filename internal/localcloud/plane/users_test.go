@@ -115,7 +115,7 @@ func TestUserOfItsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	said := ""
-	for end := time.Now().Add(10 * time.Second); !strings.Contains(said, "started") || count(t, uid) < 4; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !strings.Contains(said, "started") || count(t, uid) < 4; time.Sleep(5 * time.Millisecond) {
 		raw, err := os.ReadFile(log)
 		if said = string(raw); err != nil || time.Now().After(end) {
 			t.Fatalf("%d processes, %v: %s", count(t, uid), err, said)

@@ -20,6 +20,7 @@ var (
 	kills      = flag.Int("kills", 2, "runs that are killed")
 	faulty     = flag.Int("faulty", 0, "runs in which a fifth of all answers is faulty")
 	interrupts = flag.Int("interrupts", 1, "runs that are interrupted")
+	resets     = flag.Int("resets", 0, "runs whose connections are reset")
 	both       = flag.Int("both", 0, "runs that are killed while answers are faulty")
 	seed       = flag.Uint64("seed", 1, "of the first run of each mode; the others have the numbers after it")
 )
@@ -102,10 +103,11 @@ const (
 	kill      mode = "kill"      // by SIGKILL, at requests
 	liar      mode = "faulty"    // by a fifth of all answers
 	interrupt mode = "interrupt" // by SIGINT and SIGTERM, at requests
+	storm     mode = "reset"     // by resets of several connections in a row, at requests
 	worst     mode = "both"      // by SIGKILL, and by a twentieth of all answers
 )
 
 var modes = []struct {
 	mode mode
 	runs *int
-}{{kill, kills}, {liar, faulty}, {interrupt, interrupts}, {worst, both}}
+}{{kill, kills}, {liar, faulty}, {interrupt, interrupts}, {storm, resets}, {worst, both}}

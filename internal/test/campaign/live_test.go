@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -22,6 +23,9 @@ import (
 	"github.com/difyup/difyup/internal/localcloud/faults"
 	"github.com/difyup/difyup/internal/test/cloud"
 )
+
+// polls are not counted when a moment is sought: how many there are depends on how fast the machine is.
+const polls = "*perations.*"
 
 // tries bounds how often a command is given until it goes through faulty answers.
 const tries = 40
@@ -33,47 +37,62 @@ const patience = 10 * time.Minute
 type phase struct {
 	name    string
 	command []string
-	edit    bool // the description is changed before
+	edit    bool  // the description is changed before
+	length  int64 // how many requests an undisturbed run makes, about, without polls
 }
 
 var phases = []phase{
-	{"create", []string{"apply", "--yes", "--timeout", "10m"}, false},
-	{"update", []string{"apply", "--yes", "--timeout", "10m"}, true},
-	{"destroy", []string{"destroy", "--yes"}, false},
+	{"create", []string{"apply", "--yes", "--timeout", "10m"}, false, 250},
+	{"update", []string{"apply", "--yes", "--timeout", "10m"}, true, 90},
+	{"destroy", []string{"destroy", "--yes"}, false, 90},
 }
 
-// outcome is what a phase comes to when nobody disturbs it.
-type outcome struct {
-	dump     string
-	requests int64
-}
-
-// undisturbed gives the outcomes by phase. Two lives must have the same: else there would be nothing to compare with.
-func undisturbed(t *testing.T) map[string]outcome {
+// undisturbed gives the dumps of the cloud after each phase. Two lives must have the same: else there would be nothing to compare with.
+func undisturbed(t *testing.T) map[string]string {
 	t.Helper()
-	all := map[string]outcome{}
-	for round := range 2 {
+	var (
+		wg    sync.WaitGroup
+		lives [2]map[string]string
+		errs  [2]error
+	)
+	for i := range lives {
 		s := newStack(t)
-		for _, p := range phases {
-			before := s.info().Requests
-			if err := s.prepare(p); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := s.run(p.command...); err != nil {
-				t.Fatal(err)
-			}
-			o := outcome{s.dump(), s.info().Requests - before}
-			if d := difference(all[p.name].dump, o.dump); round > 0 && d != "" {
-				t.Fatalf("two undisturbed lives differ after %s:\n%s", p.name, d)
-			}
-			all[p.name] = o
-		}
-		s.down()
+		wg.Go(func() { lives[i], errs[i] = s.live() })
 	}
-	if left := all["destroy"].dump; strings.Contains(left, "demo-") {
+	wg.Wait()
+	if err := errors.Join(errs[:]...); err != nil {
+		t.Fatal(err)
+	}
+	all := lives[0]
+	for _, p := range phases {
+		if d := difference(all[p.name], lives[1][p.name]); d != "" {
+			t.Fatalf("two undisturbed lives differ after %s:\n%s", p.name, d)
+		}
+	}
+	if left := all["destroy"]; strings.Contains(left, "demo-") {
 		t.Errorf("something of the stack is left after destroy:\n%s", left)
 	}
 	return all
+}
+
+// live takes a stack through its life, undisturbed.
+func (s *stack) live() (map[string]string, error) {
+	all := map[string]string{}
+	for _, p := range phases {
+		if err := s.prepare(p); err != nil {
+			return nil, err
+		}
+		if _, err := s.run(p.command...); err != nil {
+			return nil, err
+		}
+		dump, err := s.dump()
+		if err != nil {
+			return nil, err
+		}
+		all[p.name] = dump
+	}
+	s.down()
+	return all, nil
 }
 
 // story is what happened in a run: err is nil when it ended as it should.
@@ -83,13 +102,13 @@ type story struct {
 }
 
 // live takes a stack through its life in a cloud of its own.
-func live(t *testing.T, m mode, seed uint64, want map[string]outcome) (told story) {
+func live(t *testing.T, m mode, seed uint64, want map[string]string) (told story) {
 	s := newStack(t)
 	defer s.down()
 	draw := rand.New(rand.NewPCG(seed, 0))
 	var tale strings.Builder
 	fail := func(p phase, err error) story {
-		return story{fmt.Errorf("%s: %w", p.name, err), tale.String()}
+		return story{fmt.Errorf("%s: %w", p.name, err), tale.String() + s.hits()}
 	}
 	for _, p := range phases {
 		if p.edit && draw.IntN(3) > 0 {
@@ -98,7 +117,7 @@ func live(t *testing.T, m mode, seed uint64, want map[string]outcome) (told stor
 		if err := s.prepare(p); err != nil {
 			return fail(p, err)
 		}
-		if m != kill && m != interrupt {
+		if m == liar || m == worst {
 			rate := 0.2
 			if m == worst {
 				rate = 0.05
@@ -110,9 +129,17 @@ func live(t *testing.T, m mode, seed uint64, want map[string]outcome) (told stor
 		if m != liar {
 			for range 1 + draw.IntN(4) {
 				// Most moments lie in the first half: the end of a run is waiting, and a run that was cut off before is shorter.
-				signal, at := syscall.SIGKILL, int64(float64(want[p.name].requests)*math.Pow(draw.Float64(), 2))
+				signal, at := syscall.SIGKILL, int64(float64(p.length)*math.Pow(draw.Float64(), 2))
 				if m == interrupt {
 					signal = []syscall.Signal{syscall.SIGINT, syscall.SIGTERM}[draw.IntN(2)]
+				}
+				if m == storm {
+					n := 1 + draw.Int64N(6)
+					fmt.Fprintf(&tale, "%s: %d connections reset from request %d\n", p.name, n, at)
+					if err := s.reset(at, n, seed, p.command...); err != nil {
+						return fail(p, err)
+					}
+					continue
 				}
 				what := []string{faults.Hang, faults.Hold}[draw.IntN(2)] // done or not when the signal comes
 				hit, err := s.cut(at, what, signal, p.command...)
@@ -133,7 +160,7 @@ func live(t *testing.T, m mode, seed uint64, want map[string]outcome) (told stor
 			if said := accusation(out); said != "" {
 				return fail(p, fmt.Errorf("%q is said, and it is not so:\n%s", said, out))
 			}
-			if m == kill || m == interrupt {
+			if m != liar && m != worst {
 				return fail(p, err)
 			}
 		}
@@ -149,11 +176,14 @@ func live(t *testing.T, m mode, seed uint64, want map[string]outcome) (told stor
 				return fail(p, fmt.Errorf("something is left to do: %w\n%s", err, out))
 			}
 		}
-		got := s.dump()
-		for end := time.Now().Add(time.Minute); got != want[p.name].dump && time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-			got = s.dump() // what a killed run set off may still be under way: an operation, an instance that leaves
+		got, err := s.dump()
+		for end := time.Now().Add(time.Minute); err == nil && got != want[p.name] && time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+			got, err = s.dump() // what a killed run set off may still be under way: an operation, an instance that leaves
 		}
-		if d := difference(want[p.name].dump, got); d != "" {
+		if err != nil {
+			return fail(p, err)
+		}
+		if d := difference(want[p.name], got); d != "" {
 			return fail(p, fmt.Errorf("the cloud differs (-undisturbed +this):\n%s", d))
 		}
 	}
@@ -265,7 +295,7 @@ func (s *stack) run(args ...string) (string, error) {
 func (s *stack) cut(n int64, what string, signal syscall.Signal, args ...string) (bool, error) {
 	i := s.info()
 	rule, err := i.AddFault(s.t.Context(), faults.Rule{
-		Name: "cut", Surface: faults.API, Caller: "owner", Rate: 1, Skip: n, Next: 1, Faults: []faults.Fault{{What: what}},
+		Name: "cut", Surface: faults.API, Caller: "owner", Except: polls, Rate: 1, Skip: n, Next: 1, Faults: []faults.Fault{{What: what}},
 	})
 	if err != nil {
 		return false, err
@@ -317,24 +347,66 @@ func (s *stack) cut(n int64, what string, signal syscall.Signal, args ...string)
 	}
 }
 
+// reset has n connections reset, from a command's request at on, before or after the request was done. The command may fail.
+func (s *stack) reset(at, n int64, seed uint64, args ...string) error {
+	rule, err := s.info().AddFault(s.t.Context(), faults.Rule{
+		Name: "reset", Surface: faults.API, Caller: "owner", Except: polls, Rate: 1, Skip: at, Next: n, Seed: seed, Faults: []faults.Fault{{What: faults.ResetBefore}, {What: faults.ResetAfter}},
+	})
+	if err != nil {
+		return err
+	}
+	if out, err := s.run(args...); err != nil {
+		if said := accusation(out); said != "" {
+			return fmt.Errorf("%q is said, and it is not so:\n%s", said, out)
+		}
+	}
+	_, err = s.info().ClearFaults(s.t.Context(), rule.ID, "")
+	return err
+}
+
 // lies are what answers are replaced by, the usual more often than the rare.
 var lies = []string{
-	"503", "503", "500", "429", "429:1s", "412", "reset-before", "reset-before", "reset-after", "reset-after", "truncate", "hang:200ms", "html", "empty", "double",
+	"503", "503", "500", "429", "429:1s", "reset-before", "reset-before", "reset-after", "reset-after", "truncate", "hang:200ms", "html", "empty", "double",
 	"operation:INTERNAL_ERROR:An internal error has occurred",
 }
 
 // lie has answers be faulty.
 func (s *stack) lie(rate float64, seed uint64) error {
-	rule := faults.Rule{Name: "lies", Surface: faults.API, Rate: rate, Seed: seed}
+	rules := []faults.Rule{
+		{Surface: faults.API, Rate: rate, Seed: seed},
+		// 412 is an answer to a precondition; elsewhere it would mean something, and be believed.
+		{Surface: faults.API, Rate: rate / 4, Seed: seed, Service: "storage", Method: "storage.objects.*", Faults: []faults.Fault{{What: faults.Status, Code: http.StatusPreconditionFailed}}},
+	}
 	for _, text := range lies {
 		f, err := faults.Parse(text)
 		if err != nil {
 			return err
 		}
-		rule.Faults = append(rule.Faults, f)
+		rules[0].Faults = append(rules[0].Faults, f)
 	}
-	_, err := s.info().AddFault(s.t.Context(), rule)
-	return err
+	i := s.info()
+	for _, rule := range rules {
+		if _, err := i.AddFault(s.t.Context(), rule); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hits gives the faults that requests met which change something, as the local cloud's log has them.
+func (s *stack) hits() string {
+	raw, err := os.ReadFile(filepath.Join(s.dir, "cloud.log"))
+	if err != nil {
+		return err.Error()
+	}
+	var out strings.Builder
+	for line := range strings.Lines(string(raw)) {
+		_, hit, ok := strings.Cut(line, `msg="a fault" `)
+		if ok && !strings.Contains(hit, ".get") && !strings.Contains(hit, ".list") && !strings.Contains(hit, ".wait") && !strings.Contains(hit, ".access") {
+			out.WriteString(hit)
+		}
+	}
+	return out.String()
 }
 
 // truth has all answers be true again.

@@ -4,6 +4,7 @@ package campaign
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -51,22 +52,24 @@ var (
 func passing(name string) bool { return name == "dns.changes" || name == "serviceAccounts.deleted" }
 
 // dump gives the whole cloud as text, a line for each resource, without what differs between two undisturbed lives.
-func (s *stack) dump() string {
-	s.t.Helper()
-	d, err := s.info().Dump(s.t.Context())
+func (s *stack) dump() (string, error) {
+	i, err := localcloud.Find(s.t.Context(), s.dir)
 	if err != nil {
-		s.t.Fatal(err)
+		return "", err
 	}
-	return normal(s.t.Fatal, d)
+	d, err := i.Dump(s.t.Context())
+	if err != nil {
+		return "", err
+	}
+	return normal(d)
 }
 
-func normal(fatal func(...any), d localcloud.Dump) string {
+func normal(d localcloud.Dump) (string, error) {
 	var lines []string
+	var failed error
 	line := func(what string, body any) {
 		raw, err := json.MarshalIndent(still(body), "  ", " ")
-		if err != nil {
-			fatal(err)
-		}
+		failed = errors.Join(failed, err)
 		text := instanceName.ReplaceAllString(what+" "+string(raw), "demo-vm-0000")
 		text = address.ReplaceAllString(text, "127.0.0.0")
 		lines = append(lines, instant.ReplaceAllString(text, "2000-01-01T00:00:00Z"))
@@ -95,7 +98,7 @@ func normal(fatal func(...any), d localcloud.Dump) string {
 		}
 	}
 	slices.Sort(lines)
-	return strings.Join(lines, "\n")
+	return strings.Join(lines, "\n"), failed
 }
 
 // difference shows the resources in which two dumps differ, "" for none.
@@ -147,7 +150,11 @@ func TestNormal(t *testing.T) {
 		if err := json.Unmarshal([]byte(raw), &d); err != nil {
 			t.Fatal(err)
 		}
-		return normal(t.Fatal, d)
+		text, err := normal(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
 	}
 	first := text("", "", "user:a", "demo-vm-ab12")
 	if again := text("", "", "user:a", "demo-vm-cd34"); again != first {

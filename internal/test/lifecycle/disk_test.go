@@ -49,7 +49,7 @@ func TestDiskFull(t *testing.T) {
 			if err == nil || !strings.Contains(stderr.String(), "The disk of the local cloud is full: "+dir) {
 				t.Errorf("%v\n%s", err, &stderr)
 			}
-			if took := time.Since(began); took > time.Minute {
+			if took := time.Since(began); took > 5*time.Minute { // it was ten once, which is how long a server is waited for
 				t.Errorf("it took %s", took)
 			}
 			for _, wrong := range []string{"backendError", "Google answered", "no space left"} {
