@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -179,6 +180,31 @@ func TestNoSleepNoInit(t *testing.T) {
 			return true
 		})
 	})
+}
+
+// A claim about security names the test that shows it; a test that was renamed or removed leaves a claim alone.
+func TestSecurityNamesTests(t *testing.T) {
+	raw, err := os.ReadFile("../../../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	eachFile(t, func(path string, f *ast.File) {
+		for _, d := range f.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && strings.HasSuffix(path, "_test.go") {
+				there[fn.Name.Name] = true
+			}
+		}
+	})
+	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9]+)`").FindAllStringSubmatch(string(raw), -1)
+	if len(named) < 20 {
+		t.Fatalf("docs/security.md names %d tests", len(named))
+	}
+	for _, m := range named {
+		if !there[m[1]] {
+			t.Errorf("docs/security.md names %s, which there is not", m[1])
+		}
+	}
 }
 
 func eachFile(t *testing.T, visit func(path string, f *ast.File)) {

@@ -1,0 +1,72 @@
+package localcloud
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/difyup/difyup/internal/fault"
+)
+
+// TestDirectory checks which directories a local cloud takes for its own: it empties them, and trusts what lies there.
+func TestDirectory(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		make func(t *testing.T, dir string)
+		want string // the fault's summary, "" for none
+	}{
+		{"one that is not there", func(*testing.T, string) {}, ""},
+		{"an empty one", func(t *testing.T, dir string) { must(t, os.Mkdir(dir, 0o755)) }, ""},
+		{"one with a log", func(t *testing.T, dir string) {
+			must(t, os.Mkdir(dir, 0o755))
+			must(t, os.WriteFile(filepath.Join(dir, logFile), nil, 0o600))
+		}, ""},
+		{"one that holds something else", func(t *testing.T, dir string) {
+			must(t, os.Mkdir(dir, 0o755))
+			must(t, os.WriteFile(filepath.Join(dir, "thesis.tex"), nil, 0o600))
+		}, "The directory is not a local cloud's"},
+		{"one below a directory that is open to all", func(t *testing.T, dir string) {
+			must(t, os.Chmod(filepath.Dir(dir), 0o777))
+		}, "The local cloud's directory is not safe"},
+		{"one below a directory like /tmp", func(t *testing.T, dir string) {
+			must(t, os.Chmod(filepath.Dir(dir), 0o777|os.ModeSticky))
+		}, ""},
+		{"somebody else's", func(t *testing.T, dir string) {
+			if os.Geteuid() != 0 {
+				t.Skip("only root can make a directory somebody else's")
+			}
+			must(t, os.Mkdir(dir, 0o777))
+			must(t, os.Chown(dir, 1<<30, -1))
+		}, "The local cloud is another user's"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			parent, err := os.MkdirTemp("", "difyup-") // t.TempDir's parents differ from machine to machine
+			must(t, err)
+			t.Cleanup(func() { must(t, os.RemoveAll(parent)) })
+			dir := filepath.Join(parent, "local")
+			tc.make(t, dir)
+			err = makeDir(dir)
+			var f *fault.Fault
+			switch {
+			case tc.want == "" && err != nil:
+				t.Error(err)
+			case tc.want != "" && (!errors.As(err, &f) || f.Summary != tc.want || f.Remedy == ""):
+				t.Errorf("got %v, want %q with a remedy", err, tc.want)
+			case tc.want == "":
+				about, err := os.Stat(dir)
+				must(t, err)
+				if about.Mode().Perm()&0o066 != 0 {
+					t.Errorf("its mode is %v", about.Mode())
+				}
+			}
+		})
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
