@@ -206,7 +206,7 @@ func newStack(t *testing.T) *stack {
 }
 
 func (s *stack) down() {
-	if _, err := localcloud.Down(context.Background(), s.dir); err != nil {
+	if _, err := localcloud.Down(context.Background(), s.dir, nil); err != nil {
 		s.t.Error(err)
 	}
 }
