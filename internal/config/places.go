@@ -8,8 +8,8 @@ import (
 	"github.com/difyup/difyup/internal/spelling"
 )
 
-// regions gives Google's regions with the letters of their zones, as Compute Engine's page "Regions and zones" has them, as of
-// 2026-11. Zones for accelerators only are left out. A region that is not here may be new: see Unlisted.
+// regions gives Google's regions with the letters of their zones, to be compared with Compute Engine's page "Regions and zones",
+// which was not at hand when they were written down. Zones for accelerators only are left out. A region that is not here may be new: see Unlisted.
 func regions() map[string]string {
 	m := map[string]string{"us-central1": "abcf", "us-east1": "bcd", "europe-west1": "bcd"}
 	for _, name := range []string{
@@ -26,7 +26,7 @@ func regions() map[string]string {
 }
 
 // multiRegions gives the multi-regions that a bucket may be in, and the predefined pairs of regions. Source: Cloud Storage's page
-// "Bucket locations", as of 2026-11.
+// "Bucket locations".
 func multiRegions() []string {
 	return []string{"asia", "eu", "us", "asia1", "eur4", "eur5", "eur7", "eur8", "nam4"}
 }

@@ -12,7 +12,8 @@ import (
 	"github.com/difyup/difyup/internal/localcloud/front"
 )
 
-// regions gives Compute Engine's regions with the letters of their zones, as its page "Regions and zones" has them, as of 2026-11.
+// regions gives Compute Engine's regions with the letters of their zones, to be compared with its page "Regions and zones", which was not
+// at hand when they were written down.
 func regions() map[string]string {
 	m := map[string]string{"us-central1": "abcf", "us-east1": "bcd", "europe-west1": "bcd"}
 	for area, numbers := range map[string]string{

@@ -33,8 +33,8 @@ type flag struct {
 
 const most = 1<<31 - 1
 
-// flags are those of Cloud SQL for PostgreSQL, as Google documents them ("Configure database flags", read in 2026-11), as far
-// as a stack may want them. Names, limits and what needs a restart are compared with a real PostgreSQL by
+// flags are those of Cloud SQL for PostgreSQL that a stack may want. Which there are was written down without Google's page
+// ("Configure database flags") at hand, so that on Google its own list counts, which difyup asks for. Names, limits and what needs a restart are compared with a real PostgreSQL by
 // TestFlagsArePostgreSQLs. Where Google bounds a value by the machine's memory, the bound is PostgreSQL's.
 //
 // What is not here cannot be set: files, sockets, addresses and programs of the server are Google's affair.
