@@ -20,7 +20,7 @@ var (
 	kills      = flag.Int("kills", 2, "runs that are killed")
 	faulty     = flag.Int("faulty", 0, "runs in which a fifth of all answers is faulty")
 	interrupts = flag.Int("interrupts", 1, "runs that are interrupted")
-	resets     = flag.Int("resets", 0, "runs whose connections are reset")
+	resets     = flag.Int("resets", 1, "runs whose connections are reset")
 	both       = flag.Int("both", 0, "runs that are killed while answers are faulty")
 	seed       = flag.Uint64("seed", 1, "of the first run of each mode; the others have the numbers after it")
 )
