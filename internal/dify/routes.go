@@ -26,6 +26,9 @@ func (s Service) Port() int {
 // Services gives the services of Routes.
 func Services() []Service { return []Service{API, PluginDaemon, Web} }
 
+// InstanceHeader is in every answer that comes through a front door: the name of the instance that gave it.
+const InstanceHeader = "Difyup-Instance"
+
 // Route sends a path and everything below it to a service.
 type Route struct {
 	Prefix  string

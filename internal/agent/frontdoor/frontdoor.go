@@ -130,6 +130,10 @@ func (d *Door) proxy(s dify.Service) *httputil.ReverseProxy {
 				r.Out.Header.Set("Dify-Hook-Url", scheme+"://"+r.In.Host+r.In.URL.RequestURI())
 			}
 		},
+		ModifyResponse: func(r *http.Response) error {
+			r.Header.Del(dify.InstanceHeader) // is ours to say
+			return nil
+		},
 		ErrorLog: slog.NewLogLogger(d.opts.Log.Handler(), slog.LevelDebug),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			var tooLarge *http.MaxBytesError
@@ -147,6 +151,7 @@ func (d *Door) proxy(s dify.Service) *httputil.ReverseProxy {
 
 // ServeHTTP answers one request.
 func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set(dify.InstanceHeader, d.opts.Instance)
 	switch r.URL.Path {
 	case "/alive":
 		d.alive(w)

@@ -67,6 +67,29 @@ func echo(s dify.Service) http.Handler {
 	})
 }
 
+// TestInstance checks that every answer names the instance, once, whatever a service says, and also one that is refused.
+func TestInstance(t *testing.T) {
+	d, url := open(t, func(dify.Service) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set(dify.InstanceHeader, "another") })
+	})
+	defer d.Close()
+	for _, ready := range []bool{false, true} {
+		if ready {
+			d.Ready()
+		}
+		for _, path := range []string{"/health", "/alive", "/", "/v1/x", "/e/x/", "/inner/api"} {
+			resp, err := http.Get(url + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if got := resp.Header.Values(dify.InstanceHeader); len(got) != 1 || got[0] != "vm-1" {
+				t.Errorf("%s (ready: %t) comes from %q", path, ready, got)
+			}
+		}
+	}
+}
+
 // TestAsItCame checks that paths and queries reach the services unchanged, whatever is in them.
 func TestAsItCame(t *testing.T) {
 	d, url := open(t, func(dify.Service) http.Handler {
