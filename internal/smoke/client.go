@@ -1,0 +1,278 @@
+package smoke
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/fault"
+)
+
+// client is a browser, as far as Dify's console needs one: it keeps cookies, and sends the CSRF token in a header too. It
+// repeats nothing and follows no redirect: what fails once is seen.
+type client struct {
+	base      string
+	http      *http.Client
+	transport *http.Transport
+	cookies   map[string]string
+}
+
+func newClient(base string, config *tls.Config) (*client, error) {
+	u, err := url.Parse(base)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || strings.Trim(u.Path, "/") != "" || u.User != nil {
+		return nil, &fault.Fault{
+			Summary: "Not the address of a Dify",
+			Detail:  fmt.Sprintf("%q is not a URL such as https://dify.example.com, without a path.", base),
+			Remedy:  "Give one:\n    difyup smoke --url https://dify.example.com",
+		}
+	}
+	t := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, TLSClientConfig: config, TLSHandshakeTimeout: 20 * time.Second, MaxIdleConnsPerHost: 2,
+		DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext, ForceAttemptHTTP2: true,
+	}
+	return &client{
+		base: u.Scheme + "://" + u.Host, transport: t, cookies: map[string]string{},
+		http: &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+	}, nil
+}
+
+func (c *client) close() { c.transport.CloseIdleConnections() }
+
+// reply is an answer, read to its end.
+type reply struct {
+	method, path string
+	status       int
+	header       http.Header
+	body         []byte
+	instance     string // "" = the answer does not say
+	cookies      []*http.Cookie
+}
+
+const maxReply = 8 << 20
+
+// ask sends a value as JSON, nil for no body.
+func (c *client) ask(ctx context.Context, method, path string, body any) (*reply, error) {
+	if body == nil {
+		return c.send(ctx, method, path, "", nil)
+	}
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	return c.send(ctx, method, path, "application/json", raw)
+}
+
+func (c *client) send(ctx context.Context, method, path, contentType string, body []byte) (*reply, error) {
+	var reader io.Reader
+	if body != nil {
+		reader = bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, reader)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("User-Agent", "difyup-smoke")
+	req.Header.Set("Accept", "application/json, text/html;q=0.9, */*;q=0.8")
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	// By hand: a cookie jar holds Secure cookies back when Dify is asked without TLS, behind which it may well stand.
+	var pairs []string
+	for _, name := range slices.Sorted(maps.Keys(c.cookies)) {
+		pairs = append(pairs, name+"="+c.cookies[name])
+	}
+	if len(pairs) > 0 {
+		req.Header.Set("Cookie", strings.Join(pairs, "; "))
+	}
+	if token := c.cookie("csrf_token"); token != "" {
+		req.Header.Set("X-CSRF-Token", token)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, unreached(c.base, err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: the answer breaks off: %w", method, path, err)
+	}
+	r := &reply{method: method, path: path, status: resp.StatusCode, header: resp.Header, body: raw, instance: resp.Header.Get(dify.InstanceHeader), cookies: resp.Cookies()}
+	for _, cookie := range r.cookies {
+		if cookie.MaxAge < 0 || cookie.Value == "" {
+			delete(c.cookies, cookie.Name)
+		} else {
+			c.cookies[cookie.Name] = cookie.Value
+		}
+	}
+	return r, nil
+}
+
+// cookie gives the value of a cookie, by its name with or without the prefix that Dify gives it behind https.
+func (c *client) cookie(name string) string {
+	if v := c.cookies["__Host-"+name]; v != "" {
+		return v
+	}
+	return c.cookies[name]
+}
+
+// elsewhere has the next request come by a new connection, which may end at another instance.
+func (c *client) elsewhere() { c.transport.CloseIdleConnections() }
+
+// unreached says why no answer came.
+func unreached(base string, err error) error {
+	var (
+		dns       *net.DNSError
+		authority x509.UnknownAuthorityError
+		host      x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		urlErr    *url.Error
+	)
+	if errors.As(err, &urlErr) {
+		err = urlErr.Err // without the method and the address, which are told anyway
+	}
+	switch {
+	case errors.As(err, &dns):
+		return &fault.Fault{
+			Summary: "The name is not known",
+			Detail:  fmt.Sprintf("%s: %s", base, sentence(err.Error())),
+			Remedy:  "Point the domain at the load balancer's address, which this shows:\n    difyup outputs",
+		}
+	case errors.As(err, &authority), errors.As(err, &host), errors.As(err, &invalid):
+		return &fault.Fault{
+			Summary: "The certificate is not trusted",
+			Detail:  fmt.Sprintf("%s: %s", base, sentence(err.Error())),
+			Remedy:  "Wait until Google has issued the certificate, which can take an hour after the domain points here. For one of your own:\n    difyup smoke --ca FILE\nFor a self-signed one, where nobody can be in between:\n    difyup smoke --insecure",
+		}
+	}
+	return fmt.Errorf("no answer from %s: %w", base, err)
+}
+
+// want checks the status.
+func (r *reply) want(status ...int) error {
+	if slices.Contains(status, r.status) {
+		return nil
+	}
+	return errors.New(r.says())
+}
+
+// says tells an answer that was not wanted, with what is in it.
+func (r *reply) says() string {
+	text := fmt.Sprintf("%s %s answered %d", r.method, r.path, r.status)
+	if r.instance != "" {
+		text += " (" + r.instance + ")"
+	}
+	var e struct {
+		Code    any
+		Message any
+		Error   any
+		Result  any
+	}
+	if json.Unmarshal(r.body, &e) == nil {
+		for _, v := range []any{e.Code, e.Message, e.Error} {
+			if v != nil && v != "" {
+				text += fmt.Sprintf(": %v", v)
+			}
+		}
+		return text
+	}
+	switch what := http.DetectContentType(r.body); {
+	case strings.HasPrefix(what, "text/html"):
+		text += ": a page, not the API"
+	case strings.HasPrefix(what, "text/plain") && len(r.body) > 0:
+		text += ": " + string(r.body[:min(len(r.body), 200)])
+	}
+	return text
+}
+
+// code is the word for an error in an answer of Dify's API.
+func (r *reply) code() string {
+	var e struct{ Code string }
+	_ = json.Unmarshal(r.body, &e) // what is no JSON has none
+	return e.Code
+}
+
+// read checks the status and reads the answer's JSON.
+func (r *reply) read(into any, status ...int) error {
+	if err := r.want(status...); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(r.body, into); err != nil {
+		return fmt.Errorf("%s, and not with the JSON that is wanted", r.says())
+	}
+	return nil
+}
+
+// enough is how many requests are sent to meet an instance before it is said not to answer.
+const enough = 30
+
+// everywhere sends requests until each instance that is known has answered one. Check gets every answer.
+func (s *session) everywhere(ctx context.Context, ask func(context.Context) (*reply, error), check func(*reply) error) (detail string, err error) {
+	met := map[string]int{}
+	requests := 0
+	// Where answers do not say where they come from, some are asked for all the same.
+	missing := func() []string {
+		return slices.DeleteFunc(slices.Clone(s.instances), func(i string) bool { return met[i] > 0 })
+	}
+	for len(missing()) > 0 || len(s.instances) == 0 && requests < 6 {
+		if requests >= enough*max(1, len(s.instances)) {
+			return "", &fault.Fault{
+				Summary: "An instance gets no requests",
+				Detail:  fmt.Sprintf("Of %d requests none was answered by %s; the others were answered by %s.", requests, strings.Join(missing(), ", "), counts(met)),
+				Remedy:  "See whether it is healthy; one that was being replaced meanwhile is no fault, then run this again:\n    difyup status",
+			}
+		}
+		if requests > 0 && requests%4 == 0 {
+			s.client.elsewhere()
+		}
+		r, err := ask(ctx)
+		if err != nil {
+			return "", err
+		}
+		requests++
+		if err := check(r); err != nil {
+			return "", err
+		}
+		if r.instance != "" {
+			met[r.instance]++
+		}
+	}
+	if len(met) == 0 {
+		return fmt.Sprintf("%d requests; the answers do not say from which instance", requests), nil
+	}
+	return onAll(len(met)), nil
+}
+
+// onAll says how many instances that was.
+func onAll(n int) string {
+	switch n {
+	case 1:
+		return "the only instance"
+	case 2:
+		return "both instances"
+	}
+	return fmt.Sprintf("all %d instances", n)
+}
+
+func counts(met map[string]int) string {
+	var out []string
+	for _, i := range slices.Sorted(maps.Keys(met)) {
+		out = append(out, fmt.Sprintf("%s (%d)", i, met[i]))
+	}
+	if out == nil {
+		return "nobody who says its name"
+	}
+	return strings.Join(out, ", ")
+}
