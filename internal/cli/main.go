@@ -29,12 +29,24 @@ type Stdio struct {
 	AskIn, OutTerm, ErrTerm bool
 	// Width gives the columns of the terminal, 0 for none.
 	Width func() int
+	// Secret reads a line of the terminal without showing it, until the context ends; nil when there is none.
+	Secret func(context.Context) (string, error)
 }
 
 // Standard gives the process's own streams.
 func Standard() Stdio {
 	is := func(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+	stdin := int(os.Stdin.Fd())
 	return Stdio{
+		Secret: func(ctx context.Context) (string, error) {
+			// Whoever is interrupted while typing wants to see what is typed afterwards.
+			if state, err := term.GetState(stdin); err == nil {
+				stop := context.AfterFunc(ctx, func() { _ = term.Restore(stdin, state) })
+				defer stop()
+			}
+			line, err := term.ReadPassword(stdin)
+			return string(line), err
+		},
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, AskIn: is(os.Stdin), OutTerm: is(os.Stdout), ErrTerm: is(os.Stderr),
 		Width: func() int {
 			w, _, err := term.GetSize(int(os.Stderr.Fd()))
@@ -54,8 +66,11 @@ type app struct {
 	args   []string // behind the command's name, for the state: no flag of difyup's takes a secret
 }
 
-// errSaid ends a command that has said everything already.
-var errSaid = errors.New("said")
+// errSaid ends a command that has said everything already, and so does errInterrupted one that the user interrupted.
+var (
+	errSaid        = errors.New("said")
+	errInterrupted = errors.New("interrupted")
+)
 
 // Main runs a command line and gives the exit code.
 func Main(ctx context.Context, args []string, std Stdio) int {
@@ -78,6 +93,8 @@ func Main(ctx context.Context, args []string, std Stdio) int {
 		return a.code
 	case errors.Is(err, errSaid):
 		return exitFailed
+	case errors.Is(err, errInterrupted):
+		return exitInterrupted
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		view.Interrupted(std.Err, a.colour)
 		return exitInterrupted

@@ -48,7 +48,7 @@ without any Google account.`,
 		}
 		return &fault.Fault{Summary: "Unknown or wrong flag", Detail: err.Error() + ".", Remedy: "See what there is:\n    " + c.CommandPath() + " --help"}
 	})
-	root.AddCommand(newPlan(a), newApply(a), newDestroy(a), newStatus(a), newOutputs(a), newLocal(a), newVersion(a))
+	root.AddCommand(newPlan(a), newApply(a), newDestroy(a), newStatus(a), newOutputs(a), newSmoke(a), newLocal(a), newVersion(a))
 	root.InitDefaultCompletionCmd()
 	return root
 }
@@ -163,7 +163,7 @@ func (t *target) aim(c *cobra.Command, err error) error {
 func (t *target) aimed(command, line string) string {
 	rest, ok := strings.CutPrefix(line, "    difyup ")
 	verb, args, _ := strings.Cut(rest, " ")
-	if !ok || !slices.Contains([]string{"plan", "apply", "destroy", "status", "outputs"}, verb) || strings.Contains(args, "--local") || strings.Contains(args, "-f ") || strings.Contains(args, "--dir ") {
+	if !ok || !slices.Contains([]string{"plan", "apply", "destroy", "status", "outputs", "smoke"}, verb) || strings.Contains(args, "--local") || strings.Contains(args, "-f ") || strings.Contains(args, "--dir ") {
 		return line
 	}
 	if args == "--break-lock" {
