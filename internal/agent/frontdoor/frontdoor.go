@@ -11,7 +11,6 @@ import (
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
-	"strings"
 	"sync"
 	"time"
 
@@ -181,20 +180,12 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	switch path := r.URL.Path; {
-	case path == "/health/deep":
-		r.URL.Path = "/standin/check"
-		d.proxies[dify.API].ServeHTTP(w, r)
-	case path == "/standin" || strings.HasPrefix(path, "/standin/"):
-		d.proxies[dify.API].ServeHTTP(w, r)
-	default:
-		service := dify.RouteFor(path).Service
-		if service == "" {
-			http.NotFound(w, r)
-			return
-		}
-		d.proxies[service].ServeHTTP(w, r)
+	service := dify.RouteFor(r.URL.Path).Service
+	if service == "" {
+		http.NotFound(w, r)
+		return
 	}
+	d.proxies[service].ServeHTTP(w, r)
 }
 
 func (d *Door) health(w http.ResponseWriter) {

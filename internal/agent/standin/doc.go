@@ -1,5 +1,6 @@
 // Package standin is the small program that plays Dify where no container engine is at hand. It gets the very settings that
-// Dify's containers would get, by the same names and from nowhere else, and really uses every store: GET
-// /standin/check writes and reads a row, searches vectors, sets and gets a key, and uploads and downloads an object. It is
-// no Dify: it runs no app. Start reading at Run.
+// Dify's containers would get, by the same names and from nowhere else, and does with every store what Dify does:
+// accounts, data sets and documents are rows, files and keys are objects, sessions and tasks are in Redis, and vectors in
+// pgvector. A smoke test of Dify is a smoke test of it, row by row, and what breaks Dify breaks it at the same row. It is
+// no Dify: it runs no app, and every answer says so. Each role stands for one of Dify's containers. Start reading at Run.
 package standin

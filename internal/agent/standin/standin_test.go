@@ -4,7 +4,7 @@ package standin_test
 
 import (
 	"context"
-	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +15,8 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -23,8 +25,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/difyup/difyup/internal/agent/standin"
@@ -34,11 +34,28 @@ import (
 
 const password = "Pa55w0rdOfTheStores"
 
-// bucket is Cloud Storage and the metadata server in one. It counts the objects it keeps.
+// The test's program is a worker too, which can be killed.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "worker" {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		err := standin.Run(ctx, standin.Options{
+			Env: os.Getenv, Roles: []standin.Role{standin.Worker}, Resolver: net.DefaultResolver, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// bucket is Cloud Storage and the metadata server in one.
 type bucket struct {
 	mu      sync.Mutex
 	objects map[string]string
-	refuse  bool // downloads
+	hold    func() // is called by the next download, once
 }
 
 func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -58,11 +75,17 @@ func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		raw, _ := io.ReadAll(r.Body)
 		b.objects[r.URL.Query().Get("name")] = string(raw)
 		fmt.Fprint(w, `{"generation":"7"}`)
-	case r.Method == http.MethodGet && b.refuse:
-		http.Error(w, `{"error":{"code":403,"message":"no objects.get"}}`, http.StatusForbidden)
+	case r.Method == http.MethodGet && r.URL.Path == "/storage/v1/b/files":
+		fmt.Fprint(w, `{"name":"files"}`)
 	case r.Method == http.MethodGet && r.URL.Query().Get("alt") == "media" && b.objects[name] != "":
+		if hold := b.hold; hold != nil {
+			b.hold = nil
+			b.mu.Unlock()
+			hold()
+			b.mu.Lock()
+		}
 		fmt.Fprint(w, b.objects[name])
-	case r.Method == http.MethodDelete && r.URL.Query().Get("generation") == "7" && b.objects[name] != "":
+	case r.Method == http.MethodDelete && b.objects[name] != "":
 		delete(b.objects, name)
 		w.WriteHeader(http.StatusNoContent)
 	default:
@@ -130,8 +153,8 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// start runs a stand-in until the test ends, and gives its address.
-func (w *world) start(t *testing.T, name string, change map[string]string) string {
+// env gives the settings of a stand-in at an address.
+func (w *world) env(t *testing.T, name string, at netip.Addr) map[string]string {
 	t.Helper()
 	secrets := map[string]string{}
 	for _, p := range dify.Purposes() {
@@ -147,19 +170,23 @@ func (w *world) start(t *testing.T, name string, change map[string]string) strin
 	if err != nil {
 		t.Fatal(err)
 	}
+	env["STANDIN_ADDRESS"], env["STANDIN_VERSION"], env["HOSTNAME"] = at.String(), "1.17.1", name
+	env["GCE_METADATA_HOST"], env["STORAGE_EMULATOR_HOST"] = w.url, w.url // without a scheme, as it may be
+	return env
+}
+
+// start runs a stand-in until the test ends, and gives its address.
+func (w *world) start(t *testing.T, name string, roles ...standin.Role) string {
+	t.Helper()
 	address, err := w.net.Addr(plane.Instance)
 	if err != nil {
 		t.Fatal(err)
 	}
-	env["STANDIN_ADDRESS"], env["STANDIN_VERSION"], env["HOSTNAME"] = address.String(), "1.17.1", name
-	env["GCE_METADATA_HOST"], env["STORAGE_EMULATOR_HOST"] = w.url, w.url // without a scheme, as it may be
-	for k, v := range change {
-		env[k] = v
-	}
+	env := w.env(t, name, address)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- standin.Run(ctx, standin.Options{Env: func(n string) string { return env[n] }, Resolver: net.DefaultResolver, Log: slog.New(slog.DiscardHandler)})
+		ended <- standin.Run(ctx, standin.Options{Env: func(n string) string { return env[n] }, Roles: roles, Resolver: net.DefaultResolver, Log: slog.New(slog.DiscardHandler)})
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -180,161 +207,210 @@ func (w *world) start(t *testing.T, name string, change map[string]string) strin
 	}
 }
 
-// check asks for a check, and gives the status, the report and the whole answer.
-func check(t *testing.T, address string) (int, standin.Report, string) {
-	t.Helper()
-	resp, err := http.Get("http://" + address + ":5001/standin/check")
+// browser asks the API of one stand-in, and keeps cookies.
+type browser struct {
+	t       *testing.T
+	address string
+	cookies map[string]*http.Cookie
+}
+
+// ask sends JSON, or with "" nothing, and gives the status and the answer's fields.
+func (b *browser) ask(method, path, body string) (int, map[string]any) {
+	b.t.Helper()
+	return b.send(method, path, "application/json", body)
+}
+
+func (b *browser) send(method, path, contentType, body string) (int, map[string]any) {
+	b.t.Helper()
+	req, err := http.NewRequestWithContext(b.t.Context(), method, "http://"+b.address+":5001"+path, strings.NewReader(body))
 	if err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", contentType)
+	for _, c := range b.cookies {
+		req.AddCookie(c)
+	}
+	if c := b.cookies["csrf_token"]; c != nil {
+		req.Header.Set("X-CSRF-Token", c.Value)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		b.t.Fatal(err)
 	}
 	defer resp.Body.Close()
+	for _, c := range resp.Cookies() {
+		b.cookies[c.Name] = c
+	}
 	raw, err := io.ReadAll(resp.Body)
 	if err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
-	var report standin.Report
-	if err := json.Unmarshal(raw, &report); err != nil {
-		t.Fatalf("%v: %s", err, raw)
+	if resp.Header.Get("X-Difyup-Standin") == "" {
+		b.t.Errorf("%s %s does not say that it is no Dify", method, path)
 	}
-	return resp.StatusCode, report, string(raw)
+	fields := map[string]any{}
+	if len(raw) > 0 {
+		if err := json.Unmarshal(raw, &fields); err != nil || fields["standin"] != true {
+			b.t.Fatalf("%s %s: %v: %s", method, path, err, raw)
+		}
+	}
+	return resp.StatusCode, fields
 }
 
-// well is which stores are, by name.
-func well(r standin.Report) map[string]bool {
-	m := map[string]bool{}
-	for _, s := range r.Stores {
-		m[s.Store] = s.OK
+// must is ask, and wants a status.
+func (b *browser) must(want int, method, path, body string) map[string]any {
+	b.t.Helper()
+	code, fields := b.ask(method, path, body)
+	if code != want {
+		b.t.Fatalf("%s %s: %d %v, want %d", method, path, code, fields, want)
 	}
-	return m
+	return fields
 }
 
-// TestCheck has several stand-ins meet empty stores at once: all find them well, and nothing stays behind. Then the
-// database is replaced by an empty one, and they find it well all the same.
-func TestCheck(t *testing.T) {
+const owner = `{"email":"owner@example.com","name":"Owner","password":"0wnerOfEverything"}`
+
+func loginBody(password string) string {
+	return fmt.Sprintf(`{"email":"owner@example.com","password":%q}`, base64.StdEncoding.EncodeToString([]byte(password)))
+}
+
+// owner makes the first account and logs in.
+func (w *world) owner(t *testing.T, address string) *browser {
+	t.Helper()
+	b := &browser{t, address, map[string]*http.Cookie{}}
+	b.must(201, "POST", "/console/api/init", fmt.Sprintf(`{"password":%q}`, password))
+	b.must(201, "POST", "/console/api/setup", owner)
+	b.must(200, "POST", "/console/api/login", loginBody("0wnerOfEverything"))
+	return b
+}
+
+// document uploads a file, makes a data set of it, and gives the address at which its indexing is told.
+func (b *browser) document(name string) string {
+	b.t.Helper()
+	code, file := b.send("POST", "/console/api/files/upload", "multipart/form-data; boundary=x", "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.txt\"\r\nContent-Type: text/plain\r\n\r\nA line.\nAnother one.\r\n--x--\r\n")
+	if code != 201 {
+		b.t.Fatalf("upload: %d %v", code, file)
+	}
+	set := b.must(201, "POST", "/console/api/datasets", fmt.Sprintf(`{"name":%q,"indexing_technique":"economy"}`, name))
+	path := fmt.Sprint("/console/api/datasets/", set["id"])
+	made := b.must(200, "POST", path+"/documents", fmt.Sprintf(`{"indexing_technique":"economy","process_rule":{"mode":"automatic"},"data_source":{"info_list":{"data_source_type":"upload_file","file_info_list":{"file_ids":[%q]}}}}`, file["id"]))
+	return fmt.Sprint(path, "/batch/", made["batch"], "/indexing-status")
+}
+
+// indexing gives how the indexing of a document stands.
+func (b *browser) indexing(path string) string {
+	b.t.Helper()
+	return fmt.Sprint(b.must(200, "GET", path, "")["data"].([]any)[0].(map[string]any)["indexing_status"])
+}
+
+// TestLostTask kills a worker with a task in hand: like Celery's, it had acknowledged the task when it took it, and so
+// nobody does it any more. A worker that is told to end finishes it.
+func TestLostTask(t *testing.T) {
 	w := newWorld(t)
-	var addresses []string
-	for i := range 3 {
-		addresses = append(addresses, w.start(t, fmt.Sprintf("vm-%d", i), nil))
-	}
-	all := map[string]bool{"database": true, "plugin_database": true, "vector_database": true, "redis": true, "bucket": true}
-	meet := func() {
-		t.Helper()
-		var wg sync.WaitGroup
-		for i, a := range addresses {
-			for range 2 {
-				wg.Go(func() {
-					code, report, raw := check(t, a)
-					if code != http.StatusOK || !report.OK || report.Instance != fmt.Sprintf("vm-%d", i) || cmp.Diff(all, well(report)) != "" {
-						t.Errorf("%d %s", code, raw)
-					}
-				})
-			}
-		}
-		wg.Wait()
-	}
-	meet()
-
-	conn := func(database string) *pgx.Conn {
-		c, err := pgx.Connect(t.Context(), fmt.Sprintf("postgres://dify:%s@%s:5432/%s?sslmode=disable", password, w.db, database))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close(context.Background()) })
-		return c
-	}
-	left := map[string]int{}
-	for database, table := range map[string]string{"dify": "standin_checks", "dify_plugin": "standin_checks", "dify_vector": "standin_vectors"} {
-		var n int
-		if err := conn(database).QueryRow(t.Context(), "SELECT count(*) FROM "+table).Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-		left[database] = n
-	}
-	r := redis.NewClient(&redis.Options{Addr: w.red.String() + ":6379", Password: password})
-	defer r.Close()
-	keys, err := r.DBSize(t.Context()).Result()
+	address := w.start(t, "vm-0", standin.API)
+	b := w.owner(t, address)
+	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	left["redis"], left["bucket"] = int(keys), len(w.bucket.objects)
-	if d := cmp.Diff(map[string]int{"dify": 0, "dify_plugin": 0, "dify_vector": 0, "redis": 0, "bucket": 0}, left); d != "" {
-		t.Errorf("left behind (-want +got):\n%s", d)
+	worker := func() *exec.Cmd {
+		cmd := exec.CommandContext(t.Context(), self, "worker")
+		for k, v := range w.env(t, "vm-1", netip.MustParseAddr(address)) {
+			cmd.Env = append(cmd.Env, k+"="+v)
+		}
+		cmd.Stderr = t.Output()
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd
 	}
-
-	// What a crash left is removed; then the databases lose their tables.
-	if _, err := conn("dify").Exec(t.Context(), `INSERT INTO standin_checks VALUES ('old', 'gone', now() - interval '2 hours')`); err != nil {
-		t.Fatal(err)
+	// held has the next document's reader wait, and gives when it does, and what lets it go on.
+	held := func() (begun <-chan struct{}, release func()) {
+		in, out := make(chan struct{}), make(chan struct{})
+		w.bucket.mu.Lock()
+		defer w.bucket.mu.Unlock()
+		w.bucket.hold = func() { close(in); <-out }
+		return in, func() { close(out) }
 	}
-	meet()
-	var n int
-	if err := conn("dify").QueryRow(t.Context(), "SELECT count(*) FROM standin_checks").Scan(&n); err != nil || n != 0 {
-		t.Errorf("%d old rows are still there, %v", n, err)
-	}
-	for database, statement := range map[string]string{"dify": "DROP TABLE standin_checks", "dify_vector": "DROP EXTENSION vector CASCADE; DROP TABLE standin_vectors"} {
-		for q := range strings.SplitSeq(statement, ";") {
-			if _, err := conn(database).Exec(t.Context(), q); err != nil {
-				t.Fatal(err)
+	until := func(path, want string) {
+		t.Helper()
+		for end := time.Now().Add(time.Minute); b.indexing(path) != want; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("the document is at %q, want %q", b.indexing(path), want)
 			}
 		}
 	}
-	meet()
+
+	begun, release := held()
+	first := worker()
+	lost := b.document("lost")
+	<-begun
+	if err := first.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.Wait() // it was killed
+	release()
+
+	begun, release = held()
+	second := worker()
+	kept := b.document("kept")
+	<-begun
+	if err := second.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	waiting := b.document("waiting") // for the third
+	release()
+	if err := second.Wait(); err != nil {
+		t.Error(err)
+	}
+	until(kept, "completed")
+	if now := b.indexing(waiting); now != "waiting" {
+		t.Errorf("a worker that was told to end took another task, which is at %q", now)
+	}
+
+	third := worker()
+	until(waiting, "completed")
+	if now := b.indexing(lost); now != "parsing" {
+		t.Errorf("the lost task's document is at %q", now)
+	}
+	if err := third.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := third.Wait(); err != nil {
+		t.Error(err)
+	}
 }
 
-// TestFailures checks that each store fails by itself, with 503, and that no error holds a secret.
-func TestFailures(t *testing.T) {
+// TestLockout gives wrong passwords: after five the right one is of no use either. What was asked with a CSRF token that
+// does not fit, or without any, is refused too.
+func TestLockout(t *testing.T) {
 	w := newWorld(t)
-	wrong := rand.Text()
-	for name, tc := range map[string]struct {
-		change map[string]string
-		refuse bool
-		want   map[string]bool
-	}{
-		"passwords": {map[string]string{"DB_PASSWORD": wrong, "PGVECTOR_PASSWORD": wrong, "REDIS_PASSWORD": wrong}, false,
-			map[string]bool{"database": false, "plugin_database": false, "vector_database": false, "redis": false, "bucket": true}},
-		"vector": {map[string]string{"PGVECTOR_DATABASE": "nowhere"}, false,
-			map[string]bool{"database": true, "plugin_database": true, "vector_database": false, "redis": true, "bucket": true}},
-		"no right to download": {nil, true,
-			map[string]bool{"database": true, "plugin_database": true, "vector_database": true, "redis": true, "bucket": false}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w.bucket.mu.Lock()
-			w.bucket.refuse = tc.refuse
-			w.bucket.mu.Unlock()
-			began := time.Now()
-			code, report, raw := check(t, w.start(t, "vm-1", tc.change))
-			if code != http.StatusServiceUnavailable || report.OK {
-				t.Errorf("%d, ok %t", code, report.OK)
-			}
-			if d := cmp.Diff(tc.want, well(report)); d != "" {
-				t.Errorf("well (-want +got):\n%s\n%s", d, raw)
-			}
-			for _, s := range report.Stores {
-				if s.OK != (s.Error == "") || s.OK != (s.Did != "") {
-					t.Errorf("%s is ok %t, did %q, error %q", s.Store, s.OK, s.Did, s.Error)
-				}
-			}
-			for _, secret := range []string{password, wrong, "token-1", "postgres://", "redis://"} {
-				if strings.Contains(raw, secret) {
-					t.Errorf("the answer shows %q:\n%s", secret, raw)
-				}
-			}
-			if d := time.Since(began); d > 30*time.Second {
-				t.Errorf("it took %v", d)
-			}
-			w.bucket.mu.Lock()
-			defer w.bucket.mu.Unlock()
-			if len(w.bucket.objects) != 0 {
-				t.Errorf("%d objects are left", len(w.bucket.objects))
-			}
-		})
+	b := w.owner(t, w.start(t, "vm-0", standin.API))
+	b.must(200, "GET", "/console/api/account/profile", "")
+	csrf := b.cookies["csrf_token"]
+	b.cookies["csrf_token"] = &http.Cookie{Name: "csrf_token", Value: b.cookies["access_token"].Value}
+	b.must(401, "GET", "/console/api/account/profile", "")
+	delete(b.cookies, "csrf_token")
+	b.must(401, "GET", "/console/api/account/profile", "")
+	b.cookies["csrf_token"] = csrf
+	b.must(403, "POST", "/console/api/setup", owner)
+	b.must(403, "POST", "/console/api/init", fmt.Sprintf(`{"password":%q}`, password))
+	b.must(404, "POST", "/inner/api/invoke/encrypt", `{}`)
+	for range 4 {
+		b.must(401, "POST", "/console/api/login", loginBody("wrong"))
 	}
+	b.must(200, "POST", "/console/api/login", loginBody("0wnerOfEverything")) // which begins the count anew
+	for range 5 {
+		b.must(401, "POST", "/console/api/login", loginBody("wrong"))
+	}
+	b.must(429, "POST", "/console/api/login", loginBody("0wnerOfEverything"))
 }
 
 // TestRestarts has requests come all the time while PostgreSQL restarts and crashes and Redis is killed. None of them
 // fails: the connections that a restart ends are replaced, and the work on them is done again.
 func TestRestarts(t *testing.T) {
 	w := newWorld(t)
-	addresses := []string{w.start(t, "vm-0", nil), w.start(t, "vm-1", nil)}
+	addresses := []string{w.start(t, "vm-0"), w.start(t, "vm-1")}
+	w.owner(t, addresses[0])
 	ctx, stop := context.WithCancel(t.Context())
 	var (
 		users sync.WaitGroup
@@ -343,10 +419,13 @@ func TestRestarts(t *testing.T) {
 	for _, a := range addresses {
 		for range 2 {
 			users.Go(func() {
-				for ; ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {
-					if code, _, raw := check(t, a); code != http.StatusOK {
-						t.Errorf("%d %s", code, raw)
-						return
+				b := &browser{t, a, map[string]*http.Cookie{}}
+				for ; ctx.Err() == nil && !t.Failed(); time.Sleep(5 * time.Millisecond) {
+					if code, said := b.ask("POST", "/console/api/login", loginBody("0wnerOfEverything")); code != 200 {
+						t.Errorf("login: %d %v", code, said)
+					}
+					if code, said := b.ask("GET", "/console/api/workspaces/current/plugin/list?page=1&page_size=1", ""); code != 200 {
+						t.Errorf("plugins: %d %v", code, said)
 					}
 					asked.Add(1)
 				}
@@ -398,16 +477,38 @@ func kill(t *testing.T, text string) {
 }
 
 func TestSettingsAreChecked(t *testing.T) {
-	good := map[string]string{"DB_TYPE": "postgresql", "STORAGE_TYPE": "google-storage", "VECTOR_STORE": "pgvector", "DB_PORT": "5432", "REDIS_PORT": "6379", "PGVECTOR_PORT": "5432"}
-	for name, value := range map[string]string{"DB_PORT": "", "REDIS_PORT": "70000", "PGVECTOR_PORT": "x", "DB_TYPE": "mysql", "STORAGE_TYPE": "opendal", "VECTOR_STORE": ""} {
+	good := map[string]string{
+		"DB_TYPE": "postgresql", "STORAGE_TYPE": "google-storage", "VECTOR_STORE": "pgvector", "DB_PORT": "5432", "REDIS_PORT": "6379", "PGVECTOR_PORT": "5432",
+		"CELERY_BROKER_URL": "redis://:" + password + "@127.0.0.1:6379/1",
+	}
+	for name, value := range map[string]string{
+		"DB_PORT": "", "REDIS_PORT": "70000", "PGVECTOR_PORT": "x", "DB_TYPE": "mysql", "STORAGE_TYPE": "opendal", "VECTOR_STORE": "", "CELERY_BROKER_URL": "amqp://:" + password + "@x",
+	} {
 		err := standin.Run(t.Context(), standin.Options{Env: func(n string) string {
 			if n == name {
 				return value
 			}
 			return good[n]
 		}, Resolver: net.DefaultResolver, Log: slog.New(slog.DiscardHandler)})
-		if err == nil || !strings.Contains(err.Error(), name) {
+		if err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), password) {
 			t.Errorf("%s=%q: %v", name, value, err)
+		}
+	}
+}
+
+// TestPage checks that the pages say what this is.
+func TestPage(t *testing.T) {
+	w := newWorld(t)
+	address := w.start(t, "vm-0")
+	for path, want := range map[string]int{"/": 200, "/signin": 200, "/standin/check": 404} {
+		resp, err := http.Get("http://" + address + ":3000" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != want || !strings.Contains(string(raw), "It is not Dify") || !strings.Contains(string(raw), "vm-0") || resp.Header.Get("X-Difyup-Standin") == "" {
+			t.Errorf("%s: %s %v\n%s", path, resp.Status, err, raw)
 		}
 	}
 }

@@ -41,7 +41,7 @@ func TestCloudKilled(t *testing.T) {
 	}
 	s.run("apply", "--yes")
 	if said := s.check(); said != "" {
-		t.Errorf("/standin/check says:\n%s", said)
+		t.Errorf("smoke says:\n%s", said)
 	}
 	s.run("destroy", "--yes")
 	if _, err := os.Stat(s.dir); !os.IsNotExist(err) {

@@ -340,7 +340,7 @@ func TestIntruder(t *testing.T) {
 		t.Errorf("the local cloud (-before +after):\n%s", d)
 	}
 	if said := s.check(); said != "" {
-		t.Errorf("/standin/check says:\n%s", said)
+		t.Errorf("smoke says:\n%s", said)
 	}
 }
 

@@ -5,7 +5,6 @@ package lifecycle
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/localcloud"
 )
 
@@ -26,7 +26,7 @@ func TestRolling(t *testing.T) {
 	before := s.info()
 	replaced := before.Instances
 	at := slices.IndexFunc(before.Listeners, func(l localcloud.Listener) bool { return l.Scheme == "https" })
-	url := before.Listeners[at].URL() + "/standin/check"
+	url := before.Listeners[at].URL() + "/console/api/setup"
 
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
@@ -49,12 +49,11 @@ func TestRolling(t *testing.T) {
 				}
 				body, err := io.ReadAll(resp.Body)
 				resp.Body.Close()
-				var report struct{ Instance string }
 				mu.Lock()
-				if err != nil || resp.StatusCode != 200 || json.Unmarshal(body, &report) != nil {
+				if err != nil || resp.StatusCode != 200 {
 					failed = append(failed, fmt.Sprint(resp.Status, " ", err, " ", string(body)))
 				} else {
-					served[report.Instance]++
+					served[resp.Header.Get(dify.InstanceHeader)]++
 				}
 				mu.Unlock()
 			}

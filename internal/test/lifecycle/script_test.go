@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +24,7 @@ import (
 	_ "github.com/difyup/difyup/internal/agent/standin"
 	_ "github.com/difyup/difyup/internal/cli"
 	"github.com/difyup/difyup/internal/localcloud"
+	"github.com/difyup/difyup/internal/smoke"
 	"github.com/difyup/difyup/internal/test/cloud"
 )
 
@@ -176,38 +176,21 @@ func bucket(ts *testscript.TestScript, neg bool, args []string) {
 	fmt.Fprintln(ts.Stdout(), line.String())
 }
 
-var instanceName = regexp.MustCompile(`"instance": "([^"]+)"`)
-
-// meet asks /standin/check until so many instances have answered, each with all stores well: meet N.
+// meet has smoke prove the stack, on so many instances at least (one that is surplus goes later): meet N [FLAG…].
 func meet(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: meet N")
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: meet N [FLAG...]")
 	}
 	var want int
 	_, err := fmt.Sscan(args[0], &want)
 	ts.Check(err)
-	met := map[string]bool{}
-	for range 60 {
-		for _, l := range info(ts).Listeners {
-			if l.Scheme != "https" {
-				continue
-			}
-			resp, err := web().Get(l.URL() + "/standin/check")
-			ts.Check(err)
-			body, err := io.ReadAll(resp.Body)
-			resp.Body.Close()
-			ts.Check(err)
-			m := instanceName.FindSubmatch(body)
-			if resp.StatusCode != 200 || m == nil || strings.Count(string(body), `"ok": true`) != 6 {
-				ts.Fatalf("%s\n%s", resp.Status, body)
-			}
-			met[string(m[1])] = true
-		}
-		if len(met) == want {
-			return
-		}
+	ran := ts.Exec("difyup", append([]string{"smoke", "--local", "--json"}, args[1:]...)...)
+	var report smoke.Report
+	raw := ts.ReadFile("stdout")
+	ts.Check(json.Unmarshal([]byte(raw), &report))
+	if ran != nil || !report.OK || len(report.Instances) < want {
+		ts.Fatalf("%v, on %d instances:\n%s", ran, len(report.Instances), raw)
 	}
-	ts.Fatalf("met %d instances: %v", len(met), met)
 }
 
 // gone checks that a local cloud ended and left nothing: no process of it, no listener on its addresses, no directory.

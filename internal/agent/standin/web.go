@@ -1,0 +1,39 @@
+package standin
+
+import (
+	"html/template"
+	"net/http"
+)
+
+// web plays Dify's web interface: one page for every path, which says what this is.
+type web struct{ env settings }
+
+func (p *web) handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set(notDify, "this is the stand-in of difyup, not Dify")
+		switch r.URL.Path {
+		case "/", "/signin", "/install", "/init", "/apps", "/explore/apps":
+		default:
+			w.WriteHeader(http.StatusNotFound)
+		}
+		_ = page.Execute(w, map[string]string{"Instance": p.env("HOSTNAME"), "Version": p.env("STANDIN_VERSION")}) // the client may be gone
+	})
+}
+
+var page = template.Must(template.New("page").Parse(`<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>difyup: the stand-in</title>
+<style>
+ body { font: 16px/1.5 system-ui, sans-serif; max-width: 40rem; margin: 4rem auto; padding: 0 1rem; color: #1c2430; background: #fafbfc }
+ h1 { font-size: 1.6rem } code { background: #eef1f5; padding: .1em .3em; border-radius: 4px }
+</style>
+<h1>The rehearsal is running</h1>
+<p>This is the stand-in for Dify {{.Version}}, on the instance <code>{{.Instance}}</code>. It is not Dify: it runs no app and has no
+pages but this one. It was given Dify's settings and uses every store as Dify does: accounts and documents in PostgreSQL,
+files and keys in the bucket, sessions and tasks in Redis, vectors in pgvector.</p>
+<p>Reload to meet another instance. To have all of them proven:</p>
+<p><code>difyup smoke --local</code></p>
+</html>
+`))
