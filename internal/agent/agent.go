@@ -25,6 +25,7 @@ import (
 	"github.com/difyup/difyup/internal/agent/standin"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/report"
 )
 
 // Port is where the front door listens.
@@ -46,6 +47,7 @@ type agent struct {
 	google   *google
 	resolver *net.Resolver
 	door     *frontdoor.Door
+	report   *reporter
 
 	name     string
 	zone     string // projects/NUMBER/zones/ZONE
@@ -65,10 +67,13 @@ func Run(ctx context.Context, o Options) error {
 	defer transport.CloseIdleConnections()
 	a.google = &google{host: o.MetadataHost, client: &http.Client{Transport: transport, Timeout: 20 * time.Second}}
 
-	if err := a.try(ctx, "the metadata server", a.learn); err != nil {
+	if err := a.try(ctx, "", "the metadata server", a.learn); err != nil {
 		return ignoreEnd(ctx, err)
 	}
 	a.log = a.log.With("instance", a.name)
+	a.report = newReporter(a.settings.DifyVersion, a.log, func(ctx context.Context, raw []byte) error {
+		return a.google.publish(ctx, report.Namespace, report.Key, raw)
+	})
 	a.log.Info("the metadata are read", "stack", a.settings.Stack, "zone", path.Base(a.zone), "address", a.address, "runtime", a.settings.Runtime)
 	if a.settings.Runtime != "standin" {
 		return &fault.Fault{
@@ -89,9 +94,11 @@ func Run(ctx context.Context, o Options) error {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	var runtime sync.WaitGroup
 	runtime.Go(func() { a.serve(ctx, life) })
+	runtime.Go(func() { a.report.run(life) })
 	select {
 	case <-ctx.Done():
 		a.log.Info("ending: no new requests are wanted")
+		a.report.phase(report.Drains, "")
 	case <-door.Done():
 		// Without a door the instance is of no use; whoever started the agent starts it again.
 		a.log.Error("ending: the front door broke")
@@ -145,6 +152,12 @@ func (a *agent) learn(ctx context.Context) error {
 	return nil
 }
 
+// wait has the front door, and who asks for the instance's state, know that it is not ready, and why.
+func (a *agent) wait(p report.Phase, why string) {
+	a.door.Wait(why)
+	a.report.phase(p, why)
+}
+
 // What is missing is asked for often at first, since most of it comes within seconds, and then less and less often.
 const (
 	firstWait   = 200 * time.Millisecond
@@ -153,7 +166,7 @@ const (
 )
 
 // try does something until it works or ctx ends, and says what it waits for.
-func (a *agent) try(ctx context.Context, what string, do func(context.Context) error) error {
+func (a *agent) try(ctx context.Context, p report.Phase, what string, do func(context.Context) error) error {
 	wait, said, began := firstWait, "", time.Now()
 	for {
 		err := do(ctx)
@@ -171,7 +184,7 @@ func (a *agent) try(ctx context.Context, what string, do func(context.Context) e
 			a.log.Info("waiting", "for", what, "because", said)
 		}
 		if a.door != nil {
-			a.door.Wait(what + ": " + said)
+			a.wait(p, words(err))
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -195,18 +208,29 @@ func (a *agent) serve(ctx, life context.Context) {
 	for life.Err() == nil {
 		// The secrets are fetched anew each time: what does not let us in today may be of yesterday.
 		var secrets map[string]string
-		if a.try(ctx, "the stores", func(ctx context.Context) (err error) {
-			if secrets, err = a.fetch(ctx); err != nil {
-				return err
+		if a.try(ctx, report.Secrets, "the secrets", func(ctx context.Context) (err error) {
+			secrets, err = a.fetch(ctx)
+			return err
+		}) != nil {
+			return
+		}
+		// A store that refuses a password may have got another one meanwhile.
+		tried := 0
+		err := a.try(ctx, report.Stores, "the stores", func(ctx context.Context) error {
+			if tried++; tried%5 == 0 {
+				if now, err := a.fetch(ctx); err == nil {
+					secrets = now
+				}
 			}
 			return a.reach(ctx, secrets)
-		}) != nil {
+		})
+		if err != nil {
 			return
 		}
 		env, err := dify.Env(a.settings, secrets)
 		if err == nil {
 			a.log.Info("the stores answer; starting", "runtime", a.settings.Runtime, "dify", a.settings.DifyVersion)
-			a.door.Wait("the runtime")
+			a.wait(report.Starts, "the runtime has not answered yet")
 			began := time.Now()
 			if err = a.runtime(life, env, secrets); errors.Is(err, errSecretsChanged) {
 				a.log.Info("secrets were changed; starting again with them")
@@ -219,7 +243,7 @@ func (a *agent) serve(ctx, life context.Context) {
 		if life.Err() != nil {
 			return
 		}
-		a.door.Wait("the runtime, which ended")
+		a.wait(report.Starts, "the runtime ended and is started again")
 		a.log.Error("the runtime ended; starting it again", "error", err, "in", wait)
 		timer := time.NewTimer(wait)
 		select {
@@ -248,7 +272,7 @@ func (a *agent) fetch(ctx context.Context) (map[string]string, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
-				errs = append(errs, err)
+				errs = append(errs, &unready{"the secret " + name, words(err), strings.TrimPrefix(err.Error(), "secret "+name+": ")})
 				return
 			}
 			values[purpose] = value
@@ -270,7 +294,7 @@ func (a *agent) reach(ctx context.Context, secrets map[string]string) error {
 			return s.reach(ctx)
 		}()
 		if err != nil {
-			return fmt.Errorf("%s: %w", s.name, hide(err, secrets))
+			return &unready{s.name, words(err), hide(err, secrets).Error()}
 		}
 	}
 	return nil
@@ -342,6 +366,7 @@ func (a *agent) runtime(life context.Context, env, secrets map[string]string) er
 	ctx, cancel := context.WithCancelCause(life)
 	var watches sync.WaitGroup
 	watches.Go(func() { a.watch(ctx) })
+	watches.Go(func() { a.keepChecking(ctx, secrets) })
 	watches.Go(func() { a.watchSecrets(ctx, secrets, cancel) })
 	err := runChild(ctx, a.opts.Program, []string{"standin"}, vars, os.Stderr)
 	if errors.Is(context.Cause(ctx), errSecretsChanged) {
@@ -364,7 +389,7 @@ func (a *agent) watchSecrets(ctx context.Context, secrets map[string]string, end
 		}
 		// What cannot be read now is as it was.
 		if now, err := a.fetch(ctx); err == nil && !maps.Equal(now, secrets) {
-			a.door.Wait("the runtime, which starts again with changed secrets")
+			a.wait(report.Starts, "the runtime is started again with changed secrets")
 			end(errSecretsChanged)
 			return
 		}
@@ -397,6 +422,7 @@ func (a *agent) watch(ctx context.Context) {
 				ready, pause = true, serving
 				a.log.Info("ready for traffic")
 				a.door.Ready()
+				a.report.phase(report.Serves, "")
 			}
 		default:
 			switch fails++; {
@@ -405,7 +431,7 @@ func (a *agent) watch(ctx context.Context) {
 			case fails >= 3:
 				ready, pause = false, first
 				a.log.Warn("the runtime does not answer")
-				a.door.Wait("the runtime, which does not answer")
+				a.wait(report.Starts, "the runtime does not answer")
 			}
 		}
 		timer := time.NewTimer(pause)
