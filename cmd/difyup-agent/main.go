@@ -14,6 +14,7 @@ import (
 
 	"github.com/difyup/difyup/internal/agent"
 	"github.com/difyup/difyup/internal/agent/runtime"
+	"github.com/difyup/difyup/internal/agent/runtime/compose"
 	"github.com/difyup/difyup/internal/agent/standin"
 	"github.com/difyup/difyup/internal/build"
 	"github.com/difyup/difyup/internal/fault"
@@ -58,6 +59,12 @@ func run(args []string) int {
 // runtimes gives what the agent can run Dify with. It is the one place that knows them all.
 func runtimes(self string) map[string]func(agent.Instance) runtime.Runtime {
 	return map[string]func(agent.Instance) runtime.Runtime{
+		"compose": func(i agent.Instance) runtime.Runtime {
+			return compose.New(compose.Options{
+				Dir: "/var/lib/difyup/compose", Project: "dify", Pull: "missing", Log: i.Log,
+				Environ: []string{"PATH=" + os.Getenv("PATH"), "HOME=/root"},
+			})
+		},
 		"standin": func(i agent.Instance) runtime.Runtime {
 			more := map[string]string{"GCE_METADATA_HOST": os.Getenv("GCE_METADATA_HOST"), "DIFYUP_DNS": os.Getenv("DIFYUP_DNS")}
 			if i.Endpoint != "" {
