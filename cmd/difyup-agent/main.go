@@ -1,5 +1,5 @@
-// Command difyup-agent is the program on every instance of a stack. See package agent. With the argument "standin" it is
-// the stand-in for Dify, which the agent starts by itself.
+// Command difyup-agent is the program on every instance of a stack. See package agent. With the arguments "standin SERVICE"
+// it is the stand-in for one of Dify's services, which the agent starts by itself.
 package main
 
 import (
@@ -9,9 +9,12 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/difyup/difyup/internal/agent"
+	"github.com/difyup/difyup/internal/agent/runtime"
+	"github.com/difyup/difyup/internal/agent/runtime/compose"
 	"github.com/difyup/difyup/internal/agent/standin"
 	"github.com/difyup/difyup/internal/build"
 	"github.com/difyup/difyup/internal/fault"
@@ -26,18 +29,16 @@ func run(args []string) int {
 	resolver := agent.Resolver(os.Getenv("DIFYUP_DNS"))
 	var err error
 	switch {
+	case len(args) > 0 && args[0] == "standin":
+		err = standin.Main(ctx, args[1:], standin.Options{Env: os.Getenv, Resolver: resolver, Log: log.With("program", "standin")})
 	case len(args) > 1:
 		fmt.Fprintf(os.Stderr, "difyup-agent: takes one word at most, got %d\n", len(args))
 		return 2
 	case len(args) == 0:
 		var self string
 		if self, err = os.Executable(); err == nil {
-			err = agent.Run(ctx, agent.Options{
-				MetadataHost: os.Getenv("GCE_METADATA_HOST"), DNS: os.Getenv("DIFYUP_DNS"), Program: self, Environ: os.Environ(), Log: log,
-			})
+			err = agent.Run(ctx, agent.Options{MetadataHost: os.Getenv("GCE_METADATA_HOST"), DNS: os.Getenv("DIFYUP_DNS"), Runtimes: runtimes(self), Log: log})
 		}
-	case args[0] == "standin":
-		err = standin.Run(ctx, standin.Options{Env: os.Getenv, Resolver: resolver, Log: log.With("program", "standin")})
 	case args[0] == "version":
 		fmt.Println(build.Current())
 	default:
@@ -53,4 +54,26 @@ func run(args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// runtimes gives what the agent can run Dify with. It is the one place that knows them all.
+func runtimes(self string) map[string]func(agent.Instance) runtime.Runtime {
+	return map[string]func(agent.Instance) runtime.Runtime{
+		"compose": func(i agent.Instance) runtime.Runtime {
+			return compose.New(compose.Options{
+				Dir: "/var/lib/difyup/compose", Project: "dify", Pull: "missing", Log: i.Log,
+				Environ: []string{"PATH=" + os.Getenv("PATH"), "HOME=/root"},
+			})
+		},
+		"standin": func(i agent.Instance) runtime.Runtime {
+			more := map[string]string{"GCE_METADATA_HOST": os.Getenv("GCE_METADATA_HOST"), "DIFYUP_DNS": os.Getenv("DIFYUP_DNS")}
+			if i.Endpoint != "" {
+				more["STORAGE_EMULATOR_HOST"] = strings.TrimSuffix(i.Endpoint, "/")
+			}
+			return standin.NewProcesses(standin.ProcessOptions{
+				Program: self, Address: i.Address, Instance: i.Name, Version: i.Settings.DifyVersion, Environ: os.Environ(), Environment: more,
+				Output: os.Stderr, Log: i.Log,
+			})
+		},
+	}
 }

@@ -10,19 +10,15 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/redis/go-redis/v9"
-
 	"github.com/difyup/difyup/internal/agent/frontdoor"
-	"github.com/difyup/difyup/internal/agent/standin"
+	"github.com/difyup/difyup/internal/agent/runtime"
+	"github.com/difyup/difyup/internal/agent/stores"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/report"
@@ -33,11 +29,20 @@ const Port = 1080
 
 // Options say where the agent runs.
 type Options struct {
-	MetadataHost string   // HOST or HOST:PORT; "" = Google's
-	DNS          string   // IP:PORT of the name server; "" = the system's
-	Program      string   // this program, which is also the stand-in
-	Environ      []string // what the stand-in inherits of PATH and HOME
-	Log          *slog.Logger
+	MetadataHost string // HOST or HOST:PORT; "" = Google's
+	DNS          string // IP:PORT of the name server; "" = the system's
+	// Runtimes make the runtimes that there are, by the names that settings call them. Each is called once at most.
+	Runtimes map[string]func(Instance) runtime.Runtime
+	Log      *slog.Logger
+}
+
+// Instance is what a runtime is told of the machine.
+type Instance struct {
+	Name     string
+	Address  netip.Addr // on the stack's network
+	Endpoint string     // root of all of Google's APIs; "" = Google's own
+	Settings dify.Settings
+	Log      *slog.Logger
 }
 
 // agent is a running agent.
@@ -48,6 +53,8 @@ type agent struct {
 	resolver *net.Resolver
 	door     *frontdoor.Door
 	report   *reporter
+	runtime  runtime.Runtime
+	release  dify.Release
 
 	name     string
 	zone     string // projects/NUMBER/zones/ZONE
@@ -75,26 +82,30 @@ func Run(ctx context.Context, o Options) error {
 		return a.google.publish(ctx, report.Namespace, report.Key, raw)
 	})
 	a.log.Info("the metadata are read", "stack", a.settings.Stack, "zone", path.Base(a.zone), "address", a.address, "runtime", a.settings.Runtime)
-	if a.settings.Runtime != "standin" {
+	open := o.Runtimes[a.settings.Runtime]
+	if open == nil {
 		return &fault.Fault{
 			Summary: "Unknown runtime",
-			Detail:  fmt.Sprintf("The metadata ask for the runtime %q; this agent runs the stand-in only.", a.settings.Runtime),
-			Remedy:  "Apply with the difyup that this agent belongs to.",
+			Detail: fmt.Sprintf("The metadata ask for the runtime %q; this agent has %s.", a.settings.Runtime,
+				strings.Join(slices.Sorted(maps.Keys(o.Runtimes)), ", ")),
+			Remedy: "Apply with the difyup that this agent belongs to.",
 		}
 	}
-	door, err := frontdoor.Open(netip.AddrPortFrom(a.address, Port), frontdoor.Options{
-		Instance: a.name, Log: a.log,
-		Backend: func(s dify.Service) string { return netip.AddrPortFrom(a.address, uint16(s.Port())).String() },
-	})
+	var err error
+	if a.release, err = dify.Lookup(a.settings.DifyVersion); err != nil {
+		return err
+	}
+	a.runtime = open(Instance{Name: a.name, Address: a.address, Endpoint: a.endpoint, Settings: a.settings, Log: a.log})
+	door, err := frontdoor.Open(netip.AddrPortFrom(a.address, Port), frontdoor.Options{Instance: a.name, Log: a.log, Backend: a.runtime.Address})
 	if err != nil {
 		return err
 	}
 	a.door = door
 	// The runtime outlives the wish to end, until the last request is answered.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
-	var runtime sync.WaitGroup
-	runtime.Go(func() { a.serve(ctx, life) })
-	runtime.Go(func() { a.report.run(life) })
+	var serving sync.WaitGroup
+	serving.Go(func() { a.serve(ctx, life) })
+	serving.Go(func() { a.report.run(life) })
 	select {
 	case <-ctx.Done():
 		a.log.Info("ending: no new requests are wanted")
@@ -105,7 +116,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	err = door.Close()
 	end()
-	runtime.Wait()
+	serving.Wait()
 	return err
 }
 
@@ -207,44 +218,61 @@ func (a *agent) serve(ctx, life context.Context) {
 	wait := time.Second
 	for life.Err() == nil {
 		// The secrets are fetched anew each time: what does not let us in today may be of yesterday.
-		var secrets map[string]string
-		if a.try(ctx, report.Secrets, "the secrets", func(ctx context.Context) (err error) {
-			secrets, err = a.fetch(ctx)
-			return err
+		var (
+			secrets  map[string]string
+			services []dify.Service
+			prepared bool
+			tried    int
+		)
+		read := func(ctx context.Context) error {
+			now, err := a.fetch(ctx)
+			if err != nil {
+				return err
+			}
+			with, err := dify.Project(a.release, a.settings, now)
+			if err != nil {
+				return err
+			}
+			secrets, services = now, with
+			return nil
+		}
+		if a.try(ctx, report.Secrets, "the secrets", read) != nil {
+			return
+		}
+		if a.try(ctx, report.Stores, "the stores", func(ctx context.Context) error {
+			// A store that refuses a password may have got another one meanwhile.
+			if tried++; tried%5 == 0 {
+				if err := read(ctx); err != nil {
+					return err
+				}
+			}
+			// While the stores come to be, images are fetched.
+			if !prepared {
+				if err := a.runtime.Prepare(ctx, services); err != nil {
+					return &unready{"the runtime", words(err), hide(err, secrets).Error()}
+				}
+				prepared = true
+			}
+			return a.reach(ctx, secrets)
 		}) != nil {
 			return
 		}
-		// A store that refuses a password may have got another one meanwhile.
-		tried := 0
-		err := a.try(ctx, report.Stores, "the stores", func(ctx context.Context) error {
-			if tried++; tried%5 == 0 {
-				if now, err := a.fetch(ctx); err == nil {
-					secrets = now
-				}
-			}
-			return a.reach(ctx, secrets)
-		})
-		if err != nil {
-			return
+		a.log.Info("the stores answer; starting", "runtime", a.settings.Runtime, "dify", a.settings.DifyVersion)
+		a.wait(report.Starts, "the runtime has not answered yet")
+		began := time.Now()
+		err := a.run(life, services, secrets)
+		if errors.Is(err, errSecretsChanged) {
+			a.log.Info("secrets were changed; starting again with them")
+			continue
 		}
-		env, err := dify.Env(a.settings, secrets)
-		if err == nil {
-			a.log.Info("the stores answer; starting", "runtime", a.settings.Runtime, "dify", a.settings.DifyVersion)
-			a.wait(report.Starts, "the runtime has not answered yet")
-			began := time.Now()
-			if err = a.runtime(life, env, secrets); errors.Is(err, errSecretsChanged) {
-				a.log.Info("secrets were changed; starting again with them")
-				continue
-			}
-			if time.Since(began) > 5*time.Minute {
-				wait = time.Second
-			}
+		if time.Since(began) > 5*time.Minute {
+			wait = time.Second
 		}
 		if life.Err() != nil {
 			return
 		}
 		a.wait(report.Starts, "the runtime ended and is started again")
-		a.log.Error("the runtime ended; starting it again", "error", err, "in", wait)
+		a.log.Error("the runtime ended; starting it again", "error", hide(err, secrets), "in", wait)
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
@@ -322,15 +350,11 @@ func (a *agent) stores(secrets map[string]string) []store {
 	s := a.settings.Stores
 	postgres := func(d dify.Database, database, password string) func(context.Context) error {
 		return func(ctx context.Context) error {
-			config, err := standin.PostgresConfig(a.resolver, d.Host, d.Port, d.User, password, database)
+			config, err := stores.PostgresConfig(a.resolver, d.Host, d.Port, d.User, password, database)
 			if err != nil {
 				return err
 			}
-			c, err := pgx.ConnectConfig(ctx, config)
-			if err != nil {
-				return err
-			}
-			return c.Close(ctx)
+			return stores.ReachPostgres(ctx, config)
 		}
 	}
 	return []store{
@@ -338,37 +362,20 @@ func (a *agent) stores(secrets map[string]string) []store {
 		{"the plugins' database", postgres(s.Database, s.Database.PluginName, secrets[dify.DBPassword])},
 		{"the vector database", postgres(s.Vector, s.Vector.Name, secrets[dify.VectorPassword])},
 		{"Redis", func(ctx context.Context) error {
-			r := redis.NewClient(standin.RedisOptions(a.resolver, s.Redis.Host, s.Redis.Port, secrets[dify.RedisAuth]))
-			return errors.Join(r.Ping(ctx).Err(), r.Close())
+			return stores.ReachRedis(ctx, stores.RedisOptions(a.resolver, s.Redis.Host, s.Redis.Port, secrets[dify.RedisAuth]))
 		}},
 	}
 }
 
-// runtime starts the stand-in, as a container is started: with Dify's settings and nothing else. It tells the front door
-// when it answers, and returns when it has ended: with errSecretsChanged when one of the secrets has another value than
-// it was started with.
-func (a *agent) runtime(life context.Context, env, secrets map[string]string) error {
-	child := maps.Clone(env)
-	child["STANDIN_ADDRESS"], child["HOSTNAME"], child["STANDIN_VERSION"] = a.address.String(), a.name, a.settings.DifyVersion
-	child["GCE_METADATA_HOST"], child["DIFYUP_DNS"] = a.opts.MetadataHost, a.opts.DNS
-	if a.endpoint != "" {
-		child["STORAGE_EMULATOR_HOST"] = strings.TrimSuffix(a.endpoint, "/")
-	}
-	var vars []string
-	for _, v := range a.opts.Environ {
-		if name, _, _ := strings.Cut(v, "="); name == "PATH" || name == "HOME" {
-			vars = append(vars, v)
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(child)) {
-		vars = append(vars, name+"="+child[name])
-	}
+// run has the runtime run services, and tells the front door when they answer. It returns when they have ended: with
+// errSecretsChanged when one of the secrets has another value than they were started with.
+func (a *agent) run(life context.Context, services []dify.Service, secrets map[string]string) error {
 	ctx, cancel := context.WithCancelCause(life)
 	var watches sync.WaitGroup
 	watches.Go(func() { a.watch(ctx) })
 	watches.Go(func() { a.keepChecking(ctx, secrets) })
 	watches.Go(func() { a.watchSecrets(ctx, secrets, cancel) })
-	err := runChild(ctx, a.opts.Program, []string{"standin"}, vars, os.Stderr)
+	err := a.runtime.Run(ctx, services)
 	if errors.Is(context.Cause(ctx), errSecretsChanged) {
 		err = errSecretsChanged
 	}
@@ -396,27 +403,18 @@ func (a *agent) watchSecrets(ctx context.Context, secrets map[string]string, end
 	}
 }
 
-// watch asks the runtime how it is, and tells the front door.
+// watch asks the runtime how its services are, and tells the front door.
 func (a *agent) watch(ctx context.Context) {
-	url := "http://" + net.JoinHostPort(a.address.String(), strconv.Itoa(dify.API.Port())) + "/health"
-	client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	// The stand-in answers after some milliseconds, Dify after a minute.
 	const first, starting, serving = 20 * time.Millisecond, 500 * time.Millisecond, 2 * time.Second
 	pause, fails := first, 0
 	ready := false
 	for ctx.Err() == nil {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-		if err != nil {
-			return
-		}
-		resp, err := client.Do(req)
-		if err == nil {
-			resp.Body.Close()
-		}
+		err := a.runtime.Health(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
-		case err == nil && resp.StatusCode == http.StatusOK:
+		case err == nil:
 			fails = 0
 			if !ready {
 				ready, pause = true, serving
@@ -425,13 +423,15 @@ func (a *agent) watch(ctx context.Context) {
 				a.report.phase(report.Serves, "")
 			}
 		default:
+			var failure *runtime.Failure
+			ended := errors.As(err, &failure) && failure.Ended
 			switch fails++; {
 			case !ready:
 				pause = min(pause*11/10, starting)
-			case fails >= 3:
+			case fails >= 3 || ended:
 				ready, pause = false, first
-				a.log.Warn("the runtime does not answer")
-				a.wait(report.Starts, "the runtime does not answer")
+				a.log.Warn("the runtime does not answer", "error", err)
+				a.wait(report.Starts, "the runtime "+words(err))
 			}
 		}
 		timer := time.NewTimer(pause)

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/difyup/difyup/internal/agent/runtime"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/report"
@@ -102,9 +103,9 @@ func TestWaitingEndsWithItsContext(t *testing.T) {
 
 func TestUnknownRuntime(t *testing.T) {
 	a, log := world(t, strings.Replace(config, "standin", "kubernetes", 1), 0)
-	err := Run(t.Context(), Options{MetadataHost: a.opts.MetadataHost, Log: a.log})
+	err := Run(t.Context(), Options{MetadataHost: a.opts.MetadataHost, Log: a.log, Runtimes: map[string]func(Instance) runtime.Runtime{"compose": nil}})
 	var f *fault.Fault
-	if !errors.As(err, &f) || f.Summary != "Unknown runtime" || f.Remedy == "" {
+	if !errors.As(err, &f) || f.Summary != "Unknown runtime" || f.Remedy == "" || !strings.Contains(f.Detail, "compose") {
 		t.Errorf("got %v\n%s", err, log)
 	}
 }

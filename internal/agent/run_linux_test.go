@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bufio"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -9,11 +8,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -26,6 +25,7 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 
+	"github.com/difyup/difyup/internal/agent/runtime"
 	"github.com/difyup/difyup/internal/agent/standin"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/localcloud/plane"
@@ -34,20 +34,15 @@ import (
 
 // The test's program is the stand-in too, as the agent's is.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == "standin" {
+	if len(os.Args) > 1 && os.Args[1] == "standin" {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
-		err := standin.Run(ctx, standin.Options{Env: os.Getenv, Resolver: Resolver(os.Getenv("DIFYUP_DNS")), Log: slog.New(slog.DiscardHandler)})
+		err := standin.Main(ctx, os.Args[2:], standin.Options{Env: os.Getenv, Resolver: Resolver(os.Getenv("DIFYUP_DNS")), Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		return
-	}
-	if len(os.Args) == 2 && os.Args[1] == "parent" { // of TestChildDiesWithParent
-		err := runChild(context.Background(), "/bin/sh", []string{"-c", "trap '' TERM; echo $$; while :; do sleep 1; done"}, []string{"PATH=" + os.Getenv("PATH")}, os.Stdout)
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
@@ -194,14 +189,14 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // secretOf gives the value of a secret, which is alphanumeric as all are.
 func secretOf(name string) string { return value + strings.ReplaceAll(name, "-", "") }
 
-// children gives the processes that we started and that were not waited for yet.
-func children(t *testing.T) []int {
+// children gives the processes that we started and that were not waited for yet, by service.
+func children(t *testing.T) map[dify.Name]int {
 	t.Helper()
 	tasks, err := filepath.Glob("/proc/self/task/*/children")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all []int
+	all := map[dify.Name]int{}
 	for _, f := range tasks {
 		raw, err := os.ReadFile(f)
 		if err != nil {
@@ -213,8 +208,8 @@ func children(t *testing.T) []int {
 				t.Fatal(err)
 			}
 			args, err := os.ReadFile("/proc/" + field + "/cmdline")
-			if err == nil && strings.HasSuffix(string(args), "\x00standin\x00") {
-				all = append(all, pid)
+			if words := strings.Split(string(args), "\x00"); err == nil && len(words) > 2 && words[1] == "standin" {
+				all[dify.Name(words[2])] = pid
 			}
 		}
 	}
@@ -274,6 +269,7 @@ func TestRun(t *testing.T) {
 
 	settings := dify.Settings{
 		Stack: "demo", Project: "p", Region: "r", Runtime: "standin", DifyVersion: dify.Default, Secrets: map[string]string{},
+		Machine: dify.Machine{CPUs: 2, MemoryMiB: 8192},
 		Stores: dify.Stores{
 			Database: dify.Database{Host: "db.demo.internal", Port: 5432, User: "dify", Name: "dify", PluginName: "dify_plugin"},
 			Vector:   dify.Database{Host: "vector.demo.internal", Port: 5432, User: "vector", Name: "dify_vector"},
@@ -311,8 +307,15 @@ func TestRun(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() {
 		ended <- Run(ctx, Options{
-			MetadataHost: listener.Addr().String(), DNS: dns.conn.LocalAddr().String(), Program: self, Environ: os.Environ(),
-			Log: slog.New(slog.NewTextHandler(&log, nil)),
+			MetadataHost: listener.Addr().String(), DNS: dns.conn.LocalAddr().String(), Log: slog.New(slog.NewTextHandler(&log, nil)),
+			Runtimes: map[string]func(Instance) runtime.Runtime{"standin": func(i Instance) runtime.Runtime {
+				return standin.NewProcesses(standin.ProcessOptions{
+					Program: self, Address: i.Address, Instance: i.Name, Version: i.Settings.DifyVersion, Environ: os.Environ(), Output: io.Discard, Log: i.Log,
+					Environment: map[string]string{
+						"GCE_METADATA_HOST": listener.Addr().String(), "DIFYUP_DNS": dns.conn.LocalAddr().String(), "STORAGE_EMULATOR_HOST": i.Endpoint,
+					},
+				})
+			}},
 		})
 	}()
 	url := "http://" + netip.AddrPortFrom(google.ip, Port).String()
@@ -375,42 +378,54 @@ func TestRun(t *testing.T) {
 		t.Errorf("the page: %d %s", code, page)
 	}
 
-	// The runtime is given Dify's settings and little else.
+	// Each service is given its own settings and little else.
 	before := children(t)
-	if len(before) != 1 {
-		t.Fatalf("%d runtimes", len(before))
-	}
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", before[0]))
-	if err != nil {
-		t.Fatal(err)
+	if got, want := slices.Sorted(maps.Keys(before)), slices.Sorted(slices.Values(dify.Names())); !slices.Equal(got, want) {
+		t.Fatalf("the services %v run", got)
 	}
 	secrets := map[string]string{}
 	for purpose, name := range settings.Secrets {
 		secrets[purpose] = secretOf(name)
 	}
-	env, err := dify.Env(settings, secrets)
+	known, err := dify.Lookup(dify.Default)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"PATH", "HOME", "HOSTNAME", "GCE_METADATA_HOST", "DIFYUP_DNS", "STORAGE_EMULATOR_HOST", "STANDIN_ADDRESS", "STANDIN_VERSION"} {
-		env[name] = ""
+	services, err := dify.Project(known, settings, secrets)
+	if err != nil {
+		t.Fatal(err)
 	}
-	for v := range strings.SplitSeq(strings.TrimRight(string(raw), "\x00"), "\x00") {
-		if name, _, _ := strings.Cut(v, "="); !hasKey(env, name) {
-			t.Errorf("the runtime was given %s", name)
+	for _, s := range services {
+		for _, name := range []string{"PATH", "HOME", "GCE_METADATA_HOST", "DIFYUP_DNS", "STORAGE_EMULATOR_HOST", "STANDIN_ADDRESS", "STANDIN_INSTANCE", "STANDIN_VERSION"} {
+			s.Environment[name] = ""
+		}
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", before[s.Name]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for v := range strings.SplitSeq(strings.TrimRight(string(raw), "\x00"), "\x00") {
+			if name, _, _ := strings.Cut(v, "="); !hasKey(s.Environment, name) {
+				t.Errorf("%s was given %s", s.Name, name)
+			}
 		}
 	}
 
-	if err := syscall.Kill(before[0], syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(before[dify.API], syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	var after []int
-	for end := time.Now().Add(2 * time.Minute); len(after) != 1 || after[0] == before[0]; time.Sleep(10 * time.Millisecond) {
+	after := before
+	for end := time.Now().Add(2 * time.Minute); len(after) != len(before) || after[dify.API] == before[dify.API]; time.Sleep(10 * time.Millisecond) {
 		if after = children(t); time.Now().After(end) {
 			t.Fatalf("the runtimes were %v, and are %v", before, after)
 		}
 	}
+	for service, pid := range before {
+		if service != dify.API && after[service] != pid {
+			t.Errorf("%s was started again with the API", service)
+		}
+	}
 	until("/alive", 200)
+	until("/console/api/setup", 200)
 	until("/health", 200)
 
 	// A request in hand keeps the door open until another one came.
@@ -489,46 +504,3 @@ func TestRun(t *testing.T) {
 }
 
 func hasKey(m map[string]string, k string) bool { _, ok := m[k]; return ok }
-
-// TestChildDiesWithParent kills a process that has a runtime, which must not outlive it, though it ignores SIGTERM.
-func TestChildDiesWithParent(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	parent := exec.Command(self, "parent")
-	out, err := parent.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := parent.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
-	}
-	child, err := strconv.Atoi(strings.TrimSpace(line))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := parent.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = parent.Wait() // it was killed
-	for end := time.Now().Add(time.Minute); running(child); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("the child %d outlives its parent", child)
-		}
-	}
-}
-
-// running says whether a process runs: one that nobody has waited for yet does not.
-func running(pid int) bool {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	_, rest, _ := strings.Cut(string(raw), ") ")
-	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
-}

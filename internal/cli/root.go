@@ -280,7 +280,8 @@ func findAgent(local bool) (topology.Agent, error) {
 	if _, err := io.Copy(sum, f); err != nil {
 		return topology.Agent{}, fmt.Errorf("read %s: %w", path, err)
 	}
-	return topology.Agent{Path: path, SHA256: hex.EncodeToString(sum.Sum(nil))}, nil
+	// In a rehearsal, the stand-in plays Dify.
+	return topology.Agent{Path: path, SHA256: hex.EncodeToString(sum.Sum(nil)), Runtime: map[bool]string{true: "standin", false: "compose"}[local]}, nil
 }
 
 // rightMachine refuses an agent that would not run: Google's instances are x86-64, the local cloud's what this machine is.

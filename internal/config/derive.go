@@ -1,5 +1,7 @@
 package config
 
+import "github.com/difyup/difyup/internal/dify"
+
 // derive sets the defaults that depend on other options.
 func derive(s *Spec) {
 	if s.LoadBalancer.Certificate == "" {
@@ -13,6 +15,10 @@ func derive(s *Spec) {
 	}
 	if !s.Has("compute.max_surge") {
 		s.Compute.MaxSurge = len(s.Compute.Zones)
+	}
+	if b, err := dify.Divide(s.Machine(), s.Tuning()); err == nil {
+		t := b.Tuning
+		s.Dify.APIWorkers, s.Dify.APIConnections, s.Dify.APIDatabaseConnections, s.Dify.WorkerConcurrency = t.APIWorkers, t.APIConnections, t.APIDatabase, t.WorkerTasks
 	}
 	if s.Storage.Bucket == "" {
 		s.Storage.Bucket = s.Project + "-" + s.Stack + "-files"
@@ -32,4 +38,19 @@ func derive(s *Spec) {
 			{Action: "abort-uploads", AgeDays: 7, Prefixes: []string{}},
 		}
 	}
+}
+
+// Machine gives what an instance has; zeros for a machine type that there is not.
+func (s *Spec) Machine() dify.Machine {
+	m, problem, _ := machineNamed(s.Compute.MachineType)
+	if problem != "" {
+		return dify.Machine{}
+	}
+	return dify.Machine{CPUs: m.cpus, MemoryMiB: int(m.memory * 1024)}
+}
+
+// Tuning gives how much an instance does at once.
+func (s *Spec) Tuning() dify.Tuning {
+	d := s.Dify
+	return dify.Tuning{APIWorkers: d.APIWorkers, APIConnections: d.APIConnections, APIDatabase: d.APIDatabaseConnections, WorkerTasks: d.WorkerConcurrency}
 }

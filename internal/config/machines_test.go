@@ -1,9 +1,13 @@
 package config
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/difyup/difyup/internal/dify"
 )
 
 func TestMachineNamed(t *testing.T) {
@@ -42,4 +46,33 @@ func TestShapes(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Whatever machine type there is, it is either refused, or its defaults fit into the memory and into the databases' defaults.
+func TestEveryMachine(t *testing.T) {
+	taken := 0
+	for name := range machines() {
+		spec, err := Parse("difyup.yaml", fmt.Appendf(nil, "stack: demo\nproject: demo-project\nregion: asia-northeast1\ncompute: {machine_type: %s, disk_type: %s}\n", name, diskOf(name)))
+		if err != nil {
+			if !strings.Contains(err.Error(), "too small") {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		taken++
+		if m := spec.Machine(); m.CPUs < 2 || spec.Dify.APIWorkers < 1 || m.MemoryMiB < dify.Smallest(spec.Dify.APIWorkers) {
+			t.Errorf("%s: %+v with %+v", name, m, spec.Dify)
+		}
+	}
+	if taken < 150 {
+		t.Errorf("%d machine types are taken", taken)
+	}
+}
+
+// diskOf gives a type of disk that a machine type takes.
+func diskOf(name string) string {
+	if machines()[name].family.persistent == "" {
+		return "hyperdisk-balanced"
+	}
+	return "pd-balanced"
 }

@@ -28,6 +28,8 @@ func shapes() map[string]Shape {
 		{"location", `^([a-z]+-[a-z]+[0-9]+|asia|eu|us|asia1|eur[0-9]+|nam[0-9]+)$`, "a region, or one of asia, eu, us, asia1, eur4, nam4 and the like", "asia-northeast1"},
 		{"origin", `^(\*|https?://[-.a-zA-Z0-9*]+(:[0-9]{1,5})?)$`, "a scheme and a host, without a path, or \"*\"", "https://app.example.com"},
 		{"method", `^(GET|HEAD|PUT|POST|DELETE|OPTIONS|PATCH)$`, "an HTTP method in capitals", "GET"},
+		{"registry", `^[a-z0-9][-.a-z0-9]*\.[a-z]+(:[0-9]{1,5})?(/[-._a-z0-9]+)*$`, "a host name and a path below it, without a scheme", "asia-northeast1-docker.pkg.dev/my-project-123/hub"},
+		{"pip_mirror", `^https?://[^\s@'"\\$]+$`, "a URL without a user or password", "https://pypi.example.com/simple"},
 		{"header", `^(\*|[-A-Za-z0-9]+)$`, "the name of an HTTP header", "Content-Type"},
 	} {
 		m[s.Name] = s

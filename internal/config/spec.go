@@ -53,6 +53,22 @@ type Dify struct {
 	// The Dify release. Each release comes with the plugin daemon and the sandbox that belong to it, so that one number
 	// says it all. Only releases that run on several machines without a key file are known.
 	Version string `yaml:"version" default:"1.17.1" accept:"numbers" change:"rolling"`
+	// How many processes of the API an instance runs. Each has a CPU's worth of work and some 350 MB.
+	APIWorkers int `yaml:"api_workers" derived:"half the vCPUs of the machine type, 1 to 4" min:"1" max:"64" change:"rolling"`
+	// How many requests each process of the API has in hand at the same time. An answer that streams is one for as long as it
+	// lasts. Dify's own default is 10.
+	APIConnections int `yaml:"api_connections" derived:"100 for every two vCPUs, shared by the processes; 100 to 400" min:"10" max:"10000" change:"rolling"`
+	// How many connections to the main database an instance's API may have open, over all its processes.
+	// `database.max_connections` must allow those of all instances, which difyup checks.
+	APIDatabaseConnections int `yaml:"api_database_connections" derived:"40" min:"2" max:"1000" change:"rolling"`
+	// How many tasks an instance's worker does at the same time: indexing documents, and running workflows whose answers
+	// stream. Dify's own default is 1.
+	WorkerConcurrency int `yaml:"worker_concurrency" derived:"two for every vCPU, 4 to 16" min:"1" max:"200" change:"rolling"`
+	// Where the instances take images from in place of Docker Hub, as `HOST/PATH`: a mirror whose images have the same names
+	// below it, such as a remote repository of Artifact Registry.
+	Registry string `yaml:"registry" shape:"registry" change:"rolling"`
+	// Where plugins and code take Python packages from in place of PyPI: the URL of an index.
+	PipMirror string `yaml:"pip_mirror" shape:"pip_mirror" change:"rolling"`
 }
 
 // Network is the private network of the stack. Instances have no external address: they reach the internet through
@@ -92,8 +108,8 @@ type LoadBalancer struct {
 
 // Compute is the instances: a regional group that replaces what is broken and grows and shrinks with the load.
 type Compute struct {
-	// The machine type, of an x86 family, with 2 vCPUs and 4 GiB or more. Each plugin is a process of its own, so that
-	// memory is what runs out first.
+	// The machine type, of an x86 family, with 2 vCPUs and 4 GiB or more. It decides how much each of Dify's containers may
+	// use. Each plugin is a process of its own, so that memory is what runs out first.
 	MachineType string `yaml:"machine_type" default:"e2-standard-4" shape:"machine_type" change:"rolling"`
 	// The size of the boot disk, in GB. Images and plugins live on it.
 	DiskGB int `yaml:"disk_gb" default:"50" min:"30" max:"65536" change:"rolling"`

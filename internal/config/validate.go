@@ -196,8 +196,8 @@ func private(r *reader, path string, p netip.Prefix) {
 			"Choose a part of "+list(ranges, "or")+".")
 		return
 	}
-	docker := netip.MustParsePrefix("172.17.0.0/16")
-	if p.Overlaps(docker) {
+	docker := netip.MustParsePrefix(dify.Subnets()["docker0"])
+	if overlapsContainers(p) { // of which only Docker's own is private
 		r.at(path, "Reserved network", fmt.Sprintf("%s overlaps %s, which Docker on the instances and Cloud SQL use themselves: such addresses could not be reached.", p, docker),
 			"Choose another range, for instance "+quote(map[string]string{"network.cidr": "10.10.0.0/20", "network.services_cidr": "10.64.0.0/16"}[path])+".")
 	}
@@ -218,11 +218,24 @@ func sshRanges(r *reader, s *Spec) {
 		case p.Overlaps(iap):
 			r.at(path, "Range of Identity-Aware Proxy", fmt.Sprintf("%s overlaps %s, from which Identity-Aware Proxy connects. There is an option for it.", quote(text), iap),
 				"Remove the range, and write:\n    iap_ssh: true")
+		case overlapsContainers(p):
+			r.at(path, "Reserved network", fmt.Sprintf("%s overlaps the addresses of the containers on every instance: what comes from there could not be answered.", quote(text)),
+				"Name a range outside 198.18.240.0/23.")
 		case seen[p]:
 			r.at(path, "Duplicate value", quote(text)+" stands in the list twice.", "Remove one of the two.")
 		}
 		seen[p] = true
 	}
+}
+
+// overlapsContainers says whether a range overlaps a network that instances have inside.
+func overlapsContainers(p netip.Prefix) bool {
+	for _, subnet := range dify.Subnets() {
+		if netip.MustParsePrefix(subnet).Overlaps(p) {
+			return true
+		}
+	}
+	return false
 }
 
 // --- load balancer ---
@@ -249,6 +262,11 @@ func balancer(r *reader, s *Spec) {
 func compute(r *reader, s *Spec) {
 	c := s.Compute
 	machineAndDisk(r, c)
+	if need, have := dify.Smallest(max(s.Dify.APIWorkers, 1)), s.Machine().MemoryMiB; r.ok("compute.machine_type", "dify.api_workers") && have < need {
+		r.at("dify.api_workers", "Machine type is too small",
+			fmt.Sprintf("With %s of the API, Dify's containers and the system need %d MiB; %s has %d.", count(s.Dify.APIWorkers, "process"), need, quote(c.MachineType), have),
+			"Choose a machine type with more memory, or remove the line.")
+	}
 	zones(r, s)
 	if r.ok("compute.min", "compute.max") && c.Min > c.Max {
 		path := "compute.min"
@@ -304,9 +322,9 @@ func machineAndDisk(r *reader, c Compute) {
 	case problem != "":
 		r.at(path, "Unknown machine type", quote(path)+" cannot be "+quote(c.MachineType)+". "+problem, did(instead))
 		return
-	case m.cpus < 2 || m.memory < 4:
-		r.at(path, "Machine type is too small", fmt.Sprintf("%s has %s and %s GB of memory. All of Dify's parts run on it, which takes 2 vCPUs and 4 GB at least.",
-			quote(c.MachineType), count(m.cpus, "vCPU"), strconv.FormatFloat(m.memory, 'f', -1, 64)), "Choose a larger one: `e2-medium` for trials, `e2-standard-4` for work.")
+	case m.cpus < 2 || int(m.memory*1024) < dify.Smallest(1):
+		r.at(path, "Machine type is too small", fmt.Sprintf("%s has %s and %s GB of memory. Dify's containers need 2 vCPUs and %d MiB: 1.3 times the most that each was seen to use, and 700 MiB for the system.",
+			quote(c.MachineType), count(m.cpus, "vCPU"), strconv.FormatFloat(m.memory, 'f', -1, 64), dify.Smallest(1)), "Choose a larger one: `e2-medium` for trials, `e2-standard-4` for work.")
 		return
 	}
 	if !r.ok("compute.disk_type") {
@@ -499,11 +517,15 @@ func plusCPUs(n int) int {
 // connections holds the pools of all instances against what the databases allow. Dify would not fail at once, but
 // under load, or in the middle of an update.
 func connections(r *reader, s *Spec) {
-	if !r.ok("compute.max", "compute.max_surge", "compute.zones") {
+	if !r.ok("compute.max", "compute.max_surge", "compute.zones", "compute.machine_type", "dify.api_workers", "dify.api_database_connections", "dify.worker_concurrency") {
 		return
 	}
+	budget, err := dify.Divide(s.Machine(), s.Tuning())
+	if err != nil {
+		return // the machine type, or the number of processes, has its own fault
+	}
 	n := s.Compute.Max + s.Compute.MaxSurge
-	main, vector := dify.Connections(n)
+	main, vector := budget.Connections(n)
 	for _, d := range []struct {
 		section    string
 		need, have int
@@ -518,7 +540,7 @@ func connections(r *reader, s *Spec) {
 			remedy = "Lower `compute.max`: PostgreSQL does not work well with so many."
 		}
 		where := path
-		for _, other := range []string{"compute.max", "compute.max_surge", "compute.zones"} {
+		for _, other := range []string{"compute.max", "compute.max_surge", "compute.zones", "dify.api_database_connections", "dify.worker_concurrency", "compute.machine_type"} {
 			if s.Has(where) {
 				break
 			}

@@ -5,29 +5,8 @@ import (
 	"strings"
 )
 
-// Service is one of Dify's servers, as the front door needs to know it.
-type Service string
-
-// The services that requests are sent to, and the ports they have in Dify's own containers.
-const (
-	API          Service = "api"
-	Web          Service = "web"
-	PluginDaemon Service = "plugin_daemon"
-)
-
-// Port gives a service's port.
-func (s Service) Port() int {
-	switch s {
-	case Web:
-		return 3000
-	case PluginDaemon:
-		return 5002
-	}
-	return 5001
-}
-
 // Services gives the services of Routes.
-func Services() []Service { return []Service{API, PluginDaemon, Web} }
+func Services() []Name { return []Name{API, PluginDaemon, Web} }
 
 // InstanceHeader is in every answer that comes through a front door: the name of the instance that gave it.
 const InstanceHeader = "Difyup-Instance"
@@ -35,7 +14,7 @@ const InstanceHeader = "Difyup-Instance"
 // Route sends a path and everything below it to a service.
 type Route struct {
 	Prefix  string
-	Service Service // "" = refused: for the containers among themselves
+	Service Name // "" = refused: for the containers among themselves
 }
 
 // routes are Dify's, longest prefix first. Source: docker/nginx/conf.d/default.conf.template of the releases that are known, the

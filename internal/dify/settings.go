@@ -6,12 +6,21 @@ type Settings struct {
 	Stack       string `json:"stack"`
 	Project     string `json:"project"`
 	Region      string `json:"region"`
-	Runtime     string `json:"runtime"` // "compose" or "standin"
+	Runtime     string `json:"runtime"` // "compose" or "standin": which runtime the agent uses
 	DifyVersion string `json:"difyVersion"`
 	Domain      string `json:"domain"` // "" = reached by address
 	Stores      Stores `json:"stores"`
 	// Secrets gives the Secret Manager name for each purpose of Purposes.
 	Secrets map[string]string `json:"secrets"`
+
+	Machine Machine `json:"machine"`
+	Tuning  Tuning  `json:"tuning,omitzero"`
+	// Registry is a mirror of Docker Hub that all images are taken from, "HOST/PATH"; "" = Docker Hub itself.
+	Registry string `json:"registry,omitempty"`
+	// PipMirror is where plugins and code get Python packages from; "" = PyPI.
+	PipMirror string `json:"pipMirror,omitempty"`
+	// Environment is what the user adds to the environment of services. What difyup sets itself cannot be set there.
+	Environment map[Name]map[string]string `json:"environment,omitempty"`
 }
 
 // Stores are where Dify's data is.

@@ -16,8 +16,9 @@ import (
 
 // Agent is the program that every instance runs, as a file on this machine.
 type Agent struct {
-	Path   string
-	SHA256 string // hex
+	Path    string
+	SHA256  string // hex
+	Runtime string // what it runs Dify with: a name that the agent knows, "compose"
 }
 
 // APIs are the Google services that a stack uses.
@@ -110,7 +111,7 @@ func hash(v any) string {
 func (b *builder) settings() dify.Settings {
 	s := b.spec
 	out := dify.Settings{
-		Stack: s.Stack, Project: s.Project, Region: s.Region, Runtime: "standin", DifyVersion: s.Dify.Version, Domain: s.Domain,
+		Stack: s.Stack, Project: s.Project, Region: s.Region, Runtime: b.agent.Runtime, DifyVersion: s.Dify.Version, Domain: s.Domain,
 		Stores: dify.Stores{
 			Database: dify.Database{Host: b.host("db"), Port: 5432, User: sqlUser, Name: mainDatabase, PluginName: pluginDatabase},
 			Vector:   dify.Database{Host: b.host("vector"), Port: 5432, User: sqlUser, Name: mainDatabase},
@@ -118,6 +119,7 @@ func (b *builder) settings() dify.Settings {
 			Bucket:   s.Storage.Bucket,
 		},
 		Secrets: map[string]string{},
+		Machine: s.Machine(), Tuning: s.Tuning(), Registry: s.Dify.Registry, PipMirror: s.Dify.PipMirror,
 	}
 	for _, p := range dify.Purposes() {
 		out.Secrets[p.Key] = b.name(p.Name)

@@ -22,7 +22,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-var agent = topology.Agent{Path: "/bin/difyup-agent", SHA256: strings.Repeat("0123456789abcdef", 4)}
+var agent = topology.Agent{Path: "/bin/difyup-agent", SHA256: strings.Repeat("0123456789abcdef", 4), Runtime: "compose"}
 
 func build(t *testing.T, file string, data []byte) *resource.Graph {
 	t.Helper()

@@ -34,7 +34,7 @@ const (
 // Options say where requests go.
 type Options struct {
 	Instance string
-	Backend  func(dify.Service) string // IP:PORT of a service
+	Backend  func(dify.Name) string // IP:PORT of a service
 	Log      *slog.Logger
 }
 
@@ -44,7 +44,7 @@ type Door struct {
 	server    *http.Server
 	listener  net.Listener
 	transport *http.Transport
-	proxies   map[dify.Service]*httputil.ReverseProxy
+	proxies   map[dify.Name]*httputil.ReverseProxy
 	done      chan struct{}
 	err       error // why it no longer serves, once done is closed
 
@@ -63,11 +63,11 @@ func Open(at netip.AddrPort, o Options) (*Door, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the front door: %w", err)
 	}
-	d := &Door{opts: o, listener: l, proxies: map[dify.Service]*httputil.ReverseProxy{}, done: make(chan struct{}), waiting: "its start"}
+	d := &Door{opts: o, listener: l, proxies: map[dify.Name]*httputil.ReverseProxy{}, done: make(chan struct{}), waiting: "its start"}
 	d.transport = &http.Transport{
 		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext, MaxIdleConnsPerHost: 64, IdleConnTimeout: backendIdle, DisableCompression: true,
 	}
-	for _, s := range dify.Services() {
+	for _, s := range dify.Names() {
 		d.proxies[s] = d.proxy(s)
 	}
 	d.server = &http.Server{
@@ -103,7 +103,7 @@ func (d *Door) Wait(what string) {
 	d.ready, d.waiting = false, what
 }
 
-func (d *Door) proxy(s dify.Service) *httputil.ReverseProxy {
+func (d *Door) proxy(s dify.Name) *httputil.ReverseProxy {
 	target := &url.URL{Scheme: "http", Host: d.opts.Backend(s)}
 	return &httputil.ReverseProxy{
 		Transport:  d.transport,

@@ -22,16 +22,16 @@ import (
 )
 
 // open opens a front door before servers that say which service they are.
-func open(t *testing.T, handler func(s dify.Service) http.Handler) (*frontdoor.Door, string) {
+func open(t *testing.T, handler func(s dify.Name) http.Handler) (*frontdoor.Door, string) {
 	t.Helper()
-	backends := map[dify.Service]string{}
+	backends := map[dify.Name]string{}
 	for _, s := range dify.Services() {
 		server := httptest.NewServer(handler(s))
 		t.Cleanup(server.Close)
 		backends[s] = server.Listener.Addr().String()
 	}
 	d, err := frontdoor.Open(netip.MustParseAddrPort("127.0.0.1:0"), frontdoor.Options{
-		Instance: "vm-1", Backend: func(s dify.Service) string { return backends[s] }, Log: slog.New(slog.DiscardHandler),
+		Instance: "vm-1", Backend: func(s dify.Name) string { return backends[s] }, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +61,7 @@ func get(t *testing.T, url string, header ...string) (int, string) {
 }
 
 // echo answers with the service, and what it got.
-func echo(s dify.Service) http.Handler {
+func echo(s dify.Name) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "%s %s host=%s for=%s proto=%s hook=%s", s, r.URL.Path, r.Host, r.Header.Get("X-Forwarded-For"), r.Header.Get("X-Forwarded-Proto"), r.Header.Get("Dify-Hook-Url"))
 	})
@@ -69,7 +69,7 @@ func echo(s dify.Service) http.Handler {
 
 // TestInstance checks that every answer names the instance, once, whatever a service says, and also one that is refused.
 func TestInstance(t *testing.T) {
-	d, url := open(t, func(dify.Service) http.Handler {
+	d, url := open(t, func(dify.Name) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set(dify.InstanceHeader, "another") })
 	})
 	defer d.Close()
@@ -92,7 +92,7 @@ func TestInstance(t *testing.T) {
 
 // TestAsItCame checks that paths and queries reach the services unchanged, whatever is in them.
 func TestAsItCame(t *testing.T) {
-	d, url := open(t, func(dify.Service) http.Handler {
+	d, url := open(t, func(dify.Name) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.RequestURI) })
 	})
 	defer d.Close()
@@ -107,7 +107,7 @@ func TestAsItCame(t *testing.T) {
 // TestPathsThatLeadElsewhere checks that no writing of a path reaches what is closed, or another service than the one it is
 // routed to: services decode, merge slashes and follow dots, each in their own way.
 func TestPathsThatLeadElsewhere(t *testing.T) {
-	d, _ := open(t, func(s dify.Service) http.Handler {
+	d, _ := open(t, func(s dify.Name) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "%s got %s", s, r.RequestURI) })
 	})
 	defer d.Close()
@@ -167,7 +167,7 @@ func TestPathsThatLeadElsewhere(t *testing.T) {
 
 // TestClientAddress checks that services learn the one address that the load balancer saw, whatever the client says.
 func TestClientAddress(t *testing.T) {
-	d, url := open(t, func(dify.Service) http.Handler {
+	d, url := open(t, func(dify.Name) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			for _, h := range []string{"X-Real-Ip", "Cf-Connecting-Ip", "True-Client-Ip", "Forwarded", "X-Forwarded-Port", "X-Forwarded-Prefix", "X-Original-Url"} {
 				if v := r.Header.Get(h); v != "" {
@@ -258,7 +258,7 @@ func TestHealth(t *testing.T) {
 // both ways.
 func TestStreams(t *testing.T) {
 	more := make(chan struct{})
-	d, url := open(t, func(dify.Service) http.Handler {
+	d, url := open(t, func(dify.Name) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.Header.Get("Upgrade") != "" {
 				conn, buf, err := http.NewResponseController(w).Hijack()
@@ -325,7 +325,7 @@ func TestStreams(t *testing.T) {
 // meanwhile.
 func TestClose(t *testing.T) {
 	begun, finish := make(chan struct{}), make(chan struct{})
-	d, url := open(t, func(dify.Service) http.Handler {
+	d, url := open(t, func(dify.Name) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/v1/slow" {
 				close(begun)
@@ -387,7 +387,7 @@ func TestClose(t *testing.T) {
 }
 
 func TestTooLarge(t *testing.T) {
-	d, url := open(t, func(dify.Service) http.Handler {
+	d, url := open(t, func(dify.Name) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if _, err := io.Copy(io.Discard, r.Body); err != nil {
 				panic(http.ErrAbortHandler)

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/difyup/difyup/internal/agent/stores"
 )
 
 // backend is what the API and the worker have in common, as they are one image: the stores, and the way to the plugin
@@ -41,7 +44,7 @@ func newBackend(ctx context.Context, env settings, o Options) (*backend, error) 
 	if err := env.must("DB_TYPE", "postgresql", "STORAGE_TYPE", "google-storage", "VECTOR_STORE", "pgvector"); err != nil {
 		return nil, err
 	}
-	b := &backend{env: env, http: newClient(o.Resolver)}
+	b := &backend{env: env, http: newClient(env, o.Resolver)}
 	var err error
 	if b.main, err = env.pool(ctx, o.Resolver, "DB_HOST", "DB_PORT", "DB_USERNAME", "DB_PASSWORD", env("DB_DATABASE")); err != nil {
 		return nil, err
@@ -53,7 +56,7 @@ func newBackend(ctx context.Context, env settings, o Options) (*backend, error) 
 	if err != nil {
 		return nil, err
 	}
-	options := RedisOptions(o.Resolver, env("REDIS_HOST"), port, env("REDIS_PASSWORD"))
+	options := stores.RedisOptions(o.Resolver, env("REDIS_HOST"), port, env("REDIS_PASSWORD"))
 	options.Username, options.DB = env("REDIS_USERNAME"), env.number("REDIS_DB")
 	b.cache = &cache{redis.NewClient(options)}
 	broker, err := redis.ParseURL(env("CELERY_BROKER_URL"))
@@ -63,13 +66,20 @@ func newBackend(ctx context.Context, env settings, o Options) (*backend, error) 
 	broker.PoolSize, broker.MaxRetries, broker.DialerRetries, broker.Dialer = options.PoolSize, -1, 1, options.Dialer
 	b.queue = &cache{redis.NewClient(broker)}
 	b.bucket = newBucket(env, b.http)
-	b.plugins = &plugins{url: env.service("PLUGIN_DAEMON_URL", daemonPort), key: env("PLUGIN_DAEMON_KEY"), http: b.http}
+	b.plugins = &plugins{url: strings.TrimSuffix(env("PLUGIN_DAEMON_URL"), "/"), key: env("PLUGIN_DAEMON_KEY"), http: b.http}
 	return b, nil
 }
 
 // newClient makes a client for servers that are reached without a proxy.
-func newClient(resolver *net.Resolver) *http.Client {
-	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8, DialContext: (&net.Dialer{Timeout: patience, Resolver: resolver}).DialContext}}
+func newClient(env settings, resolver *net.Resolver) *http.Client {
+	dialer := net.Dialer{Timeout: patience, Resolver: resolver}
+	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		host, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		return dialer.DialContext(ctx, network, net.JoinHostPort(env.elsewhere(host), port))
+	}}}
 }
 
 // pool makes a pool from the settings of these names.
@@ -78,7 +88,7 @@ func (s settings) pool(ctx context.Context, resolver *net.Resolver, host, port, 
 	if err != nil {
 		return nil, err
 	}
-	config, err := PostgresConfig(resolver, s(host), number, s(user), s(password), database)
+	config, err := stores.PostgresConfig(resolver, s(host), number, s(user), s(password), database)
 	if err != nil {
 		return nil, err
 	}

@@ -25,8 +25,6 @@ type daemon struct {
 	http *http.Client
 }
 
-const daemonPort = 5002
-
 // The plugin that every tenant has.
 const (
 	pluginID      = "difyup/rehearsal"
@@ -45,12 +43,12 @@ func newDaemon(ctx context.Context, env settings, o Options) (*daemon, error) {
 	if err := env.must("DB_TYPE", "postgresql"); err != nil {
 		return nil, err
 	}
-	// Where all containers share one environment, the daemon's database has a name of its own.
+	// The real daemon reads DB_DATABASE only; DB_PLUGIN_DATABASE is for environments that were made for all containers.
 	db, err := env.pool(ctx, o.Resolver, "DB_HOST", "DB_PORT", "DB_USERNAME", "DB_PASSWORD", env.or("DB_PLUGIN_DATABASE", env("DB_DATABASE")))
 	if err != nil {
 		return nil, err
 	}
-	return &daemon{env: env, db: db, key: env("SERVER_KEY"), api: env.service("DIFY_INNER_API_URL", apiPort), http: newClient(o.Resolver)}, nil
+	return &daemon{env: env, db: db, key: env("SERVER_KEY"), api: strings.TrimSuffix(env("DIFY_INNER_API_URL"), "/"), http: newClient(env, o.Resolver)}, nil
 }
 
 func (d *daemon) close() {

@@ -2,7 +2,6 @@ package standin
 
 import (
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
 )
@@ -43,18 +42,12 @@ func (s settings) must(pairs ...string) error {
 	return nil
 }
 
-// service gives the address of another service of the same instance, for which the setting names another one only when
-// it is set.
-func (s settings) service(name string, port int) string {
-	return strings.TrimSuffix(s.or(name, "http://"+net.JoinHostPort(s("STANDIN_ADDRESS"), strconv.Itoa(port))), "/")
-}
-
 // hide keeps secrets out of the errors of libraries.
 func (s settings) hide(err error) string {
 	text := err.Error()
 	for _, name := range []string{
 		"SECRET_KEY", "INIT_PASSWORD", "DB_PASSWORD", "PGVECTOR_PASSWORD", "REDIS_PASSWORD", "PLUGIN_DAEMON_KEY", "SERVER_KEY",
-		"INNER_API_KEY_FOR_PLUGIN", "DIFY_INNER_API_KEY",
+		"INNER_API_KEY_FOR_PLUGIN", "DIFY_INNER_API_KEY", "CODE_EXECUTION_API_KEY", "API_KEY",
 	} {
 		if v := s(name); v != "" {
 			text = strings.ReplaceAll(text, v, "***")

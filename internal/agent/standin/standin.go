@@ -10,127 +10,143 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/difyup/difyup/internal/dify"
 )
 
-// Role is one of Dify's containers. Each takes its own settings and shares nothing with the others but the stores.
-type Role string
-
-// The roles. API and Worker are of one image, and get the same settings.
-const (
-	API    Role = "api"
-	Worker Role = "worker"
-	Daemon Role = "plugin_daemon"
-	Web    Role = "web"
-)
-
-// Roles gives all roles.
-func Roles() []Role { return []Role{API, Worker, Daemon, Web} }
-
-// Options say what the stand-in gets from outside.
+// Options say what the stand-in gets from outside. Each of Dify's services takes its own settings and shares nothing with
+// the others but the stores. Besides Dify's settings, these count:
+//
+//	STANDIN_ADDRESS   the address that all services of the instance have, where they are processes; "" in containers,
+//	                  which have names for each other
+//	STANDIN_INSTANCE  the instance's name, for the page
+//	STANDIN_VERSION   the release that it says it is
 type Options struct {
 	Env      func(string) string // the process's environment
-	Roles    []Role              // nil = all of them
 	Resolver *net.Resolver
 	Log      *slog.Logger
 }
 
-const (
-	apiPort = 5001
-	webPort = 3000
-)
-
 // grace is how long requests and tasks in hand may take when the stand-in is told to end.
 const grace = 3 * time.Second
 
-// part is a role that runs.
+// part is a service that runs.
 type part struct {
-	port    int // 0 = it serves nobody
-	handler http.Handler
+	handler http.Handler          // nil = it serves nobody
 	run     func(context.Context) // until the context ends; nil for none
 	close   func()
 }
 
-func (r Role) open(ctx context.Context, o Options) (part, error) {
+func open(ctx context.Context, n dify.Name, o Options) (part, error) {
 	env := settings(o.Env)
-	switch r {
-	case API:
+	switch n {
+	case dify.API:
 		b, err := newBackend(ctx, env, o)
 		if err != nil {
 			return part{}, err
 		}
-		return part{port: apiPort, handler: newAPI(b).handler(), close: b.close}, nil
-	case Worker:
+		return part{handler: newAPI(b).handler(), close: b.close}, nil
+	case dify.Worker:
 		b, err := newBackend(ctx, env, o)
 		if err != nil {
 			return part{}, err
 		}
 		w := &worker{b, o.Log}
 		return part{run: func(ctx context.Context) { w.run(ctx, grace) }, close: b.close}, nil
-	case Daemon:
+	case dify.WorkerBeat:
+		b, err := newBeat(env, o)
+		if err != nil {
+			return part{}, err
+		}
+		return part{run: b.run, close: b.close}, nil
+	case dify.PluginDaemon:
 		d, err := newDaemon(ctx, env, o)
 		if err != nil {
 			return part{}, err
 		}
-		return part{port: daemonPort, handler: d.handler(), close: d.close}, nil
-	case Web:
-		return part{port: webPort, handler: (&web{env}).handler(), close: func() {}}, nil
+		return part{handler: d.handler(), close: d.close}, nil
+	case dify.Web:
+		return part{handler: (&web{env}).handler(), close: func() {}}, nil
+	case dify.Sandbox:
+		return part{handler: sandbox(env), close: func() {}}, nil
+	case dify.SSRFProxy:
+		return part{handler: proxy(), close: func() {}}, nil
 	}
-	return part{}, fmt.Errorf("the stand-in plays no %q", r)
+	return part{}, fmt.Errorf("the stand-in plays no %q", n)
 }
 
-// Run plays the roles, on the ports of Dify's containers at STANDIN_ADDRESS, until ctx ends. Requests and tasks in hand are
-// finished then.
-func Run(ctx context.Context, o Options) (err error) {
-	ctx, end := context.WithCancel(ctx)
-	roles := o.Roles
-	if roles == nil {
-		roles = Roles()
+// Main does what the command line of a container says: without arguments, or with the name of a service, it plays that
+// service until ctx ends. Which one it is without a name, MODE says, as it does in the image that API, worker and beat share.
+// With MODE=migration and MIGRATION_ENABLED=true it makes the tables of the main database and ends.
+func Main(ctx context.Context, args []string, o Options) error {
+	name := map[string]dify.Name{"": dify.API, "api": dify.API, "migration": dify.API, "worker": dify.Worker, "beat": dify.WorkerBeat}[o.Env("MODE")]
+	if len(args) > 0 {
+		name, args = dify.Name(args[0]), args[1:]
 	}
-	var (
-		running sync.WaitGroup
-		parts   []part
-		servers []*http.Server
-		served  = make(chan error, len(roles))
-	)
-	defer func() {
-		end() // no new tasks while the servers finish
-		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
-		defer cancel()
-		for _, s := range servers {
-			if s.Shutdown(late) != nil {
-				err = errors.Join(err, s.Close())
-			}
-		}
-		running.Wait()
-		for _, p := range parts {
-			p.close()
-		}
-	}()
-	for _, role := range roles {
-		p, err := role.open(ctx, o)
+	if len(args) > 0 {
+		return fmt.Errorf("the stand-in for %s knows no command %q", name, args[0])
+	}
+	if o.Env("MODE") == "migration" && o.Env("MIGRATION_ENABLED") == "true" {
+		return migrate(ctx, o)
+	}
+	return Run(ctx, name, o)
+}
+
+// migrate makes the tables.
+func migrate(ctx context.Context, o Options) error {
+	env := settings(o.Env)
+	b, err := newBackend(ctx, env, o)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	if err := b.db(ctx, func(*pgx.Conn) error { return nil }); err != nil {
+		return errors.New(env.hide(err))
+	}
+	o.Log.Info("the tables are there")
+	return nil
+}
+
+// Run plays a service, on the port that it has in Dify's container, until ctx ends. Requests and tasks in hand are finished
+// then.
+func Run(ctx context.Context, n dify.Name, o Options) (err error) {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	p, err := open(ctx, n, o)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	var running sync.WaitGroup
+	defer running.Wait()
+	if p.run != nil {
+		running.Go(func() { p.run(ctx) })
+	}
+	served := make(chan error, 1)
+	if p.handler != nil {
+		l, err := net.Listen("tcp", net.JoinHostPort(o.Env("STANDIN_ADDRESS"), strconv.Itoa(n.Port())))
 		if err != nil {
-			return err
-		}
-		parts = append(parts, p)
-		if p.run != nil {
-			running.Go(func() { p.run(ctx) })
-		}
-		if p.handler == nil {
-			continue
-		}
-		l, err := net.Listen("tcp", net.JoinHostPort(o.Env("STANDIN_ADDRESS"), strconv.Itoa(p.port)))
-		if err != nil {
-			return fmt.Errorf("stand in for %s: %w", role, err)
+			end()
+			return fmt.Errorf("stand in for %s: %w", n, err)
 		}
 		server := &http.Server{Handler: p.handler, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
-		servers = append(servers, server)
+		defer func() {
+			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+			defer cancel()
+			if server.Shutdown(late) != nil {
+				err = errors.Join(err, server.Close())
+			}
+		}()
 		go func() { served <- server.Serve(l) }()
 	}
-	o.Log.Info("the stand-in serves", "address", o.Env("STANDIN_ADDRESS"), "roles", roles)
+	o.Log.Info("the stand-in serves", "address", o.Env("STANDIN_ADDRESS"), "service", n)
 	select {
 	case <-ctx.Done():
 		return nil
 	case err := <-served:
+		end()
 		return err
 	}
 }

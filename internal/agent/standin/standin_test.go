@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/difyup/difyup/internal/agent/runtime"
 	"github.com/difyup/difyup/internal/agent/standin"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/localcloud/plane"
@@ -36,17 +38,19 @@ const password = "Pa55w0rdOfTheStores"
 
 // The test's program is a worker too, which can be killed.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == "worker" {
+	if len(os.Args) > 1 && os.Args[1] == "standin" {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
-		err := standin.Run(ctx, standin.Options{
-			Env: os.Getenv, Roles: []standin.Role{standin.Worker}, Resolver: net.DefaultResolver, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		})
+		err := standin.Main(ctx, os.Args[2:], standin.Options{Env: os.Getenv, Resolver: net.DefaultResolver, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		return
+	}
+	if len(os.Args) == 2 && os.Args[1] == "parent" { // of TestChildDiesWithParent
+		fmt.Fprintln(os.Stderr, standin.RunStubborn())
+		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
@@ -153,47 +157,55 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// env gives the settings of a stand-in at an address.
-func (w *world) env(t *testing.T, name string, at netip.Addr) map[string]string {
+// services gives Dify's services, on stores of the world's, as those of a stand-in at an address.
+func (w *world) services(t *testing.T, name string, at netip.Addr) []dify.Service {
 	t.Helper()
 	secrets := map[string]string{}
 	for _, p := range dify.Purposes() {
 		secrets[p.Key] = password
 	}
-	env, err := dify.Env(dify.Settings{
+	r, err := dify.Lookup("1.17.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	services, err := dify.Project(r, dify.Settings{
 		Stack: "demo", Stores: dify.Stores{
 			Database: dify.Database{Host: w.db.String(), Port: 5432, User: "dify", Name: "dify", PluginName: "dify_plugin"},
 			Vector:   dify.Database{Host: w.db.String(), Port: 5432, User: "dify", Name: "dify_vector"},
 			Redis:    dify.Address{Host: w.red.String(), Port: 6379}, Bucket: "files",
-		},
+		}, Machine: dify.Machine{CPUs: 2, MemoryMiB: 8192},
 	}, secrets)
 	if err != nil {
 		t.Fatal(err)
 	}
-	env["STANDIN_ADDRESS"], env["STANDIN_VERSION"], env["HOSTNAME"] = at.String(), "1.17.1", name
-	env["GCE_METADATA_HOST"], env["STORAGE_EMULATOR_HOST"] = w.url, w.url // without a scheme, as it may be
-	return env
+	for _, s := range services {
+		s.Environment["STANDIN_ADDRESS"], s.Environment["STANDIN_VERSION"], s.Environment["STANDIN_INSTANCE"] = at.String(), "1.17.1", name
+		s.Environment["GCE_METADATA_HOST"], s.Environment["STORAGE_EMULATOR_HOST"] = w.url, w.url // without a scheme, as it may be
+	}
+	return services
 }
 
-// start runs a stand-in until the test ends, and gives its address.
-func (w *world) start(t *testing.T, name string, roles ...standin.Role) string {
+// start runs a stand-in's services, all of them without names, until the test ends, and gives its address.
+func (w *world) start(t *testing.T, name string, only ...dify.Name) string {
 	t.Helper()
 	address, err := w.net.Addr(plane.Instance)
 	if err != nil {
 		t.Fatal(err)
 	}
-	env := w.env(t, name, address)
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() {
-		ended <- standin.Run(ctx, standin.Options{Env: func(n string) string { return env[n] }, Roles: roles, Resolver: net.DefaultResolver, Log: slog.New(slog.DiscardHandler)})
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
+	var all sync.WaitGroup
+	for _, service := range w.services(t, name, address) {
+		if len(only) > 0 && !slices.Contains(only, service.Name) {
+			continue
 		}
-	})
+		all.Go(func() {
+			env := func(n string) string { return service.Environment[n] }
+			if err := standin.Run(ctx, service.Name, standin.Options{Env: env, Resolver: net.DefaultResolver, Log: slog.New(slog.DiscardHandler)}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Cleanup(func() { cancel(); all.Wait() })
 	for end := time.Now().Add(time.Minute); ; {
 		resp, err := http.Get("http://" + address.String() + ":5001/health")
 		if err == nil {
@@ -306,17 +318,18 @@ func (b *browser) indexing(path string) string {
 // nobody does it any more. A worker that is told to end finishes it.
 func TestLostTask(t *testing.T) {
 	w := newWorld(t)
-	address := w.start(t, "vm-0", standin.API)
+	address := w.start(t, "vm-0", dify.API)
 	b := w.owner(t, address)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	worker := func() *exec.Cmd {
-		cmd := exec.CommandContext(t.Context(), self, "worker")
-		for k, v := range w.env(t, "vm-1", netip.MustParseAddr(address)) {
+		cmd := exec.CommandContext(t.Context(), self, "standin")
+		for k, v := range w.services(t, "vm-1", netip.MustParseAddr(address))[1].Environment { // MODE says what it is
 			cmd.Env = append(cmd.Env, k+"="+v)
 		}
+		cmd.Env = append(cmd.Env, "CELERY_WORKER_AMOUNT=1")
 		cmd.Stderr = t.Output()
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -384,7 +397,7 @@ func TestLostTask(t *testing.T) {
 // does not fit, or without any, is refused too.
 func TestLockout(t *testing.T) {
 	w := newWorld(t)
-	b := w.owner(t, w.start(t, "vm-0", standin.API))
+	b := w.owner(t, w.start(t, "vm-0", dify.API))
 	b.must(200, "GET", "/console/api/account/profile", "")
 	csrf := b.cookies["csrf_token"]
 	b.cookies["csrf_token"] = &http.Cookie{Name: "csrf_token", Value: b.cookies["access_token"].Value}
@@ -484,7 +497,7 @@ func TestSettingsAreChecked(t *testing.T) {
 	for name, value := range map[string]string{
 		"DB_PORT": "", "REDIS_PORT": "70000", "PGVECTOR_PORT": "x", "DB_TYPE": "mysql", "STORAGE_TYPE": "opendal", "VECTOR_STORE": "", "CELERY_BROKER_URL": "amqp://:" + password + "@x",
 	} {
-		err := standin.Run(t.Context(), standin.Options{Env: func(n string) string {
+		err := standin.Run(t.Context(), dify.API, standin.Options{Env: func(n string) string {
 			if n == name {
 				return value
 			}
@@ -511,4 +524,115 @@ func TestPage(t *testing.T) {
 			t.Errorf("%s: %s %v\n%s", path, resp.Status, err, raw)
 		}
 	}
+}
+
+// TestIdle asks the services that only have to be there.
+func TestIdle(t *testing.T) {
+	w := newWorld(t)
+	address := w.start(t, "vm-0")
+	run := func(key string) int {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+address+":8194/v1/sandbox/run", strings.NewReader(`{}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Api-Key", key)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	if right, wrong := run(password), run("another"); right != 200 || wrong != 401 {
+		t.Errorf("the sandbox answers %d to its key, and %d to another", right, wrong)
+	}
+	resp, err := http.Get("http://" + address + ":3128/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusForbidden {
+		t.Errorf("the proxy answers %s", resp.Status)
+	}
+}
+
+// TestProcesses runs the services as processes: jobs, health, one that dies, and the end in good order.
+func TestProcesses(t *testing.T) {
+	w := newWorld(t)
+	address, err := w.net.Addr(plane.Instance)
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	services := w.services(t, "vm-0", address)
+	var log lockedBuffer
+	r := standin.NewProcesses(standin.ProcessOptions{
+		Program: self, Address: address, Instance: "vm-0", Version: "1.17.1", Output: &log, Log: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if err := r.Prepare(ctx, services); err != nil {
+		t.Fatal(err)
+	}
+
+	job := runtime.Job{Service: services[0], Environment: map[string]string{"MODE": "migration", "MIGRATION_ENABLED": "true"}}
+	if got, err := r.Job(ctx, job); err != nil || got.Status != 0 || !strings.Contains(got.Lines, "the tables are there") {
+		t.Errorf("the migration ended with %+v, %v", got, err)
+	}
+	job = runtime.Job{Service: services[0], Command: []string{"flask", "nothing"}}
+	if got, err := r.Job(ctx, job); err != nil || got.Status != 1 || !strings.Contains(got.Lines, `knows no command "flask"`) {
+		t.Errorf("an unknown command ended with %+v, %v", got, err)
+	}
+	if err := r.Health(ctx); err == nil {
+		t.Error("all is well before anything runs")
+	}
+
+	ended := make(chan error, 1)
+	life, end := context.WithCancel(ctx)
+	go func() { ended <- r.Run(life, services) }()
+	well := func() {
+		t.Helper()
+		for r.Health(ctx) != nil {
+			if ctx.Err() != nil {
+				t.Fatal(r.Health(t.Context()))
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	well()
+	for _, n := range dify.Names() {
+		if at := r.Address(n); (at == "") != (n.Port() == 0) {
+			t.Errorf("%s is at %q", n, at)
+		}
+	}
+	end()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if err := r.Health(ctx); err == nil {
+		t.Error("all is well after the end")
+	}
+	if strings.Contains(log.String(), password) {
+		t.Errorf("the log shows a secret:\n%s", log.String())
+	}
+}
+
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }

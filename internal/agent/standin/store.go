@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -15,36 +13,15 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/difyup/difyup/internal/agent/stores"
 )
 
-// patience bounds what is asked of one store. A server that restarts meanwhile is waited for: on a busy machine it takes seconds.
-const patience = 10 * time.Second
+// patience bounds what is asked of one store.
+const patience = stores.Patience
 
 // reconnect is how long to wait before a server that refuses connections is asked again.
 const reconnect = 50 * time.Millisecond
-
-// PostgresConfig is for connections to PostgreSQL on a private network.
-func PostgresConfig(resolver *net.Resolver, host string, port int, user, password, database string) (*pgx.ConnConfig, error) {
-	config, err := pgx.ParseConfig("")
-	if err != nil {
-		return nil, err
-	}
-	config.Host, config.Port, config.User, config.Password, config.Database = host, uint16(port), user, password, database
-	config.Fallbacks, config.TLSConfig = nil, nil
-	config.RuntimeParams = map[string]string{"application_name": "difyup"}
-	config.LookupFunc = resolver.LookupHost
-	config.ConnectTimeout = patience
-	return config, nil
-}
-
-// RedisOptions are for a client of Redis with a password, on a private network. It repeats nothing by itself: not every
-// command may be.
-func RedisOptions(resolver *net.Resolver, host string, port int, password string) *redis.Options {
-	return &redis.Options{
-		Addr: net.JoinHostPort(host, strconv.Itoa(port)), Password: password, PoolSize: 4, MaxRetries: -1, DialerRetries: 1,
-		Dialer: (&net.Dialer{Timeout: patience, Resolver: resolver}).DialContext,
-	}
-}
 
 // pool is a few connections to one database.
 type pool struct {

@@ -18,7 +18,7 @@ func (p *web) handler() http.Handler {
 		default:
 			w.WriteHeader(http.StatusNotFound)
 		}
-		_ = page.Execute(w, map[string]string{"Instance": p.env("HOSTNAME"), "Version": p.env("STANDIN_VERSION")}) // the client may be gone
+		_ = page.Execute(w, map[string]string{"Instance": p.env("STANDIN_INSTANCE"), "Version": p.env("STANDIN_VERSION")}) // the client may be gone
 	})
 }
 

@@ -89,6 +89,8 @@ var only = []struct {
 }{
 	{"github.com/spf13/cobra", []string{"internal/cli"}, "run functions take typed options, so that the CLI library can change"},
 	{"google.golang.org/api", []string{"internal/kind", "internal/topology"}, "bodies are JSON elsewhere; the import is dear to compile"},
+	{module + "internal/agent/standin", []string{"cmd/difyup-agent", "internal/test"}, "a runtime is an interface; who runs Dify is told apart in one place"},
+	{module + "internal/agent/runtime/compose", []string{"cmd/difyup-agent", "internal/test"}, "a runtime is an interface; who runs Dify is told apart in one place"},
 	{"golang.org/x/term", []string{"internal/cli"}, "colour and width belong to the views"},
 }
 

@@ -7,13 +7,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/difyup/difyup/internal/agent/standin"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/smoke"
 )
@@ -136,7 +136,7 @@ func TestNameless(t *testing.T) {
 		t.Errorf("ok %t, %v; rows (-want +got):\n%s", report.OK, report.Instances, d)
 	}
 	s.halt(t)
-	s.instances[1].env["SECRET_KEY"] = "another-key"
+	s.instances[1].set("SECRET_KEY", "another-key")
 	s.start(t)
 	if report, _ := s.prove(t, o); report.Failure() == nil || report.Failure().ID != "profile" {
 		t.Errorf("another SECRET_KEY fails at %+v", report.Failure())
@@ -208,7 +208,7 @@ func TestSabotage(t *testing.T) {
 		{
 			name: "another SECRET_KEY",
 			breaks: func(_ *testing.T, s *stack) {
-				s.instances[1].env["SECRET_KEY"] = "another-key"
+				s.instances[1].set("SECRET_KEY", "another-key")
 			},
 			want: signed(map[string]string{"profile": failed}), row: "profile",
 			says: []string{"The instances have different SECRET_KEYs", "s1-vm-"},
@@ -217,8 +217,8 @@ func TestSabotage(t *testing.T) {
 			name: "a Redis per instance",
 			breaks: func(t *testing.T, s *stack) {
 				second := w.cache(t, "second").String()
-				s.instances[1].env["REDIS_HOST"] = second
-				s.instances[1].env["CELERY_BROKER_URL"] = "redis://:" + password + "@" + second + ":6379/1"
+				s.instances[1].set("REDIS_HOST", second)
+				s.instances[1].set("CELERY_BROKER_URL", "redis://:"+password+"@"+second+":6379/1")
 			},
 			want: map[string]string{"session": failed}, row: "session", says: []string{"The instances do not share one Redis"},
 		},
@@ -226,7 +226,7 @@ func TestSabotage(t *testing.T) {
 			name: "no worker",
 			breaks: func(_ *testing.T, s *stack) {
 				for _, in := range s.instances {
-					in.roles = []standin.Role{standin.API, standin.Daemon, standin.Web}
+					in.without(dify.Worker)
 				}
 			},
 			want: map[string]string{"index": failed, "retrieve": notRun, "vectors": notRun}, row: "index", says: []string{"No worker takes tasks", "queue `dataset`"},
@@ -260,7 +260,7 @@ func TestSabotage(t *testing.T) {
 		{
 			name: "another bucket on one instance",
 			breaks: func(_ *testing.T, s *stack) {
-				s.instances[1].env["GOOGLE_STORAGE_BUCKET_NAME"] = s.another()
+				s.instances[1].set("GOOGLE_STORAGE_BUCKET_NAME", s.another())
 			},
 			// Whether the worker that takes the task sees the file is a matter of luck.
 			want: map[string]string{"preview": failed, "secret": failed, "callback": notRun}, row: "preview", says: []string{"cannot read from the bucket what another one wrote"},
@@ -275,14 +275,14 @@ func TestSabotage(t *testing.T) {
 		{
 			name: "keys of daemon and API that differ",
 			breaks: func(_ *testing.T, s *stack) {
-				s.instances[1].env["SERVER_KEY"] = "another-key"
+				s.instances[1].set("SERVER_KEY", "another-key")
 			},
 			want: map[string]string{"plugins": failed, "callback": notRun, "vectors": notRun}, row: "plugins", says: []string{"cannot use the plugin daemon", "PLUGIN_DAEMON_KEY", "-vm-2"},
 		},
 		{
 			name: "a wrong inner key",
 			breaks: func(_ *testing.T, s *stack) {
-				s.instances[1].env["DIFY_INNER_API_KEY"] = "another-key"
+				s.instances[1].set("DIFY_INNER_API_KEY", "another-key")
 			},
 			want: map[string]string{"callback": failed}, row: "callback", says: []string{"cannot call the API back", "DIFY_INNER_API_KEY", "-vm-2"},
 		},
@@ -297,21 +297,24 @@ func TestSabotage(t *testing.T) {
 		{
 			name: "no database for plugins",
 			breaks: func(_ *testing.T, s *stack) {
-				s.everywhere("DB_PLUGIN_DATABASE", "nowhere")
+				for _, in := range s.instances {
+					i := slices.IndexFunc(in.services, func(s dify.Service) bool { return s.Name == dify.PluginDaemon })
+					in.services[i].Environment["DB_DATABASE"] = "nowhere"
+				}
 			},
 			want: map[string]string{"hook": failed, "plugins": failed, "callback": notRun, "vectors": notRun}, row: "hook", says: []string{"The plugin daemon does not answer", "a database of its own", "nowhere"},
 		},
 		{
 			name: "no plugin daemon",
 			breaks: func(_ *testing.T, s *stack) {
-				s.instances[1].roles = []standin.Role{standin.API, standin.Worker, standin.Web}
+				s.instances[1].without(dify.PluginDaemon)
 			},
 			want: map[string]string{"hook": failed, "plugins": failed, "callback": notRun, "vectors": notRun}, row: "hook", says: []string{"The plugin daemon does not answer", "502", "-vm-2"},
 		},
 		{
 			name: "no web",
 			breaks: func(_ *testing.T, s *stack) {
-				s.instances[0].roles = []standin.Role{standin.API, standin.Worker, standin.Daemon}
+				s.instances[0].without(dify.Web)
 			},
 			want: map[string]string{"web": failed}, row: "web", says: []string{"The web interface does not answer", "502", "-vm-1"},
 		},
@@ -327,7 +330,7 @@ func TestSabotage(t *testing.T) {
 		{
 			name: "a wrong password of the database",
 			breaks: func(_ *testing.T, s *stack) {
-				s.instances[1].env["DB_PASSWORD"] = "another-password"
+				s.instances[1].set("DB_PASSWORD", "another-password")
 			},
 			want: signed(map[string]string{"database": failed, "setup": notRun, "login": notRun, "profile": notRun, "hook": failed}), row: "database",
 			says: []string{"The API cannot use its database", "-vm-2"},
@@ -335,7 +338,7 @@ func TestSabotage(t *testing.T) {
 		{
 			name: "an older release on one instance",
 			breaks: func(_ *testing.T, s *stack) {
-				s.instances[1].env["STANDIN_VERSION"] = "1.16.1"
+				s.instances[1].set("STANDIN_VERSION", "1.16.1")
 			},
 			want: signed(map[string]string{
 				"instances": failed, "web": notRun, "database": notRun, "setup": notRun, "login": notRun, "profile": notRun, "hook": notRun,
@@ -406,9 +409,9 @@ func (s *stack) another() string {
 	return s.name + "-other"
 }
 
-// everywhere sets a setting on all instances.
+// everywhere sets a setting on all instances, of the services that have it.
 func (s *stack) everywhere(name, value string) {
 	for _, in := range s.instances {
-		in.env[name] = value
+		in.set(name, value)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -188,12 +189,26 @@ type stack struct {
 }
 
 type instance struct {
-	name  string
-	env   map[string]string
-	roles []standin.Role
-	door  *frontdoor.Door
-	proxy *httputil.ReverseProxy
-	stop  func() error // nil = it does not run
+	name     string
+	at       netip.Addr
+	services []dify.Service
+	door     *frontdoor.Door
+	proxy    *httputil.ReverseProxy
+	stop     func() error // nil = it does not run
+}
+
+// set changes a setting of those services that have it.
+func (in *instance) set(name, value string) {
+	for _, s := range in.services {
+		if _, ok := s.Environment[name]; ok {
+			s.Environment[name] = value
+		}
+	}
+}
+
+// without has an instance not run a service.
+func (in *instance) without(n dify.Name) {
+	in.services = slices.DeleteFunc(in.services, func(s dify.Service) bool { return s.Name == n })
 }
 
 // newStack makes a stack with databases and a bucket of its own. Nothing runs yet.
@@ -214,27 +229,34 @@ func (w *world) newStack(t *testing.T, size int) *stack {
 	w.store.buckets[s.name] = map[string]string{}
 	w.store.mu.Unlock()
 	s.settings = dify.Settings{
-		Stack: s.name, DifyVersion: dify.Default, Stores: dify.Stores{
+		Stack: s.name, DifyVersion: dify.Default, Machine: dify.Machine{CPUs: 2, MemoryMiB: 8192}, Stores: dify.Stores{
 			Database: dify.Database{Host: w.db.String(), Port: 5432, User: "dify", Name: s.name, PluginName: s.name + "_plugin"},
 			Vector:   dify.Database{Host: w.db.String(), Port: 5432, User: "dify", Name: s.name + "_vector"},
 			Redis:    dify.Address{Host: w.cache(t, s.name).String(), Port: 6379}, Bucket: s.name,
 		},
+	}
+	release, err := dify.Lookup(dify.Default)
+	if err != nil {
+		t.Fatal(err)
 	}
 	for i := range size {
 		at, err := w.net.Addr(plane.Instance)
 		if err != nil {
 			t.Fatal(err)
 		}
-		env, err := dify.Env(s.settings, s.secrets)
+		services, err := dify.Project(release, s.settings, s.secrets)
 		if err != nil {
 			t.Fatal(err)
 		}
-		in := &instance{name: fmt.Sprintf("%s-vm-%d", s.name, i+1), env: env, roles: standin.Roles()}
-		env["STANDIN_ADDRESS"], env["STANDIN_VERSION"], env["HOSTNAME"] = at.String(), dify.Default, in.name
-		env["GCE_METADATA_HOST"], env["STORAGE_EMULATOR_HOST"] = w.storage, w.storage
+		in := &instance{name: fmt.Sprintf("%s-vm-%d", s.name, i+1), at: at, services: services}
+		for _, service := range services {
+			env := service.Environment
+			env["STANDIN_ADDRESS"], env["STANDIN_VERSION"], env["STANDIN_INSTANCE"] = at.String(), dify.Default, in.name
+			env["GCE_METADATA_HOST"], env["STORAGE_EMULATOR_HOST"] = w.storage, w.storage
+		}
 		in.door, err = frontdoor.Open(netip.AddrPortFrom(at, 1080), frontdoor.Options{
 			Instance: in.name, Log: slog.New(slog.DiscardHandler),
-			Backend: func(service dify.Service) string { return netip.AddrPortFrom(at, uint16(service.Port())).String() },
+			Backend: func(n dify.Name) string { return netip.AddrPortFrom(at, uint16(n.Port())).String() },
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -285,20 +307,31 @@ func (s *stack) start(t *testing.T) {
 			continue
 		}
 		ctx, cancel := context.WithCancel(context.Background())
-		ended := make(chan error, 1)
-		go func() {
-			ended <- standin.Run(ctx, standin.Options{Env: func(n string) string { return in.env[n] }, Roles: in.roles, Resolver: net.DefaultResolver, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
-		}()
-		in.stop = func() error { cancel(); return <-ended }
+		ended := make(chan error, len(in.services))
+		for _, service := range in.services {
+			env := maps.Clone(service.Environment)
+			go func() {
+				ended <- standin.Run(ctx, service.Name, standin.Options{
+					Env: func(n string) string { return env[n] }, Resolver: net.DefaultResolver, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+				})
+			}()
+		}
+		n := len(in.services)
+		in.stop = func() (err error) {
+			cancel()
+			for range n {
+				err = errors.Join(err, <-ended)
+			}
+			return err
+		}
 	}
 	for _, in := range s.instances {
-		for _, role := range in.roles {
-			port := map[standin.Role]string{standin.API: "5001/health", standin.Daemon: "5002/health/check", standin.Web: "3000/"}[role]
-			if port == "" {
+		for _, service := range in.services {
+			if service.Health == nil {
 				continue
 			}
 			for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
-				resp, err := http.Get("http://" + in.env["STANDIN_ADDRESS"] + ":" + port)
+				resp, err := http.Get("http://" + netip.AddrPortFrom(in.at, uint16(service.Port)).String() + service.Health.Path)
 				if err == nil {
 					resp.Body.Close()
 					break

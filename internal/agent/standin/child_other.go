@@ -1,9 +1,10 @@
 //go:build !linux
 
-package agent
+package standin
 
 import (
 	"os"
+	"os/exec"
 	"syscall"
 )
 
@@ -11,3 +12,5 @@ import (
 func dieWithParent() *syscall.SysProcAttr { return nil }
 
 func terminate(p *os.Process) error { return p.Kill() }
+
+func signalOf(*exec.ExitError) int { return 0 }

@@ -1,0 +1,392 @@
+package compose
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/difyup/difyup/internal/agent/runtime"
+	"github.com/difyup/difyup/internal/dify"
+)
+
+// Options say which engine is used, and how.
+type Options struct {
+	Dir     string   // of the project's files, which hold secrets; made 0700
+	Project string   // the name of the project: containers are PROJECT-SERVICE-1
+	Docker  string   // the program; "" = docker
+	Environ []string // of the program: PATH, HOME, and DOCKER_HOST where it is not the machine's own engine
+	Pull    string   // "missing": what the machine lacks is pulled; "never": it is an error
+	// Start bounds how long the services may take from the start of the first until all are healthy. 0 = 15 minutes.
+	Start time.Duration
+	Dial  func(ctx context.Context, network, address string) (net.Conn, error) // to the published ports; nil = net's
+	Log   *slog.Logger
+}
+
+// engine is a runtime of containers.
+type engine struct {
+	opts   Options
+	client *http.Client
+
+	mu       sync.Mutex
+	services []dify.Service // that run, once they are up; nil = they do not
+	broken   *runtime.Failure
+}
+
+// New gives a runtime whose services are containers of a Docker engine.
+func New(o Options) runtime.Runtime {
+	if o.Docker == "" {
+		o.Docker = "docker"
+	}
+	if o.Start == 0 {
+		o.Start = 15 * time.Minute
+	}
+	return &engine{opts: o, client: &http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true, DialContext: o.Dial},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+// How long things may take that are none of the services'.
+const (
+	short    = time.Minute      // a question to the engine
+	pulling  = 20 * time.Minute // one image, through one address of a NAT that others use too
+	lookEach = 10 * time.Second
+)
+
+// docker runs the program and gives what it wrote. What it says when it fails is in the error, without secrets.
+func (e *engine) docker(ctx context.Context, most time.Duration, services []dify.Service, env []string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	var out bytes.Buffer
+	var said runtime.Tail
+	cmd := exec.CommandContext(ctx, e.opts.Docker, args...)
+	cmd.Env = slices.Concat(e.opts.Environ, []string{"COMPOSE_IGNORE_ORPHANS=true", "COMPOSE_ANSI=never", "COMPOSE_PROGRESS=plain"}, env)
+	cmd.Dir = e.opts.Dir
+	cmd.Stdout, cmd.Stderr = io.MultiWriter(&out, &said), &said
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 10 * time.Second
+	err := cmd.Run()
+	if err == nil {
+		return out.String(), nil
+	}
+	what := "docker " + strings.Join(args[:min(len(args), 1)], " ")
+	if i := slices.Index(args, "-p"); i >= 0 && i+2 < len(args) {
+		what = "docker compose " + args[i+2]
+	}
+	if ctx.Err() != nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		return out.String(), fmt.Errorf("%s takes longer than %s: %s", what, most, oneLine(runtime.Hide(said.String(), services...)))
+	}
+	if errors.Is(err, exec.ErrNotFound) {
+		return "", fmt.Errorf("there is no program %s on this machine", e.opts.Docker)
+	}
+	return out.String(), fmt.Errorf("%s: %w: %s", what, err, oneLine(runtime.Hide(said.String(), services...)))
+}
+
+func oneLine(text string) string {
+	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), " | ")
+}
+
+// compose runs a command of the compose plugin on a file of the project's.
+func (e *engine) compose(ctx context.Context, most time.Duration, services []dify.Service, env []string, file string, args ...string) (string, error) {
+	return e.docker(ctx, most, services, env, append([]string{"compose", "--project-directory", e.opts.Dir, "-f", filepath.Join(e.opts.Dir, file), "-p", e.opts.Project}, args...)...)
+}
+
+const file = "compose.yaml"
+
+// write writes the project of services under a name. Only we may read it.
+func (e *engine) write(name string, services []dify.Service) error {
+	files, err := Render(e.opts.Project, services, e.opts.Pull)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(e.opts.Dir, 0o700); err != nil {
+		return fmt.Errorf("make the project's directory: %w", err)
+	}
+	// squid runs as another user, and its file holds no secret.
+	for _, f := range []struct {
+		name string
+		text []byte
+		mode os.FileMode
+	}{{name, files.Compose, 0o600}, {"squid.conf", files.Squid, 0o644}} {
+		path := filepath.Join(e.opts.Dir, f.name)
+		if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, f.text) {
+			continue // a file that is mounted keeps its inode
+		}
+		if err := os.WriteFile(path+".next", f.text, f.mode); err != nil {
+			return fmt.Errorf("write the project: %w", err)
+		}
+		if err := os.Rename(path+".next", path); err != nil {
+			return fmt.Errorf("write the project: %w", err)
+		}
+	}
+	return nil
+}
+
+// Prepare writes the project, has compose check it, and pulls the images that the machine lacks, three at a time.
+func (e *engine) Prepare(ctx context.Context, services []dify.Service) error {
+	if err := e.write(file, services); err != nil {
+		return err
+	}
+	if _, err := e.compose(ctx, short, services, nil, file, "config", "--quiet"); err != nil {
+		return err
+	}
+	images := map[string]bool{}
+	for _, s := range services {
+		images[s.Image] = true
+	}
+	pulls, ctx := errgroup.WithContext(ctx)
+	pulls.SetLimit(3)
+	for _, image := range slices.Sorted(maps.Keys(images)) {
+		pulls.Go(func() error {
+			_, missing := e.docker(ctx, short, nil, nil, "image", "inspect", "--format", "{{.Id}}", image)
+			switch {
+			case missing == nil:
+				return nil
+			case !strings.Contains(missing.Error(), "No such image"):
+				return missing
+			case e.opts.Pull == "never":
+				return fmt.Errorf("the image %s is not on this machine, and nothing is pulled", image)
+			}
+			e.opts.Log.Info("pulling", "image", image)
+			if _, err := e.docker(ctx, pulling, nil, nil, "pull", "--quiet", image); err != nil {
+				return fmt.Errorf("pull %s: %w", image, err)
+			}
+			return nil
+		})
+	}
+	return pulls.Wait()
+}
+
+// state is what compose says of a container.
+type state struct {
+	Service  dify.Name
+	State    string // "running", "exited", "restarting", "created", "dead", "paused"
+	Health   string // "", "starting", "healthy", "unhealthy"
+	ExitCode int
+}
+
+// states gives the states of the project's containers, by service.
+func (e *engine) states(ctx context.Context, services []dify.Service) (map[dify.Name]state, error) {
+	out, err := e.compose(ctx, short, services, nil, file, "ps", "--all", "--format", "json")
+	if err != nil {
+		return nil, err
+	}
+	all := map[dify.Name]state{}
+	for dec := json.NewDecoder(strings.NewReader(out)); ; {
+		var s state
+		if err := dec.Decode(&s); errors.Is(err, io.EOF) {
+			return all, nil
+		} else if err != nil {
+			return nil, fmt.Errorf("docker compose ps: %w", err)
+		}
+		all[s.Service] = s
+	}
+}
+
+// worst gives the failure of the service that fails most plainly, or nil: one that ended before one that does not answer,
+// and that before one that has not answered yet.
+func (e *engine) worst(ctx context.Context, services []dify.Service, late bool) (*runtime.Failure, error) {
+	states, err := e.states(ctx, services)
+	if err != nil {
+		return nil, err
+	}
+	var worst *runtime.Failure
+	rank := 0
+	consider := func(n int, f runtime.Failure) {
+		if n > rank {
+			rank, worst = n, &f
+		}
+	}
+	for _, s := range services {
+		got, there := states[s.Name]
+		switch {
+		case !there:
+			consider(1, runtime.Failure{Service: s.Name, State: "was not started", Ended: true})
+		case got.State == "restarting", got.State == "exited", got.State == "dead":
+			consider(4, runtime.Failure{Service: s.Name, State: "ended with status " + strconv.Itoa(got.ExitCode), Ended: true})
+		case got.State != "running":
+			consider(1, runtime.Failure{Service: s.Name, State: "is " + got.State, Ended: true})
+		case got.Health == "unhealthy":
+			consider(3, runtime.Failure{Service: s.Name, State: "runs, and does not answer"})
+		case got.Health == "starting" && late:
+			consider(2, runtime.Failure{Service: s.Name, State: "does not answer yet"})
+		}
+	}
+	if worst != nil {
+		if out, err := e.compose(ctx, short, services, nil, file, "logs", "--no-color", "--no-log-prefix", "--tail", "20", string(worst.Service)); err == nil {
+			worst.Lines = runtime.Hide(strings.TrimSpace(out), services...)
+		}
+	}
+	return worst, nil
+}
+
+// Run takes over what runs already, as after the agent's own end. A container that ends is started again by the engine; one
+// that does not answer any more, by us.
+func (e *engine) Run(ctx context.Context, services []dify.Service) error {
+	if err := e.write(file, services); err != nil {
+		return err
+	}
+	defer e.set(nil, nil)
+	_, err := e.compose(ctx, e.opts.Start+short, services, nil, file, "up", "--detach", "--wait", "--wait-timeout", strconv.Itoa(int(e.opts.Start.Seconds())), "--remove-orphans", "--no-build")
+	if ctx.Err() != nil {
+		return e.stop(ctx, services)
+	}
+	if err != nil {
+		if failure, lookErr := e.worst(ctx, services, true); lookErr == nil && failure != nil {
+			return failure
+		}
+		return err
+	}
+	e.set(services, nil)
+	tick := time.NewTicker(lookEach)
+	defer tick.Stop()
+	for bad := 0; ; {
+		select {
+		case <-ctx.Done():
+			return e.stop(ctx, services)
+		case <-tick.C:
+		}
+		failure, err := e.worst(ctx, services, false)
+		switch {
+		case ctx.Err() != nil:
+			continue
+		case err != nil:
+			e.opts.Log.Warn("the engine does not say how the containers are", "error", err)
+			continue
+		}
+		e.set(services, failure)
+		if failure == nil {
+			bad = 0
+			continue
+		}
+		e.opts.Log.Warn("a container does not do its work", "error", failure)
+		if !failure.Ended { // it hangs: the engine sees that, and does nothing about it
+			if _, err := e.compose(ctx, 2*short, services, nil, file, "restart", "--no-deps", "--timeout", "5", string(failure.Service)); err != nil {
+				e.opts.Log.Warn("a container cannot be started again", "service", failure.Service, "error", err)
+			}
+		}
+		if bad++; bad >= 6 {
+			return failure
+		}
+	}
+}
+
+// stop ends the containers, those first that need others. They are kept, and started again by the next Run.
+func (e *engine) stop(ctx context.Context, services []dify.Service) error {
+	most := short
+	for _, s := range services {
+		most += s.Grace
+	}
+	if _, err := e.compose(context.WithoutCancel(ctx), most, services, nil, file, "stop"); err != nil {
+		return err
+	}
+	return nil
+}
+
+func (e *engine) set(services []dify.Service, broken *runtime.Failure) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.services, e.broken = services, broken
+}
+
+func (e *engine) Address(n dify.Name) string {
+	if !published(n) {
+		return ""
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(n.Port()))
+}
+
+func (e *engine) Health(ctx context.Context) error {
+	e.mu.Lock()
+	services, broken := e.services, e.broken
+	e.mu.Unlock()
+	if services == nil {
+		return errors.New("the containers are not up yet")
+	}
+	if broken != nil {
+		return broken
+	}
+	for _, s := range services {
+		if address := e.Address(s.Name); address != "" && s.Health != nil {
+			if err := runtime.Ask(ctx, e.client, address, *s.Health); err != nil {
+				return &runtime.Failure{Service: s.Name, State: "does not answer: " + err.Error()}
+			}
+		}
+	}
+	return nil
+}
+
+// Job is a container of its own name, so that one that an agent left behind when it died is found and removed.
+func (e *engine) Job(ctx context.Context, j runtime.Job) (result runtime.Result, err error) {
+	s := j.Service
+	s.Needs, s.Health, s.Port = nil, nil, 0
+	services := []dify.Service{s}
+	name := "job-" + string(s.Name)
+	container := e.opts.Project + "-" + name
+	if err := e.write(name+".yaml", services); err != nil {
+		return result, err
+	}
+	remove := func() error {
+		_, err := e.docker(context.WithoutCancel(ctx), short, services, nil, "rm", "--force", "--volumes", container)
+		if err != nil && strings.Contains(err.Error(), "No such container") {
+			return nil
+		}
+		return err
+	}
+	if err := remove(); err != nil {
+		return result, err
+	}
+	args := []string{"run", "--detach", "--no-deps", "--name", container}
+	var env []string
+	for _, k := range slices.Sorted(maps.Keys(j.Environment)) { // by name: values are in no list of processes
+		args, env = append(args, "--env", k), append(env, k+"="+j.Environment[k])
+	}
+	args = append(append(args, string(s.Name)), j.Command...)
+	defer func() { err = errors.Join(err, remove()) }()
+	if _, err := e.compose(ctx, 2*short, services, env, name+".yaml", args...); err != nil {
+		return result, fmt.Errorf("run a job of %s: %w", s.Name, err)
+	}
+	const forever = 365 * 24 * time.Hour // a migration takes as long as it takes; ctx bounds it
+	out, err := e.docker(ctx, forever, services, nil, "wait", container)
+	if ctx.Err() != nil {
+		return result, ctx.Err()
+	}
+	if err != nil {
+		return result, fmt.Errorf("run a job of %s: %w", s.Name, err)
+	}
+	if result.Status, err = strconv.Atoi(strings.TrimSpace(out)); err != nil {
+		return result, fmt.Errorf("run a job of %s: docker wait says %q", s.Name, strings.TrimSpace(out))
+	}
+	result.Lines, err = e.lines(ctx, container, s)
+	return result, err
+}
+
+// lines gives the last lines of what a container wrote, both to its output and its errors.
+func (e *engine) lines(ctx context.Context, container string, s dify.Service) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, short)
+	defer cancel()
+	var said runtime.Tail
+	cmd := exec.CommandContext(ctx, e.opts.Docker, "logs", "--tail", "20", container)
+	cmd.Env, cmd.Stdout, cmd.Stderr = e.opts.Environ, &said, &said
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("docker logs: %w", err)
+	}
+	return runtime.Hide(said.String(), s), nil
+}

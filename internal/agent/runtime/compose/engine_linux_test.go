@@ -1,0 +1,509 @@
+package compose_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/difyup/difyup/internal/agent/frontdoor"
+	"github.com/difyup/difyup/internal/agent/runtime"
+	"github.com/difyup/difyup/internal/agent/runtime/compose"
+	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/localcloud/plane"
+	"github.com/difyup/difyup/internal/smoke"
+	"github.com/difyup/difyup/internal/test/engine"
+)
+
+// TestConfig has docker compose read the project of every release, and compares the environments that come out with those that
+// went in: with secrets that would be changed if anything were taken for more than a text.
+func TestConfig(t *testing.T) {
+	if engine.Plugin() == "" {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("docker has no compose plugin; to install: scripts/install-engine")
+		}
+		t.Skip("docker has no compose plugin; to install: scripts/install-engine")
+	}
+	for _, r := range dify.Releases() {
+		s, secrets := settings(odd)
+		s.Environment = map[dify.Name]map[string]string{dify.API: {"LINES": "one\n\ttwo", "SPACES": "  ", "DOLLARS": "$$$1${HOME}$HOME"}}
+		want := services(t, r.Version, s, secrets)
+		files, err := compose.Render("dify", want, "never")
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "compose.yaml"), files.Compose, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		env, err := engine.Config(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), "docker", "compose", "--project-directory", dir, "-f", filepath.Join(dir, "compose.yaml"), "config", "--format", "json", "--no-interpolate=false")
+		cmd.Env = env
+		var said bytes.Buffer
+		cmd.Stderr = &said
+		out, err := cmd.Output()
+		if err != nil || said.Len() > 0 {
+			t.Fatalf("%s: %v: %s", r.Version, err, said.String())
+		}
+		var got struct {
+			Services map[dify.Name]struct {
+				Environment map[string]string
+				Image       string
+			}
+		}
+		if err := json.Unmarshal(out, &got); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range want {
+			// What it prints can be read again, so that it has every $ twice.
+			for k, v := range got.Services[s.Name].Environment {
+				got.Services[s.Name].Environment[k] = strings.ReplaceAll(v, "$$", "$")
+			}
+			if d := cmp.Diff(s.Environment, got.Services[s.Name].Environment); d != "" {
+				t.Errorf("%s: the environment of %s (-want +got):\n%s", r.Version, s.Name, d)
+			}
+		}
+	}
+}
+
+// TestSquidGuards runs a real squid with the configuration of the proxy, in a network that has a metadata server, a private
+// server, and one on the internet, and asks for each.
+func TestSquidGuards(t *testing.T) {
+	program := squidProgram(t)
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("a network namespace needs root")
+		}
+		t.Skip("a network namespace needs root")
+	}
+	n, err := engine.NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	const client, metadata, private, internet = "198.18.240.5", "169.254.169.254", "10.64.0.3", "93.184.215.14"
+	if err := n.Up("lo", client+"/32", metadata+"/32", private+"/32", internet+"/32"); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []string{"127.0.0.1:80", client + ":80", metadata + ":80", private + ":80", internet + ":80", internet + ":22"} {
+		l, err := n.Listen(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "reached "+r.Host) })}
+		go server.Serve(l)
+		t.Cleanup(func() { server.Close() })
+	}
+	s, secrets := settings("the-secret")
+	files, err := compose.Render("dify", services(t, dify.Default, s, secrets), "never")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) { // squid runs as another user
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(dir, "squid.conf")
+	extra := "pid_filename none\ncache_log stdio:/dev/null\nhosts_file " + dir + "/hosts\ncoredump_dir " + dir + "\n"
+	hosts := metadata + " metadata.google.internal\n" + metadata + " innocent.example.com\n" + private + " db.demo.internal\n" + internet + " www.example.com\n"
+	if err := errors.Join(os.WriteFile(file, append(files.Squid, extra...), 0o644), os.WriteFile(filepath.Join(dir, "hosts"), []byte(hosts), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := n.Command(t.Context(), program, "-N", "-f", file)
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = cmd.Wait() }() // it is killed
+	t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
+
+	// ask sends one request to the proxy, from the containers' network or another address, and gives the first line.
+	ask := func(from, request string) string {
+		t.Helper()
+		for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+			c, err := n.DialFrom(t.Context(), from, client+":3128")
+			if err != nil {
+				if time.Now().After(end) {
+					t.Fatalf("squid does not serve: %v\n%s", err, said.String())
+				}
+				continue
+			}
+			defer c.Close()
+			fmt.Fprintf(c, "%s HTTP/1.1\r\nHost: x\r\nMetadata-Flavor: Google\r\nConnection: close\r\n\r\n", request)
+			c.SetDeadline(time.Now().Add(time.Minute))
+			raw, err := io.ReadAll(io.LimitReader(c, 4096))
+			if err != nil && len(raw) == 0 {
+				t.Fatal(err)
+			}
+			line, _, _ := strings.Cut(string(raw), "\r\n")
+			return line
+		}
+	}
+	for request, want := range map[string]string{
+		"GET http://www.example.com/":                             "200",
+		"GET http://" + internet + "/":                            "200",
+		"GET http://" + internet + ":22/":                         "403",
+		"GET http://" + metadata + "/computeMetadata/v1/":         "403",
+		"GET http://metadata.google.internal/computeMetadata/v1/": "403",
+		"GET http://innocent.example.com/computeMetadata/v1/":     "403", // a name of the attacker's, which leads there
+		"GET http://2852039166/computeMetadata/v1/":               "403", // the same address as one number
+		"GET http://[::ffff:169.254.169.254]/computeMetadata/v1/": "403",
+		"GET http://[64:ff9b::a9fe:a9fe]/computeMetadata/v1/":     "403",
+		"GET http://[fd20:ce::254]/computeMetadata/v1/":           "403",
+		"GET http://127.0.0.1/":                                   "403",
+		"GET http://localhost/":                                   "403",
+		"GET http://[::1]/":                                       "403",
+		"GET http://0.0.0.0/":                                     "403",
+		"GET http://" + private + "/":                             "403",
+		"GET http://db.demo.internal/":                            "403",
+		"GET http://" + client + "/":                              "403", // another container
+		"CONNECT " + metadata + ":443":                            "403",
+		"CONNECT " + internet + ":22":                             "403",
+		"CONNECT " + internet + ":80":                             "403",
+		"GET cache_object://" + client + "/info":                  "40",
+		"GET http://" + client + ":3128/squid-internal-mgr/info":  "403",
+	} {
+		if got := ask(client, request); !strings.HasPrefix(got, "HTTP/1.1 "+want) {
+			t.Errorf("%s: %s, want %s", request, got, want)
+		}
+	}
+	if got := ask(private, "GET http://www.example.com/"); !strings.HasPrefix(got, "HTTP/1.1 403") {
+		t.Errorf("somebody who is no container gets %s", got)
+	}
+}
+
+// bucket is Cloud Storage and the metadata server in one.
+type bucket struct {
+	mu      sync.Mutex
+	objects map[string]string
+}
+
+func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	name := strings.TrimPrefix(r.URL.Path, "/storage/v1/b/files/o/")
+	switch {
+	case strings.HasPrefix(r.URL.Path, "/computeMetadata/"):
+		io.WriteString(w, `{"access_token":"token-1","expires_in":3600}`)
+	case r.Method == http.MethodPost:
+		raw, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		b.objects[r.URL.Query().Get("name")] = string(raw)
+		io.WriteString(w, `{"generation":"1"}`)
+	case r.URL.Path == "/storage/v1/b/files":
+		io.WriteString(w, `{"name":"files"}`)
+	case b.objects[name] == "":
+		http.NotFound(w, r)
+	case r.Method == http.MethodDelete:
+		delete(b.objects, name)
+	default:
+		io.WriteString(w, b.objects[name])
+	}
+}
+
+// storesAt is an address of the engine's network that containers reach: on its loopback, and not of 127.0.0.0/8.
+const storesAt = "198.51.100.7"
+
+// world starts an engine with images of the stand-in's, and stores that its containers reach, and gives the services of an
+// instance there.
+func world(t *testing.T) (*engine.Engine, []dify.Service, map[string]string) {
+	t.Helper()
+	engine.Need(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 9*time.Minute)
+	defer cancel()
+	e, err := engine.Start(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := e.Up("lo", storesAt+"/32"); err != nil {
+		t.Fatal(err)
+	}
+	n, err := plane.Claim()
+	if err != nil {
+		t.Fatal(err)
+	}
+	supervisor := plane.NewSupervisor(nil)
+	t.Cleanup(func() {
+		if err := errors.Join(supervisor.Close(context.Background(), 10*time.Second), n.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	dir := t.TempDir()
+	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) { // PostgreSQL runs as another user
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	postgres, err := plane.FindPostgres()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := plane.FindRedis()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sql := plane.NewSQL(n, supervisor, postgres, dir)
+	db, err := sql.Create(ctx, "p/main", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sql.SetUser(ctx, "p/main", "dify", odd); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"dify", "dify_plugin", "dify_vector"} {
+		if err := sql.CreateDatabase(ctx, "p/main", name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	red, err := plane.NewCache(n, supervisor, server, dir).Create(ctx, "p/redis", odd, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	front := httptest.NewServer(&bucket{objects: map[string]string{}})
+	t.Cleanup(front.Close)
+	for port, to := range map[string]string{
+		"5432": netip.AddrPortFrom(db, 5432).String(), "6379": netip.AddrPortFrom(red, 6379).String(), "8080": front.Listener.Addr().String(),
+	} {
+		stop, err := e.Serve(net.JoinHostPort(storesAt, port), func(ctx context.Context) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "tcp", to)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(stop)
+	}
+
+	s, secrets := settings(odd)
+	secrets[dify.InitPassword] = "the-init-password" // which is compared with what somebody types
+	s.Domain = ""
+	s.Stores.Database.Host, s.Stores.Vector.Host, s.Stores.Redis.Host = storesAt, storesAt, storesAt
+	google := map[string]string{"GCE_METADATA_HOST": storesAt + ":8080", "STORAGE_EMULATOR_HOST": storesAt + ":8080"}
+	s.Environment = map[dify.Name]map[string]string{
+		dify.API: google, dify.Worker: google, dify.PluginDaemon: google, dify.Web: {"STANDIN_INSTANCE": "vm-1"},
+	}
+	all := services(t, dify.Default, s, secrets)
+	refs := map[string]string{}
+	for i := range all {
+		service := &all[i]
+		ref := "difyup-standin/" + string(service.Name) + ":" + dify.Default
+		switch service.Name {
+		case dify.API, dify.Worker, dify.WorkerBeat: // are one image
+			ref = "difyup-standin/api:" + dify.Default
+			refs[ref] = ""
+		default:
+			refs[ref] = string(service.Name)
+		}
+		service.Image = ref
+	}
+	if err := e.Images(ctx, dify.Default, refs); err != nil {
+		t.Fatal(err)
+	}
+	return e, all, secrets
+}
+
+// TestRun is a whole life: images that are missing, jobs, up, smoke through a front door, a container that dies, one that hangs,
+// what others may see, a service that cannot run, and the end.
+func TestRun(t *testing.T) {
+	e, all, secrets := world(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 9*time.Minute)
+	defer cancel()
+	var log lockedBuffer
+	dir := filepath.Join(t.TempDir(), "compose")
+	r := compose.New(compose.Options{
+		Dir: dir, Project: "dify", Environ: e.Environ, Pull: "never", Start: 2 * time.Minute, Dial: e.Dial, Log: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	missing := slices.Clone(all)
+	missing[3].Image = "difyup-standin/nothing:1"
+	if err := r.Prepare(ctx, missing); err == nil || !strings.Contains(err.Error(), "difyup-standin/nothing:1 is not on this machine") {
+		t.Errorf("an image that is missing: %v", err)
+	}
+	if err := r.Prepare(ctx, all); err != nil {
+		t.Fatal(err)
+	}
+	for path, mode := range map[string]os.FileMode{dir: 0o700, filepath.Join(dir, "compose.yaml"): 0o600} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != mode {
+			t.Errorf("%s: %v, %v", path, info.Mode(), err)
+		}
+	}
+
+	job := runtime.Job{Service: all[0], Environment: map[string]string{"MODE": "migration", "MIGRATION_ENABLED": "true"}}
+	if got, err := r.Job(ctx, job); err != nil || got.Status != 0 || !strings.Contains(got.Lines, "the tables are there") {
+		t.Errorf("the migration ended with %+v, %v", got, err)
+	}
+	job = runtime.Job{Service: all[0], Command: []string{"api", "nothing"}}
+	if got, err := r.Job(ctx, job); err != nil || got.Status != 1 || !strings.Contains(got.Lines, `knows no command "nothing"`) {
+		t.Errorf("an unknown command ended with %+v, %v", got, err)
+	}
+
+	if err := r.Health(ctx); err == nil {
+		t.Error("all is well before anything runs")
+	}
+	life, end := context.WithCancel(ctx)
+	defer end()
+	ended := make(chan error, 1)
+	began := time.Now()
+	go func() { ended <- r.Run(life, all) }()
+	for r.Health(ctx) != nil {
+		select {
+		case err := <-ended:
+			t.Fatalf("it ended: %v\n%s", err, log.String())
+		case <-ctx.Done():
+			t.Fatalf("%v\n%s", r.Health(t.Context()), log.String())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	t.Logf("seven containers are up and healthy after %s", time.Since(began).Round(time.Millisecond))
+
+	// Each container has its own environment, and every value has come through as it was.
+	for _, s := range all {
+		out, err := e.Docker(ctx, nil, "inspect", "--format", "{{json .Config.Env}}", "dify-"+string(s.Name)+"-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var list []string
+		if err := json.Unmarshal([]byte(out), &list); err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]string{}
+		for _, v := range list {
+			k, value, _ := strings.Cut(v, "=")
+			got[k] = value
+		}
+		want := maps.Clone(s.Environment)
+		want["PATH"], want["STANDIN_VERSION"] = "/bin", dify.Default // the image's
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("the environment of %s (-want +got):\n%s", s.Name, d)
+		}
+	}
+
+	// Smoke asks as users do.
+	at := "127.0.0.1:0"
+	door, err := frontdoor.Open(netip.MustParseAddrPort(at), frontdoor.Options{Instance: "vm-1", Log: slog.New(slog.DiscardHandler), Backend: relayed(t, e, r)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer door.Close()
+	door.Ready()
+	report, err := smoke.Run(ctx, smoke.Options{
+		URL: "http://" + door.Addr().String(), Version: dify.Default, Instances: []string{"vm-1"}, Email: "owner@example.com", Password: "0wnerOfEverything", Setup: true,
+		InitPassword: func(context.Context) (string, error) { return secrets[dify.InitPassword], nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range report.Rows {
+		if row.Status != smoke.Passed {
+			t.Errorf("smoke: %s %s %s %v", row.ID, row.Status, row.Detail, row.Fault)
+		}
+	}
+
+	// A container whose program dies is started again.
+	id := func(n dify.Name) string {
+		out, err := e.Docker(ctx, nil, "inspect", "--format", "{{.State.Pid}} {{.State.Status}}", "dify-"+string(n)+"-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(out)
+	}
+	first := id(dify.Worker)
+	if _, err := e.Docker(ctx, nil, "exec", "dify-worker-1", "curl", "http://127.0.0.1:1/"); err == nil {
+		t.Error("a probe of nothing succeeds")
+	}
+	pid, _, _ := strings.Cut(first, " ")
+	if err := e.Kill(ctx, pid); err != nil {
+		t.Fatal(err)
+	}
+	for again := first; again == first || !strings.HasSuffix(again, " running"); again = id(dify.Worker) {
+		if ctx.Err() != nil {
+			t.Fatalf("the worker is %s, and was %s", again, first)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+
+	end()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if out, err := e.Docker(ctx, nil, "ps", "--quiet"); err != nil || strings.TrimSpace(out) != "" {
+		t.Errorf("containers still run: %s %v", out, err)
+	}
+
+	// One that cannot run is named, with what it said, and without its secrets.
+	broken := slices.Clone(all)
+	broken[1].Environment = maps.Clone(broken[1].Environment)
+	broken[1].Environment["CELERY_BROKER_URL"] = "amqp://x"
+	err = r.Run(ctx, broken)
+	var failure *runtime.Failure
+	if !errors.As(err, &failure) || failure.Service != dify.Worker || !strings.Contains(failure.Lines, "CELERY_BROKER_URL is no URL of Redis") {
+		t.Errorf("a worker that cannot run: %v", err)
+	}
+	for _, text := range []string{log.String(), fmt.Sprint(err)} {
+		if strings.Contains(text, odd) || strings.Contains(text, "the-init-password") {
+			t.Errorf("a secret is shown: %s", text)
+		}
+	}
+}
+
+// relayed has the services that a runtime publishes in the engine's network be reached on this machine's.
+func relayed(t *testing.T, e *engine.Engine, r runtime.Runtime) func(dify.Name) string {
+	t.Helper()
+	at := map[dify.Name]string{}
+	for _, n := range dify.Services() {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(engine.Relay(l, func(ctx context.Context) (net.Conn, error) { return e.Dial(ctx, "tcp", r.Address(n)) }))
+		at[n] = l.Addr().String()
+	}
+	return func(n dify.Name) string { return at[n] }
+}
+
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}

@@ -1,0 +1,178 @@
+package compose
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/difyup/difyup/internal/dify"
+)
+
+// Files are the files of a project, by name. The first holds secrets.
+type Files struct {
+	Compose []byte // compose.yaml
+	Squid   []byte // squid.conf
+}
+
+// The file's shape, as far as it is used.
+type (
+	project struct {
+		Name     string                   `yaml:"name"`
+		Services map[dify.Name]service    `yaml:"services"`
+		Networks map[dify.Network]network `yaml:"networks"`
+		Volumes  map[string]struct{}      `yaml:"volumes,omitempty"`
+	}
+	service struct {
+		Image       string                       `yaml:"image"`
+		PullPolicy  string                       `yaml:"pull_policy"`
+		Command     []string                     `yaml:"command,omitempty,flow"`
+		Environment map[string]string            `yaml:"environment"`
+		DependsOn   map[dify.Name]condition      `yaml:"depends_on,omitempty"`
+		Networks    map[dify.Network]*attachment `yaml:"networks"`
+		Ports       []string                     `yaml:"ports,omitempty"`
+		Volumes     []volume                     `yaml:"volumes,omitempty"`
+		Healthcheck *healthcheck                 `yaml:"healthcheck,omitempty"`
+		Restart     string                       `yaml:"restart"`
+		StopGrace   string                       `yaml:"stop_grace_period"`
+		MemoryLimit string                       `yaml:"mem_limit"`
+		SwapLimit   string                       `yaml:"memswap_limit"`
+		CPUs        float64                      `yaml:"cpus"`
+		Shares      int                          `yaml:"cpu_shares"`
+		PIDs        int                          `yaml:"pids_limit"`
+		CapDrop     []string                     `yaml:"cap_drop,flow"`
+		SecurityOpt []string                     `yaml:"security_opt,omitempty,flow"`
+		Logging     logging                      `yaml:"logging"`
+	}
+	condition  struct{ Condition string }
+	attachment struct {
+		Priority int `yaml:"priority,omitempty"`
+	}
+	volume struct {
+		Type     string `yaml:"type"`
+		Source   string `yaml:"source"`
+		Target   string `yaml:"target"`
+		ReadOnly bool   `yaml:"read_only,omitempty"`
+	}
+	healthcheck struct {
+		Test        []string `yaml:"test,flow"`
+		Interval    string   `yaml:"interval"`
+		Timeout     string   `yaml:"timeout"`
+		Retries     int      `yaml:"retries"`
+		StartPeriod string   `yaml:"start_period"`
+	}
+	logging struct {
+		Driver  string            `yaml:"driver"`
+		Options map[string]string `yaml:"options"`
+	}
+	network struct {
+		Driver     string            `yaml:"driver"`
+		Internal   bool              `yaml:"internal,omitempty"`
+		DriverOpts map[string]string `yaml:"driver_opts"`
+		IPAM       struct {
+			Config []map[string]string `yaml:"config"`
+		} `yaml:"ipam"`
+	}
+)
+
+// mtu is that of Google's networks; Docker's own would be 1500, and large packets would be lost.
+const mtu = "1460"
+
+// published are the services that the front door sends requests to. They are reached on the loopback, which no other machine
+// can reach.
+func published(n dify.Name) bool {
+	switch n {
+	case dify.API, dify.Web, dify.PluginDaemon:
+		return true
+	}
+	return false
+}
+
+// literal has compose take a text as it is: it replaces $NAME in what it reads.
+func literal(text string) string { return strings.ReplaceAll(text, "$", "$$") }
+
+// Render writes the project of services. pull is "missing" or "never".
+func Render(name string, services []dify.Service, pull string) (Files, error) {
+	p := project{Name: name, Services: map[dify.Name]service{}, Networks: map[dify.Network]network{}, Volumes: map[string]struct{}{}}
+	for _, s := range services {
+		out := service{
+			Image: literal(s.Image), PullPolicy: pull, Environment: map[string]string{}, Networks: map[dify.Network]*attachment{},
+			// Not always: after a reboot it is the agent that starts them, when the stores answer.
+			Restart: "on-failure", StopGrace: s.Grace.String(),
+			MemoryLimit: fmt.Sprintf("%dm", s.MemoryMiB), SwapLimit: fmt.Sprintf("%dm", s.MemoryMiB), CPUs: s.CPUs, Shares: s.Shares, PIDs: 4096,
+			CapDrop: []string{"NET_RAW"},
+			// Without blocking: a disk that is slow must not stop Dify.
+			Logging: logging{"local", map[string]string{"max-size": "20m", "max-file": "3", "mode": "non-blocking", "max-buffer-size": "4m"}},
+		}
+		for _, word := range s.Command {
+			out.Command = append(out.Command, literal(word))
+		}
+		for k, v := range s.Environment {
+			if strings.ContainsAny(v, "\x00") {
+				return Files{}, fmt.Errorf("the value of %s of %s has a zero byte", k, s.Name)
+			}
+			out.Environment[k] = literal(v)
+		}
+		if !s.Privileges {
+			out.SecurityOpt = []string{"no-new-privileges:true"}
+		}
+		for _, n := range s.Needs {
+			if out.DependsOn == nil {
+				out.DependsOn = map[dify.Name]condition{}
+			}
+			out.DependsOn[n] = condition{"service_started"}
+		}
+		for i, n := range s.Networks {
+			out.Networks[n] = &attachment{Priority: 100 * (len(s.Networks) - 1 - i)}
+			net := network{Driver: "bridge", Internal: n == dify.Inward, DriverOpts: map[string]string{
+				"com.docker.network.bridge.name": "difyup-" + string(n), "com.docker.network.driver.mtu": mtu,
+			}}
+			net.IPAM.Config = []map[string]string{{"subnet": dify.Subnets()[n]}}
+			p.Networks[n] = net
+		}
+		if published(s.Name) {
+			out.Ports = []string{fmt.Sprintf("127.0.0.1:%d:%d", s.Port, s.Port)}
+		}
+		if s.Data != "" {
+			p.Volumes[string(s.Name)] = struct{}{}
+			out.Volumes = append(out.Volumes, volume{Type: "volume", Source: string(s.Name), Target: s.Data})
+		}
+		if s.Name == dify.SSRFProxy {
+			out.Volumes = append(out.Volumes, volume{Type: "bind", Source: "./squid.conf", Target: "/etc/squid/squid.conf", ReadOnly: true})
+		}
+		if s.Health != nil {
+			out.Healthcheck = check(s)
+		}
+		p.Services[s.Name] = out
+	}
+	var b bytes.Buffer
+	b.WriteString("# Written by difyup's agent, which writes it anew. It holds secrets.\n")
+	enc := yaml.NewEncoder(&b)
+	enc.SetIndent(2)
+	if err := enc.Encode(p); err != nil {
+		return Files{}, fmt.Errorf("write compose.yaml: %w", err)
+	}
+	return Files{Compose: b.Bytes(), Squid: []byte(squid())}, nil
+}
+
+// check asks from inside, with a program that the image has.
+func check(s dify.Service) *healthcheck {
+	url := fmt.Sprintf("http://127.0.0.1:%d%s", s.Port, s.Health.Path)
+	var test []string
+	switch s.Health.Probe {
+	case "curl":
+		test = []string{"curl", "-fsS", "--noproxy", "*", "--max-time", "4", "-o", "/dev/null", url}
+	case "node":
+		test = []string{"node", "-e", "fetch('" + url + "',{redirect:'manual'}).then(r=>process.exit(r.status<400?0:1),()=>process.exit(1))"}
+	case "python3":
+		test = []string{"python3", "-c", "import urllib.request;urllib.request.urlopen('" + url + "',timeout=4)"}
+	case "bash":
+		test = []string{"bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/127.0.0.1/%d", s.Port)}
+	}
+	for i := range test {
+		test[i] = literal(test[i])
+	}
+	return &healthcheck{append([]string{"CMD"}, test...), "5s", "6s", 3, s.Health.Start.Truncate(time.Second).String()}
+}

@@ -1,0 +1,187 @@
+package compose_test
+
+import (
+	"flag"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/difyup/difyup/internal/agent/runtime/compose"
+	"github.com/difyup/difyup/internal/dify"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// odd is a password of what a keyboard has, in an order that has broken things: interpolation, quotes, comments, escapes, the
+// parts of a URL.
+const odd = `a$b'c"d#e f\g%h${X}$$i:j@k/l?m&n=o;p|q~r` + "`s"
+
+// settings are an instance's, and its secrets, all of one value.
+func settings(value string) (dify.Settings, map[string]string) {
+	s := dify.Settings{
+		Stack: "demo", Project: "p", Region: "r", Runtime: "compose", DifyVersion: dify.Default, Domain: "dify.example.com",
+		Stores: dify.Stores{
+			Database: dify.Database{Host: "db.demo.internal", Port: 5432, User: "dify", Name: "dify", PluginName: "dify_plugin"},
+			Vector:   dify.Database{Host: "vector.demo.internal", Port: 5432, User: "dify", Name: "dify_vector"},
+			Redis:    dify.Address{Host: "redis.demo.internal", Port: 6379}, Bucket: "files",
+		},
+		Machine: dify.Machine{CPUs: 2, MemoryMiB: 8192},
+	}
+	secrets := map[string]string{}
+	for _, p := range dify.Purposes() {
+		secrets[p.Key] = value
+	}
+	return s, secrets
+}
+
+func services(t *testing.T, version string, s dify.Settings, secrets map[string]string) []dify.Service {
+	t.Helper()
+	r, err := dify.Lookup(version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := dify.Project(r, s, secrets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// TestRender compares the project of each release.
+func TestRender(t *testing.T) {
+	for _, r := range dify.Releases() {
+		s, secrets := settings("the-secret")
+		files, err := compose.Render("dify", services(t, r.Version, s, secrets), "missing")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, got := range map[string][]byte{r.Version + ".yaml": files.Compose, "squid.conf": files.Squid} {
+			file := filepath.Join("testdata", name)
+			if *update {
+				if err := os.WriteFile(file, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(string(want), string(got)); d != "" {
+				t.Errorf("%s (-want +got; -update rewrites it):\n%s", name, d)
+			}
+		}
+	}
+}
+
+// TestOnLoopback reads what is rendered as somebody else would: no port is open but on the loopback, the sandbox leads nowhere,
+// and nobody has a right that it does not need.
+func TestOnLoopback(t *testing.T) {
+	for _, r := range dify.Releases() {
+		s, secrets := settings("the-secret")
+		files, err := compose.Render("dify", services(t, r.Version, s, secrets), "missing")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var p struct {
+			Services map[string]struct {
+				Ports    []string
+				Networks map[string]any
+				CapDrop  []string `yaml:"cap_drop"`
+				Security []string `yaml:"security_opt"`
+				Restart  string
+				Memory   string `yaml:"mem_limit"`
+				Volumes  []struct{ Source, Target string }
+			}
+			Networks map[string]struct {
+				Internal bool
+				IPAM     struct{ Config []struct{ Subnet string } }
+			}
+		}
+		if err := yaml.Unmarshal(files.Compose, &p); err != nil {
+			t.Fatal(err)
+		}
+		if len(p.Services) != len(dify.Names()) {
+			t.Errorf("%s: %d services", r.Version, len(p.Services))
+		}
+		for name, s := range p.Services {
+			for _, port := range s.Ports {
+				if !strings.HasPrefix(port, "127.0.0.1:") {
+					t.Errorf("%s: %s publishes %s", r.Version, name, port)
+				}
+			}
+			if len(s.CapDrop) == 0 || s.Memory == "" || s.Restart != "on-failure" || (len(s.Security) == 0) != (name == "sandbox") {
+				t.Errorf("%s: %s: %+v", r.Version, name, s)
+			}
+			if _, out := s.Networks["outward"]; out == (name == "sandbox") {
+				t.Errorf("%s: %s is in %v", r.Version, name, s.Networks)
+			}
+			for _, v := range s.Volumes {
+				if strings.HasPrefix(v.Source, "/") {
+					t.Errorf("%s: %s sees %s of the machine", r.Version, name, v.Source)
+				}
+			}
+		}
+		if p.Networks["outward"].Internal || !p.Networks["inward"].Internal {
+			t.Errorf("%s: networks %+v", r.Version, p.Networks)
+		}
+		var seen []netip.Prefix
+		for name, n := range p.Networks {
+			if len(n.IPAM.Config) != 1 {
+				t.Fatalf("%s: the subnet of %s is not fixed", r.Version, name)
+			}
+			subnet := netip.MustParsePrefix(n.IPAM.Config[0].Subnet)
+			for _, other := range append(seen, netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16")) {
+				if subnet.Overlaps(other) {
+					t.Errorf("%s: %s of %s overlaps %s", r.Version, subnet, name, other)
+				}
+			}
+			seen = append(seen, subnet)
+		}
+	}
+}
+
+// TestSquidReads has a real squid read the configuration of the proxy.
+func TestSquidReads(t *testing.T) {
+	program := squidProgram(t)
+	s, secrets := settings("the-secret")
+	files, err := compose.Render("dify", services(t, dify.Default, s, secrets), "missing")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "squid.conf")
+	if err := os.WriteFile(file, files.Squid, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), program, "-k", "parse", "-f", file).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v:\n%s", err, out)
+	}
+	for line := range strings.SplitSeq(string(out), "\n") {
+		for _, word := range []string{"WARNING", "ERROR", "FATAL", "bungled", "obsolete"} {
+			if strings.Contains(line, word) {
+				t.Errorf("squid says: %s", line)
+			}
+		}
+	}
+}
+
+// squidProgram gives a squid, and skips a test where there is none.
+func squidProgram(t *testing.T) string {
+	t.Helper()
+	for _, p := range []string{"squid", "/usr/sbin/squid"} {
+		if path, err := exec.LookPath(p); err == nil {
+			return path
+		}
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatal("there is no squid; to install: scripts/install-engine")
+	}
+	t.Skip("there is no squid; to install: scripts/install-engine")
+	return ""
+}

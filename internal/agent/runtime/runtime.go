@@ -1,0 +1,132 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/difyup/difyup/internal/dify"
+)
+
+// Runtime runs services on this machine. Its methods may be called at the same time; Run is called once at a time.
+// No error of theirs shows a secret value.
+type Runtime interface {
+	// Prepare does what can be done before the stores answer: it checks that the services can be run, and fetches what they
+	// are made of. It may be repeated, and costs little when there is nothing to do.
+	Prepare(ctx context.Context, services []dify.Service) error
+	// Run starts the services, in the order of their needs, and keeps them running until ctx ends; then it stops them, those
+	// that need others first, and returns nil. Its error is that they cannot be kept running, a *Failure where one service is
+	// the cause; then nothing is left running that a second Run would not take over.
+	Run(ctx context.Context, services []dify.Service) error
+	// Job runs one more container of a service's to its end. Its error is that this could not be done; how the program ended
+	// is in the result.
+	Job(ctx context.Context, job Job) (Result, error)
+	// Address gives where a service of Run's answers, IP:PORT; "" for one that cannot be reached from this machine.
+	Address(n dify.Name) string
+	// Health gives nil if the services that Run runs answer, as far as they can be asked, else a *Failure of one that does not.
+	Health(ctx context.Context) error
+}
+
+// Job is one container to be run to its end.
+type Job struct {
+	Service     dify.Service      // whose image, environment, networks and limits it has
+	Command     []string          // nil = the service's
+	Environment map[string]string // instead of, or besides, the service's
+}
+
+// Result is how a job ended.
+type Result struct {
+	Status int    // exit status; above 128 it was a signal, less 128
+	Lines  string // the last lines of what it said, without secret values
+}
+
+// Failure is that one service does not run or answer.
+type Failure struct {
+	Service dify.Name
+	State   string // "exited with status 1", "does not answer: …"
+	Ended   bool   // it does not run: to ask it again has no use
+	Lines   string // the last lines of what it said, without secret values; "" when they are not known
+}
+
+func (f *Failure) Error() string {
+	text := fmt.Sprintf("%s %s", f.Service, f.State)
+	if f.Lines != "" {
+		text += ": " + strings.Join(strings.FieldsFunc(f.Lines, func(r rune) bool { return r == '\n' }), " | ")
+	}
+	return text
+}
+
+// Ask asks a service at an address, as its health says, once.
+func Ask(ctx context.Context, client *http.Client, address string, h dify.Health) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if h.Path == "" {
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+h.Path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20)) // the status is all that counts
+	if resp.StatusCode >= 400 {
+		return fmt.Errorf("it answers %s", resp.Status)
+	}
+	return nil
+}
+
+// Hide replaces the secret values of services in a text.
+func Hide(text string, services ...dify.Service) string {
+	for _, s := range services {
+		for name, value := range s.Environment {
+			if len(value) > 3 && dify.Secret(name) {
+				text = strings.ReplaceAll(text, value, "***")
+			}
+		}
+	}
+	return text
+}
+
+// Tail keeps the last lines of what is written to it. The zero value is ready, and may be written to by several.
+type Tail struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+// What Tail keeps at most.
+const (
+	tailLines = 20
+	tailBytes = 8 << 10
+)
+
+// Write never fails.
+func (t *Tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.text = append(t.text, p...)
+	if over := len(t.text) - tailBytes; over > 0 {
+		t.text = append(t.text[:0], t.text[over:]...)
+	}
+	return len(p), nil
+}
+
+// String gives the last lines.
+func (t *Tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	lines := strings.Split(strings.TrimSpace(string(t.text)), "\n")
+	return strings.Join(lines[max(0, len(lines)-tailLines):], "\n")
+}

@@ -1,0 +1,292 @@
+package dify_test
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/fault"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// settings are an instance's, with a value for each secret.
+func settings() (dify.Settings, map[string]string) {
+	s := dify.Settings{
+		Stack: "demo", Project: "p", Region: "r", Runtime: "compose", DifyVersion: dify.Default, Domain: "dify.example.com",
+		Stores: dify.Stores{
+			Database: dify.Database{Host: "db.demo.internal", Port: 5432, User: "dify", Name: "dify", PluginName: "dify_plugin"},
+			Vector:   dify.Database{Host: "vector.demo.internal", Port: 5432, User: "vector", Name: "vectors"},
+			Redis:    dify.Address{Host: "redis.demo.internal", Port: 6379}, Bucket: "files",
+		},
+		Machine: dify.Machine{CPUs: 4, MemoryMiB: 16384},
+	}
+	secrets := map[string]string{}
+	for _, p := range dify.Purposes() {
+		secrets[p.Key] = "value-of-" + p.Key
+	}
+	return s, secrets
+}
+
+func project(t *testing.T, version string, s dify.Settings, secrets map[string]string) map[dify.Name]dify.Service {
+	t.Helper()
+	r, err := dify.Lookup(version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	services, err := dify.Project(r, s, secrets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	by := map[dify.Name]dify.Service{}
+	for i, svc := range services {
+		if svc.Name != dify.Names()[i] {
+			t.Fatalf("the services are not in the order of Names: %s", svc.Name)
+		}
+		by[svc.Name] = svc
+	}
+	return by
+}
+
+// text writes services as a page.
+func text(services map[dify.Name]dify.Service) string {
+	var b strings.Builder
+	for _, n := range dify.Names() {
+		s := services[n]
+		fmt.Fprintf(&b, "%s\n  image %s\n  memory %d MiB, cpus %g, shares %d\n  networks %v, needs %v, grace %s\n", n, s.Image, s.MemoryMiB, s.CPUs, s.Shares, s.Networks, s.Needs, s.Grace)
+		if s.Port > 0 {
+			fmt.Fprintf(&b, "  port %d\n", s.Port)
+		}
+		if h := s.Health; h != nil {
+			fmt.Fprintf(&b, "  health %q by %s, start %s\n", h.Path, h.Probe, h.Start)
+		}
+		if s.Data != "" {
+			fmt.Fprintf(&b, "  data %s\n", s.Data)
+		}
+		for _, name := range slices.Sorted(maps.Keys(s.Environment)) {
+			fmt.Fprintf(&b, "    %s=%s\n", name, s.Environment[name])
+		}
+	}
+	return b.String()
+}
+
+// TestProject compares all that each release's containers are given.
+func TestProject(t *testing.T) {
+	for _, r := range dify.Releases() {
+		s, secrets := settings()
+		got := text(project(t, r.Version, s, secrets))
+		file := filepath.Join("testdata", "project", r.Version+".txt")
+		if *update {
+			if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(string(want), got); d != "" {
+			t.Errorf("%s (-want +got; -update rewrites it):\n%s", r.Version, d)
+		}
+	}
+}
+
+// TestWhoSeesWhat says for each secret, and for each name that several programs give another meaning, whose it is. It is
+// written apart from the table of settings, and holds for every release.
+func TestWhoSeesWhat(t *testing.T) {
+	apps := []dify.Name{dify.API, dify.Worker, dify.WorkerBeat}
+	serving := []dify.Name{dify.API, dify.Worker}
+	secretOf := map[string][]dify.Name{
+		dify.SecretKey: apps, dify.InitPassword: {dify.API}, dify.PluginKey: {dify.API, dify.Worker, dify.PluginDaemon},
+		dify.InnerKey: {dify.API, dify.Worker, dify.PluginDaemon}, dify.SandboxKey: {dify.API, dify.Worker, dify.Sandbox},
+		dify.DBPassword: {dify.API, dify.Worker, dify.WorkerBeat, dify.PluginDaemon}, dify.VectorPassword: serving,
+		dify.RedisAuth: {dify.API, dify.Worker, dify.WorkerBeat, dify.PluginDaemon},
+	}
+	nameOf := map[string][]dify.Name{
+		"API_KEY": {dify.Sandbox}, "SERVER_KEY": {dify.PluginDaemon}, "REDIS_KEY_PREFIX": {dify.PluginDaemon}, "HOSTNAME": {dify.Web},
+		"HTTP_PROXY": {dify.Sandbox}, "SERVER_WORKER_CONNECTIONS": {dify.API}, "CELERY_WORKER_AMOUNT": {dify.Worker}, "MODE": apps,
+		"DIFY_INNER_API_URL": {dify.PluginDaemon}, "PLUGIN_DAEMON_URL": serving, "SSRF_PROXY_HTTP_URL": serving, "DB_PLUGIN_DATABASE": nil,
+		"PLUGIN_INSTALLED_PATH": {dify.PluginDaemon}, "SQLALCHEMY_POOL_SIZE": apps,
+	}
+	for _, r := range dify.Releases() {
+		s, secrets := settings()
+		services := project(t, r.Version, s, secrets)
+		for purpose, want := range secretOf {
+			var got []dify.Name
+			for _, n := range dify.Names() {
+				if slices.ContainsFunc(slices.Collect(maps.Values(services[n].Environment)), func(v string) bool { return strings.Contains(v, secrets[purpose]) }) {
+					got = append(got, n)
+				}
+			}
+			if d := cmp.Diff(want, got); d != "" {
+				t.Errorf("%s: who sees the secret %s (-want +got):\n%s", r.Version, purpose, d)
+			}
+		}
+		for name, want := range nameOf {
+			var got []dify.Name
+			for _, n := range dify.Names() {
+				if _, ok := services[n].Environment[name]; ok {
+					got = append(got, n)
+				}
+			}
+			if d := cmp.Diff(want, got); d != "" {
+				t.Errorf("%s: who has the variable %s (-want +got):\n%s", r.Version, name, d)
+			}
+		}
+		if main, plugins := services[dify.API].Environment["DB_DATABASE"], services[dify.PluginDaemon].Environment["DB_DATABASE"]; main != "dify" || plugins != "dify_plugin" {
+			t.Errorf("%s: the databases are %s and %s", r.Version, main, plugins)
+		}
+		for _, n := range dify.Names() {
+			for name, value := range services[n].Environment {
+				for _, secret := range secrets {
+					if strings.Contains(value, secret) && !dify.Secret(name) {
+						t.Errorf("%s: %s of %s holds a secret, and its name does not say so", r.Version, name, n)
+					}
+				}
+			}
+			ours := dify.Variables(r, n)
+			for name := range services[n].Environment {
+				if !slices.Contains(ours, name) {
+					t.Errorf("%s: %s of %s is not among what difyup sets", r.Version, name, n)
+				}
+			}
+		}
+	}
+}
+
+// Without a domain: empty where that means the address the browser came by, absent where it does not.
+func TestWithoutDomain(t *testing.T) {
+	s, secrets := settings()
+	s.Domain = ""
+	services := project(t, dify.Default, s, secrets)
+	for n, names := range map[dify.Name][]string{
+		dify.API: {"CONSOLE_API_URL", "CONSOLE_WEB_URL", "SERVICE_API_URL", "APP_WEB_URL", "FILES_URL", "TRIGGER_URL"},
+		dify.Web: {"CONSOLE_API_URL", "APP_API_URL"},
+	} {
+		for _, name := range names {
+			if v, ok := services[n].Environment[name]; !ok || v != "" {
+				t.Errorf("%s of %s is %q, %t", name, n, v, ok)
+			}
+		}
+	}
+	for n, names := range map[dify.Name][]string{
+		dify.API: {"ENDPOINT_URL_TEMPLATE", "CONSOLE_CORS_ALLOW_ORIGINS", "WEB_API_CORS_ALLOW_ORIGINS"}, dify.Web: {"NEXT_PUBLIC_SOCKET_URL"},
+	} {
+		for _, name := range names {
+			if v, ok := services[n].Environment[name]; ok {
+				t.Errorf("%s of %s is %q", name, n, v)
+			}
+		}
+	}
+}
+
+func TestProjectRefuses(t *testing.T) {
+	r, err := dify.Lookup(dify.Default)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range dify.Purposes() {
+		s, secrets := settings()
+		delete(secrets, p.Key)
+		if got, err := dify.Project(r, s, secrets); got != nil || err == nil || !strings.Contains(err.Error(), p.Key) {
+			t.Errorf("without %s: %v", p.Key, err)
+		}
+	}
+	s, secrets := settings()
+	s.Environment = map[dify.Name]map[string]string{dify.Web: {"HOSTNAME": "x"}}
+	if _, err := dify.Project(r, s, secrets); err == nil || !strings.Contains(err.Error(), "HOSTNAME of web") {
+		t.Errorf("a variable of difyup's: %v", err)
+	}
+	s.Environment = map[dify.Name]map[string]string{dify.Web: {"MARKETPLACE_URL": "x"}}
+	s.Registry, s.PipMirror = "mirror.example.com/hub/", "https://pypi.example.com/simple"
+	services := project(t, dify.Default, s, secrets)
+	if got := services[dify.Web]; got.Environment["MARKETPLACE_URL"] != "x" || got.Image != "mirror.example.com/hub/langgenius/dify-web:"+dify.Default {
+		t.Errorf("got %+v", got)
+	}
+	if _, ok := services[dify.API].Environment["MARKETPLACE_URL"]; ok {
+		t.Error("another service got it too")
+	}
+	for n, want := range map[dify.Name]bool{dify.PluginDaemon: true, dify.Sandbox: true, dify.API: false} {
+		if _, ok := services[n].Environment["PIP_MIRROR_URL"]; ok != want {
+			t.Errorf("PIP_MIRROR_URL of %s: %t", n, ok)
+		}
+	}
+}
+
+// TestDivide holds shares of machines of all sizes against what was measured.
+func TestDivide(t *testing.T) {
+	peak := map[dify.Name]int{dify.API: 575, dify.Worker: 411, dify.WorkerBeat: 408, dify.PluginDaemon: 245, dify.Web: 180, dify.Sandbox: 147, dify.SSRFProxy: 1}
+	for _, m := range []dify.Machine{{2, 4096}, {2, 8192}, {4, 4096}, {4, 16384}, {8, 32768}, {16, 16384}, {32, 131072}, {360, 2949120}} {
+		b, err := dify.Divide(m, dify.Tuning{})
+		if err != nil {
+			t.Errorf("%+v: %v", m, err)
+			continue
+		}
+		sum := 0
+		for _, n := range dify.Names() {
+			s := b.Shares[n]
+			sum += s.MemoryMiB
+			if s.MemoryMiB*10 < peak[n]*13 || s.CPUs <= 0 || s.CPUs > float64(m.CPUs) || s.Weight == 0 {
+				t.Errorf("%+v: %s gets %+v", m, n, s)
+			}
+		}
+		if sum > m.MemoryMiB-700 {
+			t.Errorf("%+v: the shares are %d MiB", m, sum)
+		}
+		if b.APIWorkers < 1 || b.APIConnections < 100 || b.WorkerTasks < 4 || b.APIPool.Size < 1 {
+			t.Errorf("%+v: %+v", m, b)
+		}
+		// What fits into the databases of one machine type fits for all.
+		if main, vector := b.Connections(7); main > 600 || vector > 600 {
+			t.Errorf("%+v: 7 instances open %d and %d connections", m, main, vector)
+		}
+	}
+	got := map[string]string{}
+	for _, m := range []dify.Machine{{2, 8192}, {4, 16384}, {8, 32768}} {
+		b, err := dify.Divide(m, dify.Tuning{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[fmt.Sprint(m.CPUs)] = fmt.Sprintf("%d × %d, pools %v, %d tasks, pool %v", b.APIWorkers, b.APIConnections, b.APIPool, b.WorkerTasks, b.WorkerPool)
+	}
+	if d := cmp.Diff(map[string]string{
+		"2": "1 × 100, pools {20 20}, 4 tasks, pool {10 10}", "4": "2 × 100, pools {10 10}, 8 tasks, pool {10 10}", "8": "4 × 100, pools {5 5}, 16 tasks, pool {10 10}",
+	}, got); d != "" {
+		t.Errorf("by vCPUs (-want +got):\n%s", d)
+	}
+
+	var f *fault.Fault
+	if _, err := dify.Divide(dify.Machine{CPUs: 2, MemoryMiB: 3072}, dify.Tuning{}); !errors.As(err, &f) || !strings.Contains(f.Detail, "the machine has 3072 MiB") {
+		t.Errorf("too small: %v", err)
+	}
+	if _, err := dify.Divide(dify.Machine{CPUs: 2, MemoryMiB: 4096}, dify.Tuning{APIWorkers: 4}); !errors.As(err, &f) || !strings.Contains(f.Detail, "4 processes") {
+		t.Errorf("too many processes: %v", err)
+	}
+}
+
+// TestConnections: four instances, three and one more while rolling: 4 × (20 × 3 + 2 + 15) + 12; and what a user raises counts.
+func TestConnections(t *testing.T) {
+	b, err := dify.Divide(dify.Machine{CPUs: 4, MemoryMiB: 16384}, dify.Tuning{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if main, vector := b.Connections(4); main != 320 || vector != 4*(20+8)+10 {
+		t.Errorf("got %d and %d", main, vector)
+	}
+	b, err = dify.Divide(dify.Machine{CPUs: 4, MemoryMiB: 16384}, dify.Tuning{APIDatabase: 100, WorkerTasks: 50})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if main, vector := b.Connections(1); main != 100+50+2+15+12 || vector != 50+50+10 {
+		t.Errorf("got %d and %d", main, vector)
+	}
+}

@@ -1,0 +1,102 @@
+package dify
+
+import (
+	"strings"
+	"time"
+)
+
+// Name is the name of one of Dify's services, which is also the host name by which the others of its instance reach it.
+type Name string
+
+// The services of an instance.
+const (
+	API          Name = "api"
+	Worker       Name = "worker"
+	WorkerBeat   Name = "worker_beat"
+	Web          Name = "web"
+	PluginDaemon Name = "plugin_daemon"
+	Sandbox      Name = "sandbox"
+	SSRFProxy    Name = "ssrf_proxy"
+)
+
+// Names gives all services, in the order in which Project gives them.
+func Names() []Name {
+	return []Name{API, Worker, WorkerBeat, Web, PluginDaemon, Sandbox, SSRFProxy}
+}
+
+// Port gives the port that a service serves in its container; 0 for those that serve nobody.
+func (n Name) Port() int {
+	switch n {
+	case API:
+		return 5001
+	case Web:
+		return 3000
+	case PluginDaemon:
+		return 5002
+	case Sandbox:
+		return 8194
+	case SSRFProxy:
+		return 3128
+	}
+	return 0
+}
+
+// url gives the address at which the other services of the instance reach a service.
+func (n Name) url() string { return "http://" + string(n) + ":" + itoa(n.Port()) }
+
+// Service is one container of an instance.
+type Service struct {
+	Name        Name
+	Image       string            // REPOSITORY:TAG
+	Command     []string          // nil = the image's own
+	Environment map[string]string // all that it is given, and nothing that is another's
+	Port        int               // 0 = it serves nobody
+	Health      *Health           // nil = that it runs is all that is known of it
+	Needs       []Name            // are started before it, and stopped after it
+	Grace       time.Duration     // how long it may take to end when told to
+	MemoryMiB   int               // what it may use at most
+	CPUs        float64           // what it may use at most
+	Shares      int               // of the CPU when there is not enough; 1024 is usual
+	Data        string            // a directory that outlives the container; "" for none
+	Networks    []Network
+	// Privileges says that the program gains rights when it starts others, which is forbidden to all that need not.
+	Privileges bool
+}
+
+// Health is how to ask a service whether it serves: an HTTP GET that must be answered with a status below 400, or, without
+// a path, a connection that must be taken.
+type Health struct {
+	Path string // "/health"
+	// Probe is a program that the image surely has, which can ask from inside: curl, node, python3 or bash.
+	Probe string
+	// Start is how long the program may take until it serves, on a small machine under load.
+	Start time.Duration
+}
+
+// Network is one that containers are in.
+type Network string
+
+// The networks of an instance's containers.
+const (
+	// Outward leads to the instance's own network, and from there to the stores and the internet.
+	Outward Network = "outward"
+	// Inward leads nowhere: who is in it alone reaches the outside through the SSRF proxy or not at all.
+	Inward Network = "inward"
+)
+
+// Subnets gives the addresses of the networks of containers, and those that Docker takes for itself. They are fixed, so that
+// no instance chooses ones that hide a store. The first two are of the range for benchmarks (RFC 2544), which no private
+// network of a stack can overlap; Docker's own is what its default bridge has.
+func Subnets() map[Network]string {
+	return map[Network]string{Outward: "198.18.240.0/24", Inward: "198.18.241.0/24", "docker0": "172.17.0.0/16"}
+}
+
+// Secret says whether a variable's value is secret, for what shows environments.
+func Secret(name string) bool {
+	for _, word := range []string{"PASSWORD", "SECRET", "KEY", "BROKER_URL", "EVENT_BUS_REDIS_URL", "CREDENTIALS", "BASE64"} {
+		if strings.Contains(name, word) && name != "REDIS_KEY_PREFIX" {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,66 @@
+// Command standin is the program of the images that tests make: the stand-in for the service that its argument, or MODE, names.
+// Called as one of the programs that Dify's images have, it does what health checks ask of that.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"syscall"
+	"time"
+
+	"github.com/difyup/difyup/internal/agent/standin"
+)
+
+func main() {
+	var err error
+	switch filepath.Base(os.Args[0]) {
+	case "curl", "node", "python3", "bash":
+		err = probe(os.Args[1:])
+	default:
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		err = standin.Main(ctx, os.Args[1:], standin.Options{Env: os.Getenv, Resolver: net.DefaultResolver, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+var (
+	page = regexp.MustCompile(`http://127\.0\.0\.1:[0-9]+[-/a-z_]*`)
+	port = regexp.MustCompile(`/dev/tcp/(127\.0\.0\.1)/([0-9]+)`)
+)
+
+// probe asks what the arguments of a health check ask.
+func probe(args []string) error {
+	client := &http.Client{Timeout: 4 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	for _, a := range args {
+		if url := page.FindString(a); url != "" {
+			resp, err := client.Get(url)
+			if err != nil {
+				return err
+			}
+			resp.Body.Close()
+			if resp.StatusCode >= 400 {
+				return fmt.Errorf("%s answers %s", url, resp.Status)
+			}
+			return nil
+		}
+		if m := port.FindStringSubmatch(a); m != nil {
+			c, err := net.DialTimeout("tcp", net.JoinHostPort(m[1], m[2]), 4*time.Second)
+			if err != nil {
+				return err
+			}
+			return c.Close()
+		}
+	}
+	return fmt.Errorf("nothing to ask in %q", args)
+}
