@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -33,7 +34,8 @@ type Options struct {
 	HTTP      *http.Client // nil = one of the client's own
 	Events    event.Sink   // retries and long waits
 	UserAgent string
-	Drivers   map[string]func(*Client) Driver // by Kind.Driver
+	Drivers   map[string]func(*Client) Driver   // by Kind.Driver
+	ReadFile  func(path string) ([]byte, error) // gives what is uploaded; nil = os.ReadFile
 }
 
 // Client calls Google. It is safe for concurrent use.
@@ -96,6 +98,14 @@ func (c *Client) Requests() int64 { return c.requests.Load() }
 
 // Close drops idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// ReadFile gives the contents of a file that is to be uploaded.
+func (c *Client) ReadFile(path string) ([]byte, error) {
+	if c.opts.ReadFile != nil {
+		return c.opts.ReadFile(path)
+	}
+	return os.ReadFile(path)
+}
 
 // Notify sends an event about a resource.
 func (c *Client) Notify(phase event.Phase, id resource.ID, detail string) {
