@@ -41,7 +41,7 @@ func TestSameBytes(t *testing.T) {
 	run(t, other, "git", "init", "--quiet")
 	run(t, other, "git", "add", "--all")
 	run(t, other, "git", "-c", "user.name=test", "-c", "user.email=test@example.com", "-c", "commit.gpgsign=false", "commit", "--quiet", "--message", "another")
-	run(t, other, "git", "tag", "v9.9.9")
+	run(t, other, "git", "tag", "v0.9.9")
 	second := generate(t, other, "GOFLAGS=-buildvcs=true")
 
 	for name, content := range first {
