@@ -158,7 +158,7 @@ func (e *Engine) Close() error {
 		if rmErr := os.RemoveAll(e.dir); rmErr == nil {
 			return err
 		}
-		time.Sleep(50 * time.Millisecond)
+		<-time.After(50 * time.Millisecond)
 	}
 	return errors.Join(err, os.RemoveAll(e.dir))
 }
