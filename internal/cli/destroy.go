@@ -106,14 +106,30 @@ func runDestroy(ctx context.Context, a *app, o destroyOptions) error {
 		return err
 	}
 	if o.json {
-		err = a.line("result", map[string]any{"deleted": res.Deleted, "seconds": time.Since(began).Seconds(), "requests": stack.Requests()})
+		err = a.line("result", map[string]any{"deleted": res.Deleted, "unseen": res.Unseen, "seconds": time.Since(began).Seconds(), "requests": stack.Requests()})
 	} else {
-		view.Destroyed(a.Out, a.colour, id.Stack, res.Deleted, time.Since(began))
+		view.Destroyed(a.Out, a.colour, id.Stack, res.Deleted, len(res.Unseen) == 0, time.Since(began))
+		o.unseen(a, id, res.Unseen)
 	}
 	if err != nil || !o.local {
 		return err
 	}
 	return o.endLocal(ctx, a)
+}
+
+// unseen says where nothing could be looked for. In a project in which apply never came far that is as it should be.
+func (o *destroyOptions) unseen(a *app, id config.Identity, services []string) {
+	if len(services) == 0 {
+		return
+	}
+	enable := ""
+	if !o.local {
+		enable = "\n    gcloud services enable " + strings.Join(services, " ") + " --project=" + id.Project
+	}
+	view.Warning(a.Err, a.colour, fmt.Sprintf(`What %s may have at these services could not be seen, because they are not enabled in %s:
+    %s
+If they were never enabled, nothing is there. If somebody disabled them, enable them and destroy the stack again; it is found by its marks.%s`,
+		id.Stack, id.Project, strings.Join(services, "\n    "), enable))
 }
 
 // openAny opens the stack even when its file is wrong, as long as that names the stack: the state says what belongs to it.

@@ -31,6 +31,7 @@ func TestSignalWhilePipeWaits(t *testing.T) {
 			if err := syscall.Kill(syscall.Getpid(), sig); err != nil {
 				t.Fatal(err)
 			}
+			<-kept // one that came after the end would end the test
 			select {
 			case got = <-code:
 				ended = true

@@ -48,7 +48,7 @@ without any Google account.`,
 		}
 		return &fault.Fault{Summary: "Unknown or wrong flag", Detail: err.Error() + ".", Remedy: "See what there is:\n    " + c.CommandPath() + " --help"}
 	})
-	root.AddCommand(newPlan(a), newApply(a), newDestroy(a), newStatus(a), newOutputs(a), newSmoke(a), newLocal(a), newVersion(a))
+	root.AddCommand(newPlan(a), newApply(a), newDestroy(a), newStatus(a), newOutputs(a), newSmoke(a), newLocal(a), newReleases(a), newVersion(a))
 	root.InitDefaultCompletionCmd()
 	return root
 }

@@ -1,6 +1,7 @@
 package dify_test
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -21,6 +22,34 @@ func TestLookup(t *testing.T) {
 	for version, want := range map[string]string{"1.9.0": "service account's key", "2.0.0": "does not know", "latest": "does not know"} {
 		if _, err := dify.Lookup(version); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", version, err, want)
+		}
+	}
+}
+
+// TestReleases checks what others count on: the order, and that no row is half a row.
+func TestReleases(t *testing.T) {
+	tag := regexp.MustCompile(`^\d+\.\d+\.\d+$`)
+	head := regexp.MustCompile(`^[0-9a-f]{12}$`)
+	all := dify.Releases()
+	for i, r := range all {
+		if !tag.MatchString(r.Version) || !tag.MatchString(r.PluginDaemon) || !tag.MatchString(r.Sandbox) || r.Schema != "" && !head.MatchString(r.Schema) {
+			t.Errorf("%+v", r)
+		}
+		if i > 0 && !dify.Older(all[i-1].Version, r.Version) {
+			t.Errorf("%s stands before %s", all[i-1].Version, r.Version)
+		}
+		for _, n := range r.Notes {
+			if !strings.HasSuffix(n, ".") {
+				t.Errorf("%s: %q is no sentence", r.Version, n)
+			}
+		}
+	}
+	for _, tc := range []struct {
+		a, b string
+		want bool
+	}{{"1.9.0", "1.14.2", true}, {"1.14.2", "1.14.2", false}, {"1.17.1", "1.17.0", false}, {"latest", "1.14.2", false}, {"1.14", "1.14.2", true}} {
+		if dify.Older(tc.a, tc.b) != tc.want {
+			t.Errorf("Older(%s, %s) is not %t", tc.a, tc.b, tc.want)
 		}
 	}
 }

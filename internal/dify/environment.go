@@ -191,7 +191,7 @@ func variables(r Release, s Settings, secrets map[string]string, b Budget) []var
 		add("CONSOLE_CORS_ALLOW_ORIGINS", site, api, feature)
 		add("WEB_API_CORS_ALLOW_ORIGINS", site, api, feature)
 	}
-	if !older(r.Version, "1.15.0") {
+	if !Older(r.Version, "1.15.0") {
 		add("SERVER_CONSOLE_API_URL", API.url(), web, next+": since 1.15")
 		// The agent services of 1.15 come with public development keys; without them their feature is hidden.
 		add("NEXT_PUBLIC_ENABLE_AGENT_V2", "false", web, next+": since 1.15")

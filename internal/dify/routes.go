@@ -1,6 +1,9 @@
 package dify
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Services gives the services of Routes.
 func Services() []Name { return []Name{API, PluginDaemon, Web} }
@@ -14,25 +17,22 @@ type Route struct {
 	Service Name // "" = refused: for the containers among themselves
 }
 
-// Routes gives Dify's routes. Source: docker/nginx/conf.d/default.conf.template of the releases that are known, the
+// routes are Dify's, longest prefix first. Source: docker/nginx/conf.d/default.conf.template of the releases that are known, the
 // WebSocket of 1.14 included.
-func Routes() []Route {
-	return []Route{
-		{"/console/api", API}, {"/api", API}, {"/v1", API}, {"/openapi", API}, {"/files", API}, {"/mcp", API}, {"/triggers", API}, {"/socket.io", API},
-		{"/e", PluginDaemon}, {"/inner/api", ""}, {"/explore", Web}, {"/", Web},
-	}
+var routes = []Route{
+	{"/console/api", API}, {"/socket.io", API}, {"/inner/api", ""}, {"/triggers", API}, {"/openapi", API}, {"/explore", Web}, {"/files", API}, {"/api", API},
+	{"/mcp", API}, {"/v1", API}, {"/e", PluginDaemon}, {"/", Web},
 }
+
+// Routes gives Dify's routes, longest prefix first.
+func Routes() []Route { return slices.Clone(routes) }
 
 // RouteFor gives the route of a path: the longest prefix that is the path or ends before a slash in it.
 func RouteFor(path string) Route {
-	var best Route
-	for _, r := range Routes() {
-		if (r.Prefix == "/" || path == r.Prefix || strings.HasPrefix(path, r.Prefix+"/")) && len(r.Prefix) > len(best.Prefix) {
-			best = r
+	for _, r := range routes {
+		if rest, ok := strings.CutPrefix(path, r.Prefix); ok && (rest == "" || rest[0] == '/') {
+			return r
 		}
 	}
-	if best.Prefix == "" {
-		return Route{"/", Web}
-	}
-	return best
+	return routes[len(routes)-1]
 }

@@ -47,6 +47,7 @@ type Client struct {
 	number   atomic.Pointer[string] // the project's number, once known
 
 	enabled     sync.Map // by API.Name: services that this run enabled
+	disabled    sync.Map // by API.Name: services that were asked and are not enabled, so that what is there cannot be seen
 	madeAccount atomic.Bool
 }
 
@@ -96,6 +97,18 @@ func (c *Client) Requests() int64 { return c.requests.Load() }
 
 // Close drops idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Disabled gives the services, "compute.googleapis.com", that answered that they are not enabled in the project. What is
+// there counts as absent, which it is unless somebody disabled a service that was in use.
+func (c *Client) Disabled() []string {
+	var names []string
+	c.disabled.Range(func(name, _ any) bool {
+		names = append(names, name.(string)+".googleapis.com")
+		return true
+	})
+	slices.Sort(names)
+	return names
+}
 
 // Notify sends an event about a resource.
 func (c *Client) Notify(phase event.Phase, id resource.ID, detail string) {
@@ -158,6 +171,9 @@ func (c *Client) Do(ctx context.Context, call Call) error {
 			return nil
 		}
 		if stop := c.again(ctx, call, err, &p); stop != nil {
+			if e := (*Error)(nil); errors.As(err, &e) && e.Disabled() {
+				c.disabled.Store(call.API.Name, true)
+			}
 			if ctx.Err() != nil && errors.Is(stop, context.Cause(ctx)) {
 				return stop
 			}

@@ -186,7 +186,7 @@ func (d *REST) Adopt(ctx context.Context, r *resource.Resource, body map[string]
 	if err := d.Ours(ctx, r, body, live); err != nil {
 		return err
 	}
-	if r.Kind.HoldsData && len(r.Kind.Ready) > 0 {
+	if r.Kind.HoldsData() && len(r.Kind.Ready) > 0 {
 		var err error
 		if live, err = d.Await(ctx, r); err != nil {
 			return err

@@ -42,7 +42,7 @@ var (
 	}}
 	Secrets = resource.Of[Secret]{Kind: &kindData{
 		Name: "secretmanager.secrets", API: SecretManagerAPI, Collection: "projects/{project}/secrets", List: "secrets",
-		CreateParam: "secretId", Update: resource.PatchMask, HoldsData: true,
+		CreateParam: "secretId", Update: resource.PatchMask, Holds: resource.Keys,
 		Secret: []path{"payload"}, Ignored: []path{"generate"}, Driver: "secret",
 		Mark: resource.Marking{At: "labels", Delete: "secrets delete {name}"},
 	}}

@@ -12,7 +12,7 @@ import (
 var (
 	SQLInstances = resource.Of[sqladmin.DatabaseInstance]{Kind: &kindData{
 		Name: "sql.instances", API: SQLAPI, Collection: "projects/{project}/instances", List: "items",
-		Update: resource.Patch, HoldsData: true,
+		Update: resource.Patch, Holds: resource.Data,
 		Immutable: []path{"name", "region", "instanceType", "settings.ipConfiguration.privateNetwork"},
 		Sets:      []path{"settings.databaseFlags"},
 		Ready:     map[path]string{"state": "RUNNABLE"},
@@ -21,7 +21,7 @@ var (
 	}}
 	SQLDatabases = resource.Of[sqladmin.Database]{Kind: &kindData{
 		Name: "sql.databases", API: SQLAPI, Collection: "projects/{project}/instances/{instance}/databases", List: "items",
-		Update: resource.Patch, HoldsData: true, Immutable: []path{"name", "instance", "charset", "collation"},
+		Update: resource.Patch, Holds: resource.Data, Immutable: []path{"name", "instance", "charset", "collation"},
 		Mark: resource.Marking{Within: "sql.instances"},
 	}}
 	SQLUsers = resource.Of[sqladmin.User]{Kind: &kindData{
@@ -31,7 +31,7 @@ var (
 	}}
 	RedisInstances = resource.Of[redis.Instance]{Kind: &kindData{
 		Name: "redis.instances", API: RedisAPI, Collection: "projects/{project}/locations/{region}/instances", List: "instances",
-		CreateParam: "instanceId", Update: resource.PatchEach, HoldsData: true,
+		CreateParam: "instanceId", Update: resource.PatchEach, Holds: resource.Data,
 		Immutable: []path{"name", "tier", "locationId", "authorizedNetwork", "connectMode", "transitEncryptionMode", "redisVersion"},
 		Ignored:   []path{"name", "reservedIpRange"}, // answered with the project's path, and as a CIDR range
 		Secret:    []path{"authString"},
@@ -40,7 +40,7 @@ var (
 	}}
 	Buckets = resource.Of[storage.Bucket]{Kind: &kindData{
 		Name: "storage.buckets", API: StorageAPI, Collection: "b", List: "items",
-		Update: resource.Patch, HoldsData: true, Immutable: []path{"name", "location"},
+		Update: resource.Patch, Holds: resource.Keys, Immutable: []path{"name", "location"}, // Dify's privkeys/
 		Sets: []path{"cors[].method", "cors[].origin", "cors[].responseHeader"}, Driver: "bucket",
 		Mark: resource.Marking{At: "labels", Number: "projectNumber", Delete: "storage rm --recursive gs://{name}"},
 	}}

@@ -180,6 +180,8 @@ type Result struct {
 	Failed  int
 	Skipped int
 	Left    int // owned resources that still exist, as far as is known
+
+	Unseen []string // after a destruction: services, "compute.googleapis.com", that are not enabled, so that nothing could be looked for there
 }
 
 // RunOptions say how a run treats the lock, and what it may do.
@@ -346,7 +348,7 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 		if err := s.store.Remove(remove); err != nil {
 			return res, err
 		}
-		gone = true
+		gone, res.Unseen = true, s.client.Disabled()
 		return res, nil
 	}
 	st.Record(state.Run{

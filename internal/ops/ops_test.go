@@ -43,7 +43,8 @@ type place struct {
 	started func() // called when a step starts
 }
 
-func newPlace(t *testing.T) *place {
+// newPlace gives a project with all services that a stack uses, but for those named.
+func newPlace(t *testing.T, without ...string) *place {
 	t.Helper()
 	info := cloud.Start(t)
 	c, err := gcp.New(t.Context(), gcp.Options{Project: project, Endpoint: info.URL, Token: info.Token})
@@ -52,7 +53,7 @@ func newPlace(t *testing.T) *place {
 	}
 	t.Cleanup(c.Close)
 	p := &place{t: t, url: info.URL, token: info.Token, client: c}
-	p.call(kind.ServiceUsageAPI, http.MethodPost, "projects/"+project+"/services:batchEnable", nil, map[string]any{"serviceIds": topology.APIs()})
+	p.call(kind.ServiceUsageAPI, http.MethodPost, "projects/"+project+"/services:batchEnable", nil, map[string]any{"serviceIds": slices.DeleteFunc(topology.APIs(), func(name string) bool { return slices.Contains(without, name) })})
 	return p
 }
 
@@ -188,6 +189,24 @@ func TestHalfMadeSecret(t *testing.T) {
 				t.Error("it is left, or the state's bucket")
 			}
 		})
+	}
+}
+
+// TestDisabledService checks that destroy does not call a stack gone when it could not look everywhere.
+func TestDisabledService(t *testing.T) {
+	p := newPlace(t, "compute.googleapis.com")
+	p.secret("demo-secret-key", resource.Labels("demo"))
+	p.makeBucket(bucket, project, resource.Labels("demo"))
+	p.state("demo", p.open(false).Graph().Refs()...)
+	res, err := p.destroy(false)
+	if err != nil || res.Deleted != 1 || !slices.Equal(res.Unseen, []string{"compute.googleapis.com"}) {
+		t.Errorf("%+v, %v", res, err)
+	}
+	p = newPlace(t)
+	p.makeBucket(bucket, project, resource.Labels("demo"))
+	p.state("demo", p.open(false).Graph().Refs()...)
+	if res, err := p.destroy(false); err != nil || len(res.Unseen) > 0 {
+		t.Errorf("with everything enabled: %+v, %v", res, err)
 	}
 }
 

@@ -76,7 +76,7 @@ func (p *Plan) Count(a Action) int {
 func (p *Plan) Losses() []Step {
 	var losses []Step
 	for _, s := range p.Steps {
-		if s.Action == Delete && s.Res.Kind.HoldsData {
+		if s.Action == Delete && s.Res.Kind.HoldsData() {
 			losses = append(losses, s)
 		}
 	}
@@ -126,7 +126,7 @@ func Make(ctx context.Context, owner resource.Owner, g *resource.Graph, cloud Re
 				continue
 			case len(step.Changes) > 0:
 				step.Action, step.Why = Update, "differs"
-			case r.Kind.HoldsData && wait != "":
+			case r.Kind.HoldsData() && wait != "":
 				step.Action, step.Why = Await, wait
 			default:
 				p.Unchanged++
@@ -140,7 +140,9 @@ func Make(ctx context.Context, owner resource.Owner, g *resource.Graph, cloud Re
 		return nil, err
 	}
 	p.contents()
-	p.order(g, owned)
+	if err := p.order(g, owned); err != nil {
+		return nil, err
+	}
 	return p, nil
 }
 
@@ -176,7 +178,9 @@ func Destroy(ctx context.Context, owner resource.Owner, owned []resource.Ref, cl
 	p := &Plan{Live: live}
 	p.delete(owner, "the stack is destroyed", gone, gone, live)
 	p.contents()
-	p.order(nil, owned)
+	if err := p.order(nil, owned); err != nil {
+		return nil, err
+	}
 	return p, nil
 }
 
@@ -219,7 +223,7 @@ func Resources(owned []resource.Ref, kinds func(string) (*resource.Kind, bool)) 
 func (p *Plan) contents() {
 	var holders []*resource.Resource
 	for _, s := range p.Steps {
-		if s.Action == Delete && s.Res.Kind.HoldsData {
+		if s.Action == Delete && s.Res.Kind.HoldsData() {
 			holders = append(holders, s.Res)
 		}
 	}
@@ -232,8 +236,9 @@ func (p *Plan) contents() {
 
 // order sets After on every step and sorts the steps. What is created or updated waits for what it needs. What is
 // deleted waits for the deletion of all that needed it, and for the update of those that stay and needed it before:
-// that is when the last reference to it goes.
-func (p *Plan) order(g *resource.Graph, owned []resource.Ref) {
+// that is when the last reference to it goes. Keys go after the data that is read with them, so that a destruction which
+// fails or is turned back half way leaves no data that nobody can read.
+func (p *Plan) order(g *resource.Graph, owned []resource.Ref) error {
 	steps := map[resource.ID]*Step{}
 	for i := range p.Steps {
 		steps[p.Steps[i].ID] = &p.Steps[i]
@@ -263,14 +268,43 @@ func (p *Plan) order(g *resource.Graph, owned []resource.Ref) {
 		}
 	}
 	for id, s := range steps {
+		if s.Action != Delete || s.Res.Kind.Holds != resource.Keys {
+			continue
+		}
+		for first, data := range steps {
+			// What a store itself gave out, as Redis its password, goes before the store.
+			if data.Action == Delete && data.Res.Kind.Holds == resource.Data && !waits(after, first, id) {
+				wait(id, first)
+			}
+		}
+	}
+	for id, s := range steps {
 		s.After = slices.Sorted(maps.Keys(after[id]))
 	}
-	order, _ := resource.Order(slices.Sorted(maps.Keys(steps)), func(id resource.ID) []resource.ID { return steps[id].After })
+	order, circle := resource.Order(slices.Sorted(maps.Keys(steps)), func(id resource.ID) []resource.ID { return steps[id].After })
+	if len(circle) > 0 { // a graph has none; a state may say anything
+		return &fault.Fault{
+			Summary: "Resources wait for each other",
+			Detail:  fmt.Sprintf("By the state, each of %s waits for another one of them.", strings.Trim(fmt.Sprint(circle), "[]")),
+			Remedy:  "Look at the state's older versions, which its bucket keeps, and copy the last good one over it.",
+		}
+	}
 	sorted := make([]Step, 0, len(p.Steps))
 	for _, id := range order {
 		sorted = append(sorted, *steps[id])
 	}
 	p.Steps = sorted
+	return nil
+}
+
+// waits says whether a step waits for another one, directly or not.
+func waits(after map[resource.ID]map[resource.ID]bool, id, other resource.ID) bool {
+	for first := range after[id] {
+		if first == other || waits(after, first, other) {
+			return true
+		}
+	}
+	return false
 }
 
 // lane keeps the operations on one Cloud SQL instance apart: it takes one at a time.
@@ -315,7 +349,7 @@ func cannotReplace(r *resource.Resource, stuck []diff.Field) *fault.Fault {
 		Detail:  fmt.Sprintf("%s: these fields cannot be changed after creation:\n    %s", r.ID(), strings.Join(lines, "\n    ")),
 		Remedy:  "Revert the change, or delete the stack and create it again:\n    difyup destroy",
 	}
-	if r.Kind.HoldsData {
+	if r.Kind.HoldsData() {
 		f.Detail += "\nIt holds data, which a replacement would lose."
 		f.Remedy = "Revert the change. To give up the data, delete the stack and create it again:\n    difyup destroy --delete-data " + string(r.ID())
 	}

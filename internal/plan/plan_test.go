@@ -23,12 +23,13 @@ var (
 	templates = &resource.Kind{Name: "templates", API: api, Collection: "projects/p/templates", Mark: marked}
 	groups    = &resource.Kind{Name: "groups", API: api, Collection: "projects/p/groups", Update: resource.Patch, Immutable: []resource.Path{"zone"}, Mark: marked}
 	rules     = &resource.Kind{Name: "rules", API: api, Collection: "projects/p/rules", Update: resource.Patch, Mark: marked}
-	sqls      = &resource.Kind{Name: "sqls", API: sqlAPI, Collection: "projects/p/instances", Update: resource.Patch, HoldsData: true, Immutable: []resource.Path{"region"}, Ready: map[resource.Path]string{"state": "RUNNABLE"}, Mark: marked}
-	dbs       = &resource.Kind{Name: "dbs", API: sqlAPI, Collection: "projects/p/instances/main/dbs", HoldsData: true, Mark: resource.Marking{Within: "sqls"}}
+	sqls      = &resource.Kind{Name: "sqls", API: sqlAPI, Collection: "projects/p/instances", Update: resource.Patch, Holds: resource.Data, Immutable: []resource.Path{"region"}, Ready: map[resource.Path]string{"state": "RUNNABLE"}, Mark: marked}
+	keys      = &resource.Kind{Name: "keys", API: api, Collection: "projects/p/keys", Holds: resource.Keys, Mark: marked}
+	dbs       = &resource.Kind{Name: "dbs", API: sqlAPI, Collection: "projects/p/instances/main/dbs", Holds: resource.Data, Mark: resource.Marking{Within: "sqls"}}
 )
 
 func kinds(name string) (*resource.Kind, bool) {
-	for _, k := range []*resource.Kind{templates, groups, rules, sqls, dbs} {
+	for _, k := range []*resource.Kind{templates, groups, rules, sqls, dbs, keys} {
 		if k.Name == name {
 			return k, true
 		}
@@ -165,24 +166,38 @@ func TestMakeRefusesReplacement(t *testing.T) {
 }
 
 func TestDestroy(t *testing.T) {
-	owned := stack(t, "t1", 2).Refs()
-	// The database exists too, but goes with its instance.
-	live := cloud{"templates/t1": {}, "groups/g": {}, "sqls/main": {}, "dbs/main/dify": {}, "rules/dns": {}}
+	sql := res(sqls, "main", nil)
+	owned := append(stack(t, "t1", 2).Refs(), graph(t, res(keys, "k", nil), sql, res(keys, "given", nil).Take("password", sql.Output("password"))).Refs()...)
+	// The database exists too, but goes with its instance. What it is read with goes last, what it gave out first.
+	live := cloud{"templates/t1": {}, "groups/g": {}, "sqls/main": {}, "dbs/main/dify": {}, "rules/dns": {}, "keys/k": {}, "keys/given": {}}
 	p, err := plan.Destroy(t.Context(), owner, owned, live, kinds)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := `delete groups/g
+delete keys/given
 delete rules/dns
-delete sqls/main after [rules/dns] in sql/main
+delete sqls/main after [keys/given rules/dns] in sql/main
+delete keys/k after [sqls/main]
 delete templates/t1 after [groups/g]
 0 unchanged
 `
 	if d := cmp.Diff(want, text(p)); d != "" {
 		t.Errorf("plan (-want +got):\n%s", d)
 	}
-	if losses := p.Losses(); len(losses) != 1 || losses[0].ID != "sqls/main" {
+	if losses := p.Losses(); len(losses) != 3 || losses[1].ID != "sqls/main" {
 		t.Errorf("losses: %v", losses)
+	}
+}
+
+// TestCircleInState has two resources wait for each other, as no graph says it and a garbled state may.
+func TestCircleInState(t *testing.T) {
+	owned := graph(t, res(templates, "a", nil), res(templates, "b", nil)).Refs()
+	owned[0].Needs, owned[1].Needs = []resource.ID{owned[1].ID}, []resource.ID{owned[0].ID}
+	_, err := plan.Destroy(t.Context(), owner, owned, cloud{"templates/a": {}, "templates/b": {}}, kinds)
+	var f *fault.Fault
+	if !errors.As(err, &f) || f.Summary != "Resources wait for each other" {
+		t.Errorf("got %v", err)
 	}
 }
 

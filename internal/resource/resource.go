@@ -64,10 +64,23 @@ type Kind struct {
 	Secret      []Path          // never printed, never compared; as an output, asked for with a call of its own
 	Fingerprint Path            // optimistic lock sent back in an update
 	Ready       map[Path]string // what a resource in use must show, e.g. state = RUNNABLE
-	HoldsData   bool            // never replaced or deleted unless named
+	Holds       Holding         // what is never replaced or deleted unless named
 	Mark        Marking         // how it shows whose it is
 	Driver      string          // "" = REST
 }
+
+// Holding is what is lost with a resource.
+type Holding int
+
+// What a resource holds. Keys are what the data of others is read with: they are deleted after it.
+const (
+	Nothing Holding = iota
+	Data
+	Keys
+)
+
+// HoldsData says whether something is lost with a resource of the kind.
+func (k *Kind) HoldsData() bool { return k.Holds != Nothing }
 
 // Resource is one wanted object.
 type Resource struct {

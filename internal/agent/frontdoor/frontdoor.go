@@ -20,8 +20,8 @@ import (
 const (
 	// Google's load balancer keeps idle connections for 600 s; a server that closes earlier loses requests.
 	keepAlive = 650 * time.Second
-	// maxBody is the largest request, as Dify's own gateway has it.
-	maxBody = 100 << 20
+	// maxBody is the largest request: Dify's largest upload, a video of 100 MiB, with what a form adds to it.
+	maxBody = 110 << 20
 	// Gunicorn, which is before Dify's API, closes connections that were idle for 2 s. A request that meets that moment
 	// is lost, if it has a body and so cannot be sent again; hence we close first.
 	backendIdle = time.Second
@@ -106,26 +106,24 @@ func (d *Door) Wait(what string) {
 func (d *Door) proxy(s dify.Name) *httputil.ReverseProxy {
 	target := &url.URL{Scheme: "http", Host: d.opts.Backend(s)}
 	return &httputil.ReverseProxy{
-		Transport:     d.transport,
-		FlushInterval: -1, // answers that stream are passed on as they come
+		Transport:  d.transport,
+		BufferPool: buffers{}, // event streams and answers of unknown length are passed on as they come without being told
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
 			r.Out.Host = r.In.Host
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // as it came: what Go cannot parse is removed otherwise, "a;b" for one
-			// The load balancer says whom it forwards for; it is the only one that can reach this port.
-			for _, h := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Forwarded"} {
-				if v, ok := r.In.Header[h]; ok {
-					r.Out.Header[h] = v
-				}
+			for _, h := range dropped {
+				r.Out.Header.Del(h)
 			}
-			if r.Out.Header.Get("X-Forwarded-Host") == "" {
-				r.Out.Header.Set("X-Forwarded-Host", r.In.Host)
+			// Dify believes the first entry, so there is one only.
+			r.Out.Header.Set("X-Forwarded-For", client(r.In))
+			r.Out.Header.Set("X-Forwarded-Host", r.In.Host)
+			scheme := "http"
+			if r.In.Header.Get("X-Forwarded-Proto") == "https" { // the load balancer sets it, whatever a client says
+				scheme = "https"
 			}
+			r.Out.Header.Set("X-Forwarded-Proto", scheme)
 			if s == dify.PluginDaemon { // webhooks need to know where they were called
-				scheme := r.In.Header.Get("X-Forwarded-Proto")
-				if scheme == "" {
-					scheme = "http"
-				}
 				r.Out.Header.Set("Dify-Hook-Url", scheme+"://"+r.In.Host+r.In.URL.RequestURI())
 			}
 		},
@@ -147,6 +145,14 @@ func (d *Door) proxy(s dify.Name) *httputil.ReverseProxy {
 		},
 	}
 }
+
+// buffers are what bodies are copied through.
+type buffers struct{}
+
+var pool = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+
+func (buffers) Get() []byte  { return *pool.Get().(*[]byte) }
+func (buffers) Put(b []byte) { pool.Put(&b) }
 
 // ServeHTTP answers one request.
 func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -179,8 +185,13 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.answer(w, http.StatusServiceUnavailable, map[string]any{"error": "this instance is not ready", "waitingFor": waiting})
 		return
 	}
+	at := routed(r.URL)
+	if at == "" {
+		http.Error(w, "the path is not one of Dify's", http.StatusBadRequest)
+		return
+	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	service := dify.RouteFor(r.URL.Path).Service
+	service := dify.RouteFor(at).Service
 	if service == "" {
 		http.NotFound(w, r)
 		return

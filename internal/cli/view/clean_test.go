@@ -141,7 +141,7 @@ func TestViewsShowHostileTexts(t *testing.T) {
 			"local":       func(w *bytes.Buffer, c Palette) { Local(w, c, &info) },
 			"faults":      func(w *bytes.Buffer, _ Palette) { Faults(w, rules) },
 			"outputs":     func(w *bytes.Buffer, c Palette) { Outputs(w, c, values) },
-			"destroyed":   func(w *bytes.Buffer, c Palette) { Destroyed(w, c, text, 1, time.Second) },
+			"destroyed":   func(w *bytes.Buffer, c Palette) { Destroyed(w, c, text, 1, false, time.Second) },
 			"note":        func(w *bytes.Buffer, c Palette) { Note(w, c, text) },
 			"warning":     func(w *bytes.Buffer, c Palette) { Warning(w, c, "Take care:\n"+text) },
 			"next":        func(w *bytes.Buffer, c Palette) { Next(w, c, text) },

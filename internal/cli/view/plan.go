@@ -109,7 +109,7 @@ func step(w io.Writer, c Palette, s plan.Step) {
 		}
 	case plan.Delete:
 		mark = c.red("-")
-		if s.Res.Kind.HoldsData {
+		if s.Res.Kind.HoldsData() {
 			note = "with its data"
 		}
 	case plan.Await:
@@ -169,7 +169,7 @@ type planStep struct {
 func PlanJSON(stack, project string, p *plan.Plan) any {
 	steps := make([]planStep, len(p.Steps))
 	for i, s := range p.Steps {
-		steps[i] = planStep{Step: s, Data: s.Action == plan.Delete && s.Res.Kind.HoldsData}
+		steps[i] = planStep{Step: s, Data: s.Action == plan.Delete && s.Res.Kind.HoldsData()}
 		if s.Action == plan.Update {
 			steps[i].Effect = effect(s)
 		}
@@ -196,8 +196,12 @@ func Applied(w io.Writer, c Palette, created, updated, deleted int, took time.Du
 	printf(w, "%s %d created, %d changed, %d deleted in %s.\n", c.green("Done:"), created, updated, deleted, duration(took))
 }
 
-// Destroyed says what a destruction did.
-func Destroyed(w io.Writer, c Palette, stack string, deleted int, took time.Duration) {
+// Destroyed says what a destruction did. Sure says that everything was looked at.
+func Destroyed(w io.Writer, c Palette, stack string, deleted int, sure bool, took time.Duration) {
+	if !sure {
+		printf(w, "%s all that could be seen of %s is deleted; %d deleted in %s.\n", c.green("Done:"), stack, deleted, duration(took))
+		return
+	}
 	printf(w, "%s nothing of %s is left; %d deleted in %s.\n", c.green("Done:"), stack, deleted, duration(took))
 }
 

@@ -219,30 +219,50 @@ func TestBucketOneMayNotRead(t *testing.T) {
 }
 
 // TestConnectionThatGoogleHolds takes down a connection whose producers are gone and which Google still holds, as it does
-// for days after the last Cloud SQL instance.
+// for days after the last Cloud SQL instance. For any other reason the peering stays: cutting it would take the network
+// from databases that are in use.
 func TestConnectionThatGoogleHolds(t *testing.T) {
-	var asked []string
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked = append(asked, r.Method+" "+r.URL.Path)
-		switch {
-		case r.URL.Path == "/v1/projects/demo-project":
-			fmt.Fprint(w, `{"projectNumber":"42"}`)
-		case strings.Contains(r.URL.Path, "/connections/"):
-			fmt.Fprint(w, `{"name":"operations/o","done":true,"error":{"code":9,"message":"Failed to delete connection; Producer services (e.g. CloudSQL, Cloud Memstore, etc.) are still using this connection."}}`)
-		default:
-			fmt.Fprint(w, `{"kind":"compute#operation","status":"DONE"}`)
-		}
-	}))
-	defer server.Close()
-	c := connect(t, server.URL, "")
-	must(t, c.Delete(t.Context(), &resource.Resource{Kind: kind.Connections.Kind, Name: "demo-net", Params: params()}))
-	want := []string{
-		"GET /v1/projects/demo-project",
-		"POST /v1/services/servicenetworking.googleapis.com/connections/servicenetworking-googleapis-com",
-		"POST /compute/v1/projects/demo-project/global/networks/demo-net/removePeering",
-	}
-	if d := cmp.Diff(want, asked); d != "" {
-		t.Errorf("asked (-want +got):\n%s", d)
+	for _, tc := range []struct {
+		name, reply string
+		cut         bool
+	}{
+		{"held", `{"name":"operations/o","done":true,"error":{"code":9,"message":"Failed to delete connection; Producer services (e.g. CloudSQL, Cloud Memstore, etc.) are still using this connection."}}`, true},
+		{"another precondition", `{"name":"operations/o","done":true,"error":{"code":9,"message":"The network's peering is being changed."}}`, false},
+		{"refused", `{"error":{"code":400,"status":"FAILED_PRECONDITION","message":"The consumer project is being deleted."}}`, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var asked []string
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				asked = append(asked, r.Method+" "+r.URL.Path)
+				switch {
+				case r.URL.Path == "/v1/projects/demo-project":
+					fmt.Fprint(w, `{"projectNumber":"42"}`)
+				case strings.Contains(r.URL.Path, "/connections/"):
+					if strings.HasPrefix(tc.reply, `{"error"`) {
+						w.WriteHeader(http.StatusBadRequest)
+					}
+					fmt.Fprint(w, tc.reply)
+				default:
+					fmt.Fprint(w, `{"kind":"compute#operation","status":"DONE"}`)
+				}
+			}))
+			defer server.Close()
+			c := connect(t, server.URL, "")
+			err := c.Delete(t.Context(), &resource.Resource{Kind: kind.Connections.Kind, Name: "demo-net", Params: params()})
+			if (err == nil) != tc.cut {
+				t.Errorf("Delete: %v", err)
+			}
+			want := []string{
+				"GET /v1/projects/demo-project",
+				"POST /v1/services/servicenetworking.googleapis.com/connections/servicenetworking-googleapis-com",
+			}
+			if tc.cut {
+				want = append(want, "POST /compute/v1/projects/demo-project/global/networks/demo-net/removePeering")
+			}
+			if d := cmp.Diff(want, asked); d != "" {
+				t.Errorf("asked (-want +got):\n%s", d)
+			}
+		})
 	}
 }
 

@@ -137,8 +137,8 @@ func (d *connection) Delete(ctx context.Context, r *resource.Resource) error {
 	switch {
 	case err == nil, gcp.Is(err, 404):
 		return nil
-	case !errors.As(err, &e) || e.Reason != "FAILED_PRECONDITION" && e.Status != "FAILED_PRECONDITION" && !strings.Contains(e.Message, "still using this connection"):
-		return err
+	case !errors.As(err, &e) || !strings.Contains(e.Message, "still using this connection"):
+		return err // other failed preconditions too: the peering is cut for this reason only
 	}
 	d.Notify(event.Retried, r.ID(), "Google still holds producers; the peering is removed instead")
 	_, err = d.Mutate(ctx, gcp.Call{

@@ -17,8 +17,8 @@ import (
 )
 
 var (
-	kills      = flag.Int("kills", 2, "runs that are killed")
-	faulty     = flag.Int("faulty", 0, "runs in which a fifth of all answers is faulty")
+	kills      = flag.Int("kills", 1, "runs that are killed")
+	faulty     = flag.Int("faulty", 1, "runs in which a fifth of all answers is faulty")
 	interrupts = flag.Int("interrupts", 1, "runs that are interrupted")
 	resets     = flag.Int("resets", 1, "runs whose connections are reset")
 	both       = flag.Int("both", 0, "runs that are killed while answers are faulty")
