@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -88,12 +90,14 @@ func Ask(ctx context.Context, client *http.Client, address string, h dify.Health
 	return nil
 }
 
-// Hide replaces the secret values of services in a text.
+// Hide replaces the secret values of services in a text, also as they are written in URLs and between quotes.
 func Hide(text string, services ...dify.Service) string {
 	for _, s := range services {
 		for name, value := range s.Environment {
 			if len(value) > 3 && dify.Secret(name) {
-				text = strings.ReplaceAll(text, value, "***")
+				for _, form := range []string{value, url.PathEscape(value), url.QueryEscape(value), strings.Trim(strconv.Quote(value), `"`)} {
+					text = strings.ReplaceAll(text, form, "***")
+				}
 			}
 		}
 	}

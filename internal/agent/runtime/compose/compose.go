@@ -77,7 +77,7 @@ func (e *engine) docker(ctx context.Context, most time.Duration, services []dify
 	var out bytes.Buffer
 	var said runtime.Tail
 	cmd := exec.CommandContext(ctx, e.opts.Docker, args...)
-	cmd.Env = slices.Concat(e.opts.Environ, []string{"COMPOSE_IGNORE_ORPHANS=true", "COMPOSE_ANSI=never", "COMPOSE_PROGRESS=plain"}, env)
+	cmd.Env = slices.Concat(e.opts.Environ, []string{"COMPOSE_ANSI=never", "COMPOSE_PROGRESS=plain"}, env)
 	cmd.Dir = e.opts.Dir
 	cmd.Stdout, cmd.Stderr = io.MultiWriter(&out, &said), &said
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
@@ -110,9 +110,9 @@ func (e *engine) compose(ctx context.Context, most time.Duration, services []dif
 
 const file = "compose.yaml"
 
-// write writes the project of services under a name. Only we may read it.
-func (e *engine) write(name string, services []dify.Service) error {
-	files, err := Render(e.opts.Project, services, e.opts.Pull)
+// write writes the project of services, or of a job, under a name. Only we may read it.
+func (e *engine) write(name string, services []dify.Service, job bool) error {
+	files, err := render(e.opts.Project, services, e.opts.Pull, job)
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func (e *engine) write(name string, services []dify.Service) error {
 
 // Prepare writes the project, has compose check it, and pulls the images that the machine lacks, three at a time.
 func (e *engine) Prepare(ctx context.Context, services []dify.Service) error {
-	if err := e.write(file, services); err != nil {
+	if err := e.write(file, services, false); err != nil {
 		return err
 	}
 	if _, err := e.compose(ctx, short, services, nil, file, "config", "--quiet"); err != nil {
@@ -240,7 +240,7 @@ func (e *engine) worst(ctx context.Context, services []dify.Service, late bool) 
 // Run takes over what runs already, as after the agent's own end. A container that ends is started again by the engine; one
 // that does not answer any more, by us.
 func (e *engine) Run(ctx context.Context, services []dify.Service) error {
-	if err := e.write(file, services); err != nil {
+	if err := e.write(file, services, false); err != nil {
 		return err
 	}
 	defer e.set(nil, nil)
@@ -336,11 +336,15 @@ func (e *engine) Health(ctx context.Context) error {
 // Job is a container of its own name, so that one that an agent left behind when it died is found and removed.
 func (e *engine) Job(ctx context.Context, j runtime.Job) (result runtime.Result, err error) {
 	s := j.Service
-	s.Needs, s.Health, s.Port = nil, nil, 0
+	s.Environment = maps.Clone(s.Environment)
+	maps.Copy(s.Environment, j.Environment)
+	if j.Command != nil {
+		s.Command = j.Command
+	}
 	services := []dify.Service{s}
 	name := "job-" + string(s.Name)
 	container := e.opts.Project + "-" + name
-	if err := e.write(name+".yaml", services); err != nil {
+	if err := e.write(name+".yaml", services, true); err != nil {
 		return result, err
 	}
 	remove := func() error {
@@ -353,14 +357,10 @@ func (e *engine) Job(ctx context.Context, j runtime.Job) (result runtime.Result,
 	if err := remove(); err != nil {
 		return result, err
 	}
-	args := []string{"run", "--detach", "--no-deps", "--name", container}
-	var env []string
-	for _, k := range slices.Sorted(maps.Keys(j.Environment)) { // by name: values are in no list of processes
-		args, env = append(args, "--env", k), append(env, k+"="+j.Environment[k])
-	}
-	args = append(append(args, string(s.Name)), j.Command...)
 	defer func() { err = errors.Join(err, remove()) }()
-	if _, err := e.compose(ctx, 2*short, services, env, name+".yaml", args...); err != nil {
+	// The services' own containers are no orphans.
+	env := []string{"COMPOSE_IGNORE_ORPHANS=true"}
+	if _, err := e.compose(ctx, 2*short, services, env, name+".yaml", "run", "--detach", "--no-deps", "--name", container, string(s.Name)); err != nil {
 		return result, fmt.Errorf("run a job of %s: %w", s.Name, err)
 	}
 	const forever = 365 * 24 * time.Hour // a migration takes as long as it takes; ctx bounds it

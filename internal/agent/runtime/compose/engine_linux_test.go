@@ -236,7 +236,7 @@ const storesAt = "198.51.100.7"
 func world(t *testing.T) (*engine.Engine, []dify.Service, map[string]string) {
 	t.Helper()
 	engine.Need(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 9*time.Minute)
+	ctx, cancel := patience(t)
 	defer cancel()
 	e, err := engine.Start(ctx)
 	if err != nil {
@@ -333,11 +333,20 @@ func world(t *testing.T) (*engine.Engine, []dify.Service, map[string]string) {
 	return e, all, secrets
 }
 
+// patience ends shortly before the test is ended, so that it can say what it waited for.
+func patience(t *testing.T) (context.Context, context.CancelFunc) {
+	end, ok := t.Deadline()
+	if !ok {
+		end = time.Now().Add(time.Hour)
+	}
+	return context.WithDeadline(t.Context(), end.Add(-20*time.Second))
+}
+
 // TestRun is a whole life: images that are missing, jobs, up, smoke through a front door, a container that dies, one that hangs,
 // what others may see, a service that cannot run, and the end.
 func TestRun(t *testing.T) {
 	e, all, secrets := world(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 9*time.Minute)
+	ctx, cancel := patience(t)
 	defer cancel()
 	var log lockedBuffer
 	dir := filepath.Join(t.TempDir(), "compose")

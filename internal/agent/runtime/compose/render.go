@@ -95,6 +95,11 @@ func literal(text string) string { return strings.ReplaceAll(text, "$", "$$") }
 
 // Render writes the project of services. pull is "missing" or "never".
 func Render(name string, services []dify.Service, pull string) (Files, error) {
+	return render(name, services, pull, false)
+}
+
+// render is Render; that of a job needs nobody, is asked by nobody, and ends once.
+func render(name string, services []dify.Service, pull string, job bool) (Files, error) {
 	p := project{Name: name, Services: map[dify.Name]service{}, Networks: map[dify.Network]network{}, Volumes: map[string]struct{}{}}
 	for _, s := range services {
 		out := service{
@@ -132,7 +137,10 @@ func Render(name string, services []dify.Service, pull string) (Files, error) {
 			net.IPAM.Config = []map[string]string{{"subnet": dify.Subnets()[n]}}
 			p.Networks[n] = net
 		}
-		if published(s.Name) {
+		if job {
+			out.Restart, out.DependsOn = "no", nil
+		}
+		if published(s.Name) && !job {
 			out.Ports = []string{fmt.Sprintf("127.0.0.1:%d:%d", s.Port, s.Port)}
 		}
 		if s.Data != "" {
@@ -142,7 +150,7 @@ func Render(name string, services []dify.Service, pull string) (Files, error) {
 		if s.Name == dify.SSRFProxy {
 			out.Volumes = append(out.Volumes, volume{Type: "bind", Source: "./squid.conf", Target: "/etc/squid/squid.conf", ReadOnly: true})
 		}
-		if s.Health != nil {
+		if s.Health != nil && !job {
 			out.Healthcheck = check(s)
 		}
 		p.Services[s.Name] = out
