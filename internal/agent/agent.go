@@ -21,6 +21,7 @@ import (
 	"github.com/difyup/difyup/internal/agent/stores"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/report"
 )
 
 // Port is where the front door listens.
@@ -53,6 +54,7 @@ type agent struct {
 	door     *frontdoor.Door
 	runtime  runtime.Runtime
 	release  dify.Release
+	report   *reporter
 
 	name     string
 	zone     string // projects/NUMBER/zones/ZONE
@@ -72,10 +74,13 @@ func Run(ctx context.Context, o Options) error {
 	defer transport.CloseIdleConnections()
 	a.google = &google{host: o.MetadataHost, client: &http.Client{Transport: transport, Timeout: 20 * time.Second}}
 
-	if err := a.try(ctx, "the metadata server", a.learn); err != nil {
+	if err := a.try(ctx, "", "the metadata server", a.learn); err != nil {
 		return ignoreEnd(ctx, err)
 	}
 	a.log = a.log.With("instance", a.name)
+	a.report = newReporter(a.settings.DifyVersion, a.log, func(ctx context.Context, raw []byte) error {
+		return a.google.publish(ctx, report.Namespace, report.Key, raw)
+	})
 	a.log.Info("the metadata are read", "stack", a.settings.Stack, "zone", path.Base(a.zone), "address", a.address, "runtime", a.settings.Runtime)
 	open := o.Runtimes[a.settings.Runtime]
 	if open == nil {
@@ -100,9 +105,11 @@ func Run(ctx context.Context, o Options) error {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	var serving sync.WaitGroup
 	serving.Go(func() { a.serve(ctx, life) })
+	serving.Go(func() { a.report.run(life) })
 	select {
 	case <-ctx.Done():
 		a.log.Info("ending: no new requests are wanted")
+		a.report.phase(report.Drains, "")
 	case <-door.Done():
 		// Without a door the instance is of no use; whoever started the agent starts it again.
 		a.log.Error("ending: the front door broke")
@@ -156,6 +163,12 @@ func (a *agent) learn(ctx context.Context) error {
 	return nil
 }
 
+// wait has the front door, and who asks for the instance's state, know that it is not ready, and why.
+func (a *agent) wait(p report.Phase, why string) {
+	a.door.Wait(why)
+	a.report.phase(p, why)
+}
+
 // What is missing is asked for often at first, since most of it comes within seconds, and then less and less often.
 const (
 	firstWait   = 200 * time.Millisecond
@@ -164,7 +177,7 @@ const (
 )
 
 // try does something until it works or ctx ends, and says what it waits for.
-func (a *agent) try(ctx context.Context, what string, do func(context.Context) error) error {
+func (a *agent) try(ctx context.Context, p report.Phase, what string, do func(context.Context) error) error {
 	wait, said, began := firstWait, "", time.Now()
 	for {
 		err := do(ctx)
@@ -182,7 +195,7 @@ func (a *agent) try(ctx context.Context, what string, do func(context.Context) e
 			a.log.Info("waiting", "for", what, "because", said)
 		}
 		if a.door != nil {
-			a.door.Wait(what + ": " + said)
+			a.wait(p, words(err))
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -205,14 +218,24 @@ func (a *agent) serve(ctx, life context.Context) {
 	wait := time.Second
 	for life.Err() == nil {
 		// The secrets are fetched anew each time: what does not let us in today may be of yesterday.
+		var secrets map[string]string
+		if a.try(ctx, report.Secrets, "the secrets", func(ctx context.Context) (err error) {
+			secrets, err = a.fetch(ctx)
+			return err
+		}) != nil {
+			return
+		}
 		var (
-			secrets  map[string]string
 			services []dify.Service
 			prepared bool
+			tried    int
 		)
-		if a.try(ctx, "the stores", func(ctx context.Context) (err error) {
-			if secrets, err = a.fetch(ctx); err != nil {
-				return err
+		err := a.try(ctx, report.Stores, "the stores", func(ctx context.Context) (err error) {
+			// A store that refuses a password may have got another one meanwhile.
+			if tried++; tried%5 == 0 {
+				if now, err := a.fetch(ctx); err == nil {
+					secrets = now
+				}
 			}
 			if services, err = dify.Project(a.release, a.settings, secrets); err != nil {
 				return err
@@ -220,18 +243,19 @@ func (a *agent) serve(ctx, life context.Context) {
 			// While the stores come to be, images are fetched.
 			if !prepared {
 				if err := a.runtime.Prepare(ctx, services); err != nil {
-					return fmt.Errorf("the runtime: %w", hide(err, secrets))
+					return &unready{"the runtime", "cannot get what it needs; the log of the instance says what", hide(err, secrets).Error()}
 				}
 				prepared = true
 			}
 			return a.reach(ctx, secrets)
-		}) != nil {
+		})
+		if err != nil {
 			return
 		}
 		a.log.Info("the stores answer; starting", "runtime", a.settings.Runtime, "dify", a.settings.DifyVersion)
-		a.door.Wait("the runtime")
+		a.wait(report.Starts, "the runtime has not answered yet")
 		began := time.Now()
-		err := a.run(life, services, secrets)
+		err = a.run(life, services, secrets)
 		if errors.Is(err, errSecretsChanged) {
 			a.log.Info("secrets were changed; starting again with them")
 			continue
@@ -242,7 +266,7 @@ func (a *agent) serve(ctx, life context.Context) {
 		if life.Err() != nil {
 			return
 		}
-		a.door.Wait("the runtime, which ended")
+		a.wait(report.Starts, "the runtime ended and is started again")
 		a.log.Error("the runtime ended; starting it again", "error", hide(err, secrets), "in", wait)
 		timer := time.NewTimer(wait)
 		select {
@@ -271,7 +295,7 @@ func (a *agent) fetch(ctx context.Context) (map[string]string, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
-				errs = append(errs, err)
+				errs = append(errs, &unready{"the secret " + name, words(err), strings.TrimPrefix(err.Error(), "secret "+name+": ")})
 				return
 			}
 			values[purpose] = value
@@ -293,7 +317,7 @@ func (a *agent) reach(ctx context.Context, secrets map[string]string) error {
 			return s.reach(ctx)
 		}()
 		if err != nil {
-			return fmt.Errorf("%s: %w", s.name, hide(err, secrets))
+			return &unready{s.name, words(err), hide(err, secrets).Error()}
 		}
 	}
 	return nil
@@ -344,6 +368,7 @@ func (a *agent) run(life context.Context, services []dify.Service, secrets map[s
 	ctx, cancel := context.WithCancelCause(life)
 	var watches sync.WaitGroup
 	watches.Go(func() { a.watch(ctx) })
+	watches.Go(func() { a.keepChecking(ctx, secrets) })
 	watches.Go(func() { a.watchSecrets(ctx, secrets, cancel) })
 	err := a.runtime.Run(ctx, services)
 	if errors.Is(context.Cause(ctx), errSecretsChanged) {
@@ -366,7 +391,7 @@ func (a *agent) watchSecrets(ctx context.Context, secrets map[string]string, end
 		}
 		// What cannot be read now is as it was.
 		if now, err := a.fetch(ctx); err == nil && !maps.Equal(now, secrets) {
-			a.door.Wait("the runtime, which starts again with changed secrets")
+			a.wait(report.Starts, "the runtime is started again with changed secrets")
 			end(errSecretsChanged)
 			return
 		}
@@ -390,6 +415,7 @@ func (a *agent) watch(ctx context.Context) {
 				ready, pause = true, serving
 				a.log.Info("ready for traffic")
 				a.door.Ready()
+				a.report.phase(report.Serves, "")
 			}
 		default:
 			var failure *runtime.Failure
@@ -400,7 +426,7 @@ func (a *agent) watch(ctx context.Context) {
 			case fails >= 3 || ended:
 				ready, pause = false, first
 				a.log.Warn("the runtime does not answer", "error", err)
-				a.door.Wait("the runtime, which does not answer")
+				a.wait(report.Starts, "the runtime does not answer")
 			}
 		}
 		timer := time.NewTimer(pause)

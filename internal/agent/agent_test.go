@@ -17,6 +17,7 @@ import (
 	"github.com/difyup/difyup/internal/agent/runtime"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/report"
 )
 
 const value = "ABCsecretvalue123"
@@ -74,7 +75,7 @@ func TestSecretsAreWaitedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got map[string]string
-	if err := a.try(ctx, "the secrets", func(ctx context.Context) (err error) { got, err = a.fetch(ctx); return err }); err != nil {
+	if err := a.try(ctx, report.Secrets, "the secrets", func(ctx context.Context) (err error) { got, err = a.fetch(ctx); return err }); err != nil {
 		t.Fatal(err)
 	}
 	if got["SECRET_KEY"] != value+"demo-secret-key" || got["REDIS_AUTH"] != value+"demo-redis-auth" {
@@ -89,7 +90,7 @@ func TestWaitingEndsWithItsContext(t *testing.T) {
 	a, _ := world(t, config, 1<<60)
 	ctx, cancel := context.WithCancel(t.Context())
 	tries := 0
-	err := a.try(ctx, "nothing", func(context.Context) error {
+	err := a.try(ctx, report.Stores, "nothing", func(context.Context) error {
 		if tries++; tries == 2 {
 			cancel()
 		}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -71,6 +72,17 @@ func (g *google) optional(ctx context.Context, path string) (string, error) {
 		return "", nil
 	}
 	return v, err
+}
+
+// publish sets a guest attribute of the instance.
+func (g *google) publish(ctx context.Context, namespace, key string, value []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+g.host+"/computeMetadata/v1/instance/guest-attributes/"+namespace+"/"+key, bytes.NewReader(value))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Metadata-Flavor", "Google")
+	_, err = g.do(req, "guest attribute "+namespace+"/"+key)
+	return err
 }
 
 // bearer gives an access token of the instance's service account.

@@ -29,6 +29,7 @@ import (
 	"github.com/difyup/difyup/internal/agent/standin"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/localcloud/plane"
+	"github.com/difyup/difyup/internal/report"
 )
 
 // The test's program is the stand-in too, as the agent's is.
@@ -114,12 +115,21 @@ type cloud struct {
 	refusals int // of secrets, while permissions spread
 	objects  map[string]string
 	hold     func() // is called by the next upload, once
+	reports  []string
 }
 
 func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if path, ok := strings.CutPrefix(r.URL.Path, "/computeMetadata/v1/"); ok && r.Header.Get("Metadata-Flavor") == "Google" {
+		if r.Method == http.MethodPut && path == "instance/guest-attributes/difyup/status" {
+			raw, err := io.ReadAll(r.Body)
+			if err != nil {
+				return
+			}
+			c.reports = append(c.reports, string(raw))
+			return
+		}
 		v, ok := map[string]string{
 			"instance/name": "vm-1", "instance/zone": "projects/1/zones/r-b", "instance/network-interfaces/0/ip": c.ip.String(),
 			"instance/attributes/difyup-config": c.config, "project/attributes/difyup-api-endpoint": "http://" + r.Host + "/",
@@ -150,6 +160,8 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		fmt.Fprintf(w, `{"payload":{"data":%q}}`, base64.StdEncoding.EncodeToString([]byte(secretOf(name))))
+	case r.Method == http.MethodGet && r.URL.Path == "/storage/v1/b/files/o":
+		io.WriteString(w, `{}`)
 	case r.Method == http.MethodGet && r.URL.Path == "/storage/v1/b/files":
 		io.WriteString(w, `{"name":"files"}`)
 	case r.Method == http.MethodPost && r.URL.Path == "/upload/storage/v1/b/files/o":
@@ -335,18 +347,18 @@ func TestRun(t *testing.T) {
 	}
 
 	until("/alive", 503, `"vm-1"`)
-	until("/health", 503, "the stores", "403 Forbidden")
+	until("/health", 503, "the secret demo-", "may not be read")
 	if code, _ := get("/"); code != 503 {
 		t.Errorf("before it is ready, traffic gets %d", code)
 	}
 	google.mu.Lock()
 	google.refusals = 0
 	google.mu.Unlock()
-	until("/health", 503, "the database", "db.demo.internal")
+	until("/health", 503, "the database has a name that is not known yet")
 	dns.set("db.demo.internal.", dbAddress)
-	until("/health", 503, "the vector database", "vector.demo.internal")
+	until("/health", 503, "the vector database has a name that is not known yet")
 	dns.set("vector.demo.internal.", dbAddress)
-	until("/health", 503, "Redis", "redis.demo.internal")
+	until("/health", 503, "Redis has a name that is not known yet")
 	if len(children(t)) != 0 {
 		t.Error("the runtime was started before the stores answer")
 	}
@@ -468,9 +480,17 @@ func TestRun(t *testing.T) {
 	if len(google.objects) != 1 { // the workspace's key
 		t.Errorf("%d objects are there", len(google.objects))
 	}
+	published := strings.Join(google.reports, "\n")
+	first, err := report.Parse(google.reports[0])
+	if err != nil || first.Phase != report.Secrets || first.Dify != dify.Default || first.At.IsZero() {
+		t.Errorf("the first report is %+v, %v", first, err)
+	}
 	for _, words := range []string{value, "token-1"} {
 		if strings.Contains(log.String(), words) {
 			t.Errorf("the log shows %q", words)
+		}
+		if strings.Contains(published, words) {
+			t.Errorf("the reports show %q", words)
 		}
 	}
 	for _, words := range []string{"the metadata are read", "403 Forbidden", "the stores answer", "ready for traffic", "starting it again", "ending"} {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,17 +17,20 @@ import (
 type readOptions struct {
 	target
 	json bool
+	deep bool
 }
 
 func newStatus(a *app) *cobra.Command {
 	var o readOptions
 	c := &cobra.Command{
 		Use: "status", Short: "Show the status of the stack",
-		Long: "Shows the load balancer, the instances and their health, the stores, the last run, and who holds the lock.",
+		Long: `Shows the load balancer, the instances and their health, the stores, the last run, and who holds the lock. With --deep,
+every instance is asked what it says of itself: how far it has come, what it waits for, and how it finds each store.`,
 		RunE: func(c *cobra.Command, _ []string) error { return o.aim(c, runStatus(c.Context(), a, o)) },
 	}
 	o.flags(c)
 	c.Flags().BoolVar(&o.json, "json", false, "write the status as JSON")
+	c.Flags().BoolVar(&o.deep, "deep", false, "ask every instance what it says of itself")
 	return c
 }
 
@@ -64,10 +68,13 @@ func runStatus(ctx context.Context, a *app, o readOptions) error {
 	if err != nil {
 		return err
 	}
+	if o.deep {
+		stack.Deep(ctx, s)
+	}
 	if o.json {
 		return a.writeJSON(map[string]any{"status": s, "ready": s.Ready(), "url": urlOf(s, info, spec)})
 	}
-	view.Status(a.Out, a.colour, o.where(), urlOf(s, info, spec), s)
+	view.Status(a.Out, a.colour, o.where(), urlOf(s, info, spec), s, time.Now())
 	return nil
 }
 

@@ -5,8 +5,10 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,6 +18,7 @@ import (
 	"github.com/difyup/difyup/internal/gcp"
 	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/plan"
+	"github.com/difyup/difyup/internal/report"
 	"github.com/difyup/difyup/internal/resource"
 	"github.com/difyup/difyup/internal/state"
 )
@@ -56,6 +59,11 @@ type Instance struct {
 	Action string `json:"action"` // what the group does with it: NONE, CREATING, …
 	Health string `json:"health"` // as the load balancer sees it: HEALTHY, UNHEALTHY, "" if not asked
 	Error  string `json:"error,omitempty"`
+
+	// Of Deep only. Report is what the instance says of itself; nil with the reason in Silent.
+	Report *report.Document `json:"report,omitempty"`
+	Silent string           `json:"silent,omitempty"`
+	Serial string           `json:"serial,omitempty"` // the last line of its serial port, where there is no report to be had
 }
 
 // Ready says whether everything is there and serves.
@@ -211,6 +219,69 @@ func (s *Stack) instances(ctx context.Context, out *Status) error {
 	return nil
 }
 
+// Deep asks every instance what it says of itself, all at once. It is what the instance's programs say, and proves nothing.
+func (s *Stack) Deep(ctx context.Context, out *Status) {
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 16)
+	for i := range out.Instances {
+		instance := &out.Instances[i]
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			s.ask(ctx, instance)
+		})
+	}
+	wg.Wait()
+}
+
+func (s *Stack) ask(ctx context.Context, i *Instance) {
+	at := "projects/" + s.opts.Identity.Project + "/zones/" + i.Zone + "/instances/" + i.Name
+	var answer struct {
+		QueryValue struct {
+			Items []struct{ Value string }
+		}
+	}
+	err := s.client.Do(ctx, gcp.Call{
+		API: kind.ComputeAPI, Method: http.MethodGet, Path: at + "/getGuestAttributes", Query: url.Values{"queryPath": {report.Namespace + "/" + report.Key}}, Out: &answer,
+	})
+	switch {
+	case gcp.Is(err, http.StatusNotFound):
+		i.Silent = "has not reported yet"
+	case err != nil:
+		i.Silent = "its report cannot be read" // an organization may forbid guest attributes
+	case len(answer.QueryValue.Items) == 0:
+		i.Silent = "has not reported yet"
+	default:
+		d, err := report.Parse(answer.QueryValue.Items[0].Value)
+		if err == nil {
+			i.Report = &d
+			return
+		}
+		i.Silent = err.Error()
+	}
+	var port struct{ Contents string }
+	// The last of what the port gave; a start below 0 counts from the end.
+	if err := s.client.Do(ctx, gcp.Call{API: kind.ComputeAPI, Method: http.MethodGet, Path: at + "/serialPort", Query: url.Values{"start": {"-2000"}}, Out: &port}); err != nil {
+		return
+	}
+	lines := strings.FieldsFunc(port.Contents, func(r rune) bool { return r == '\n' || r == '\r' })
+	if len(lines) > 0 {
+		i.Serial = lines[len(lines)-1]
+	}
+}
+
+// Says gives what an instance says of itself, in a sentence, at a time.
+func (i *Instance) Says(now time.Time) string {
+	switch d := i.Report; {
+	case d == nil:
+		return i.Silent
+	case now.Sub(d.At) > report.Stale:
+		return fmt.Sprintf("has not reported for %s; then: %s", now.Sub(d.At).Round(time.Second), d)
+	default:
+		return d.String()
+	}
+}
+
 func ignoreAbsent(err error) error {
 	if gcp.Is(err, 404) {
 		return nil
@@ -251,6 +322,11 @@ func (s *Stack) Settle(ctx context.Context, timeout time.Duration) (*Status, err
 			if context.Cause(ctx) != errNotSettled {
 				return status, context.Cause(ctx)
 			}
+			if status != nil {
+				ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+				defer cancel()
+				s.Deep(ask, status)
+			}
 			return status, status.unsettled(timeout, s.client.Google())
 		}
 	}
@@ -280,6 +356,9 @@ func (s *Status) unsettled(after time.Duration, google bool) *fault.Fault {
 		f.Detail += fmt.Sprintf("\n    %s: %s, %s", i.Name, i.Status, cmp.Or(i.Health, "not asked yet"))
 		if i.Error != "" {
 			f.Detail += ": " + i.Error
+		}
+		if says := i.Says(time.Now()); says != "" {
+			f.Detail += "; " + says
 		}
 	}
 	if len(s.Instances) > 0 && google {

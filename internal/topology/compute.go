@@ -33,6 +33,7 @@ func (b *builder) computeLayer(n network, f files, i identity) *resource.Resourc
 		{"difyup-agent-sha256", b.agent.SHA256},
 		{"difyup-config", string(settings)},
 		{"difyup-stack", b.spec.Stack},
+		{"enable-guest-attributes", "TRUE"}, // how the agent tells what the instance waits for
 		{"enable-oslogin", "TRUE"},
 		{"user-data", userData},
 	} {

@@ -107,7 +107,7 @@ func TestAsItCame(t *testing.T) {
 // TestPathsThatLeadElsewhere checks that no writing of a path reaches what is closed, or another service than the one it is
 // routed to: services decode, merge slashes and follow dots, each in their own way.
 func TestPathsThatLeadElsewhere(t *testing.T) {
-	d, _ := open(t, func(s dify.Service) http.Handler {
+	d, _ := open(t, func(s dify.Name) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "%s got %s", s, r.RequestURI) })
 	})
 	defer d.Close()
@@ -167,7 +167,7 @@ func TestPathsThatLeadElsewhere(t *testing.T) {
 
 // TestClientAddress checks that services learn the one address that the load balancer saw, whatever the client says.
 func TestClientAddress(t *testing.T) {
-	d, url := open(t, func(dify.Service) http.Handler {
+	d, url := open(t, func(dify.Name) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			for _, h := range []string{"X-Real-Ip", "Cf-Connecting-Ip", "True-Client-Ip", "Forwarded", "X-Forwarded-Port", "X-Forwarded-Prefix", "X-Original-Url"} {
 				if v := r.Header.Get(h); v != "" {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/difyup/difyup/internal/localcloud"
 	"github.com/difyup/difyup/internal/ops"
+	"github.com/difyup/difyup/internal/report"
 )
 
 // Outputs shows outputs, one to a line.
@@ -30,8 +31,41 @@ func orNone(s string) string {
 	return s
 }
 
-// Status shows how a stack is.
-func Status(w io.Writer, c Palette, where, url string, s *ops.Status) {
+// instance shows what an instance says of itself, if it was asked.
+func instance(w io.Writer, c Palette, i *ops.Instance, now time.Time) {
+	says := i.Says(now)
+	if says == "" {
+		return
+	}
+	well := i.Report != nil && i.Report.Phase == report.Serves && now.Sub(i.Report.At) <= report.Stale
+	if well {
+		printf(w, "      %s\n", c.dim(says))
+	} else {
+		printf(w, "      %s\n", c.yellow(says))
+	}
+	if i.Serial != "" {
+		printf(w, "      %s\n", c.dim("its serial port says last: "+i.Serial))
+	}
+	if i.Report == nil {
+		return
+	}
+	ill := i.Report.Ill()
+	for _, text := range ill {
+		printf(w, "      %s\n", c.red(text))
+	}
+	if n := len(i.Report.Checks) - len(ill); n > 0 {
+		var slowest report.Check
+		for _, check := range i.Report.Checks {
+			if check.Well && check.Took >= slowest.Took {
+				slowest = check
+			}
+		}
+		printf(w, "      %s\n", c.dim(sprintf("%d stores answer; the slowest, %s, in %d ms", n, slowest.Name, slowest.Took)))
+	}
+}
+
+// Status shows how a stack is, at a time.
+func Status(w io.Writer, c Palette, where, url string, s *ops.Status, now time.Time) {
 	state := c.green("serving")
 	switch {
 	case len(s.Missing) > 0:
@@ -58,6 +92,7 @@ func Status(w io.Writer, c Palette, where, url string, s *ops.Status) {
 		if i.Error != "" {
 			printf(t, "      %s\n", c.red(i.Error))
 		}
+		instance(t, c, &i, now)
 	}
 	_ = t.Flush()
 	printf(w, "\n  %s\n", c.bold("stores"))

@@ -3,10 +3,12 @@ package view
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/difyup/difyup/internal/ops"
+	"github.com/difyup/difyup/internal/report"
 )
 
 // TestStatusNamesFailedStores checks that a stack whose database failed is not called serving, whatever its instances answer.
@@ -17,7 +19,7 @@ func TestStatusNamesFailedStores(t *testing.T) {
 		Instances: []ops.Instance{{Name: "demo-x", Zone: "z", Status: "RUNNING", Action: "NONE", Health: "HEALTHY"}},
 	}
 	var out bytes.Buffer
-	Status(&out, Palette{}, "local cloud", "https://127.0.0.1", s)
+	Status(&out, Palette{}, "local cloud", "https://127.0.0.1", s, time.Now())
 	want := `demo in demo-project (local cloud)  degraded: demo-main is FAILED
   https://127.0.0.1 certificate self_managed
 
@@ -34,5 +36,45 @@ func TestStatusNamesFailedStores(t *testing.T) {
 	}
 	if s.Ready() {
 		t.Error("it counts as ready")
+	}
+}
+
+// TestStatusTellsWhatInstancesSay shows instances that were asked what they say of themselves: one that serves, one that waits, one
+// that has fallen silent, and one that cannot be asked.
+func TestStatusTellsWhatInstancesSay(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	running := func(name string) ops.Instance {
+		return ops.Instance{Name: name, Zone: "z", Status: "RUNNING", Action: "NONE", Health: "HEALTHY"}
+	}
+	serves, waits, silent, closed := running("demo-a"), running("demo-b"), running("demo-c"), running("demo-d")
+	serves.Report = &report.Document{At: now, Dify: "1.17.1", Phase: report.Serves, Checks: []report.Check{
+		{Name: "the database", Well: true, Took: 3}, {Name: "the vector database", Says: "refuses the login"}, {Name: "Redis", Well: true, Took: 12},
+	}}
+	waits.Report = &report.Document{At: now.Add(-time.Minute), Dify: "1.17.1", Phase: report.Stores, Waiting: "the vector database refuses the login"}
+	silent.Report = &report.Document{At: now.Add(-time.Hour), Dify: "1.17.1", Phase: report.Serves}
+	closed.Silent, closed.Serial = "its report cannot be read", "Kernel panic"
+	s := &ops.Status{Stack: "demo", Project: "p", Healthy: 4, Target: 4, Stable: true, Instances: []ops.Instance{serves, waits, silent, closed}}
+	var out bytes.Buffer
+	Status(&out, Palette{}, "Google Cloud", "", s, now)
+	want := `demo in p (Google Cloud)  serving
+
+  instances  4 of 4 healthy
+    demo-a  z  RUNNING  HEALTHY
+      serves Dify 1.17.1
+      the vector database refuses the login
+      2 stores answer; the slowest, Redis, in 12 ms
+    demo-b  z  RUNNING  HEALTHY
+      waits for its stores: the vector database refuses the login
+    demo-c  z  RUNNING  HEALTHY
+      has not reported for 1h0m0s; then: serves Dify 1.17.1
+    demo-d  z  RUNNING  HEALTHY
+      its report cannot be read
+      its serial port says last: Kernel panic
+
+  stores
+
+`
+	if d := cmp.Diff(want, out.String()); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
 	}
 }

@@ -202,6 +202,37 @@ func (s *Service) places() {
 			"start": strconv.Itoa(start), "next": strconv.Itoa(len(text)),
 		}, nil
 	})
+	handle("instances.getGuestAttributes", func(_ context.Context, r *front.Request) (any, error) {
+		key := instanceKey(r)
+		if _, ok := s.Get(key); !ok {
+			return nil, front.ResourceNotFound(key)
+		}
+		query := r.Query.Get("queryPath")
+		if query == "" {
+			query = r.Query.Get("variableKey")
+		}
+		ns, name, _ := strings.Cut(query, "/")
+		var all map[string]map[string]string
+		if s.fleet != nil {
+			all = s.fleet.GuestAttributes(key)
+		}
+		items := []any{}
+		for _, n := range slices.Sorted(maps.Keys(all)) {
+			for _, k := range sortedKeys(all[n]) {
+				if (ns == "" || n == ns) && (name == "" || k == name) {
+					items = append(items, map[string]any{"namespace": n, "key": k, "value": all[n][k]})
+				}
+			}
+		}
+		if len(items) == 0 { // also where the instance's metadata do not allow guest attributes
+			return nil, &front.Error{Code: 404, Reason: "notFound", Message: "The resource '" + query + "' of type 'Guest Attribute' was not found."}
+		}
+		body := map[string]any{"kind": "compute#guestAttributes", "selfLink": link(key + "/getGuestAttributes"), "queryPath": query, "queryValue": map[string]any{"items": items}}
+		if v := r.Query.Get("variableKey"); v != "" {
+			body["variableKey"], body["variableValue"] = v, items[0].(map[string]any)["value"]
+		}
+		return body, nil
+	})
 	handle("addresses.list", func(_ context.Context, r *front.Request) (any, error) {
 		return page(r, "compute#addressList", "projects/"+r.Path["project"]+"/regions/"+r.Path["region"]+"/addresses", nil)
 	})

@@ -32,6 +32,7 @@ type Fleet interface {
 	Status(groupKey string) map[string]any    // status, currentActions and targetSize of a group
 	Recreate(ctx context.Context, groupKey string, names []string) error
 	Serial(instanceKey string) string
+	GuestAttributes(instanceKey string) map[string]map[string]string // by namespace and key
 }
 
 // Addresses gives the loopback addresses that stand for Google's external ones.

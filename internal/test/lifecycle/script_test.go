@@ -101,7 +101,7 @@ func TestScripts(t *testing.T) {
 			return os.WriteFile(filepath.Join(e.WorkDir, "difyup.yaml"), example, 0o644)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"edit": edit, "get": get, "meet": meet, "gone": gone, "secretless": secretless, "held": held, "bucket": bucket, "listed": listed,
+			"edit": edit, "get": get, "meet": meet, "gone": gone, "secretless": secretless, "held": held, "bucket": bucket, "listed": listed, "until": until,
 		},
 	})
 }
@@ -190,6 +190,22 @@ func meet(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(json.Unmarshal([]byte(raw), &report))
 	if ran != nil || !report.OK || len(report.Instances) < want {
 		ts.Fatalf("%v, on %d instances:\n%s", ran, len(report.Instances), raw)
+	}
+}
+
+// until runs a program again and again until it says something: until TEXT PROGRAM [ARGUMENT...].
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until TEXT PROGRAM [ARGUMENT...]")
+	}
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		err := ts.Exec(args[1], args[2:]...)
+		switch out := ts.ReadFile("stdout"); {
+		case strings.Contains(out, args[0]):
+			return
+		case time.Now().After(end):
+			ts.Fatalf("%q is never said; at last, with %v:\n%s", args[0], err, out)
+		}
 	}
 }
 

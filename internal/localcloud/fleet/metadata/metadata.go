@@ -60,7 +60,11 @@ type Server struct {
 	mu      sync.Mutex
 	changed chan struct{}                // closed and replaced at every change
 	guest   map[string]map[string]string // namespace, key, value
+	written []time.Time                  // when guest attributes were, the last few times
 }
+
+// writesAMinute is how often guest attributes may be written, as at Google.
+const writesAMinute = 10
 
 // Serve listens on a free port of addr until Close.
 func Serve(addr netip.Addr, opts Options) (*Server, error) {
@@ -365,6 +369,14 @@ func (s *Server) serveGuest(w http.ResponseWriter, r *http.Request, path string)
 			return
 		}
 		s.mu.Lock()
+		if len(s.written) == writesAMinute && time.Since(s.written[0]) < time.Minute {
+			s.mu.Unlock()
+			http.Error(w, "Guest attributes were written too often.", http.StatusTooManyRequests)
+			return
+		}
+		if s.written = append(s.written, time.Now()); len(s.written) > writesAMinute {
+			s.written = s.written[1:]
+		}
 		if s.guest[ns] == nil {
 			s.guest[ns] = map[string]string{}
 		}

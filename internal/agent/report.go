@@ -1,0 +1,254 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/difyup/difyup/internal/report"
+)
+
+// The least time between two reports, and what it is when three were made within a minute. Google drops writes of guest
+// attributes beyond ten a minute, for all that an instance's programs write together; these are five at most.
+const (
+	gapAtFirst = time.Second
+	gap        = 20 * time.Second
+)
+
+// reporter publishes how the instance is: when something changed, and at least every report.Every.
+type reporter struct {
+	publish func(context.Context, []byte) error
+	log     *slog.Logger
+
+	mu      sync.Mutex
+	doc     report.Document
+	changed chan struct{} // holds one when something is to be published
+}
+
+func newReporter(version string, log *slog.Logger, publish func(context.Context, []byte) error) *reporter {
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // "" where there is none
+	return &reporter{
+		publish: publish, log: log, changed: make(chan struct{}, 1),
+		doc: report.Document{Boot: strings.TrimSpace(string(boot)), Dify: version, Phase: report.Secrets, Since: time.Now().UTC()},
+	}
+}
+
+// phase notes how far the instance has come, and for what it waits there, if it does.
+func (r *reporter) phase(p report.Phase, waiting string) {
+	r.change(func(d *report.Document) bool {
+		if d.Phase == p && d.Waiting == waiting {
+			return false
+		}
+		if d.Phase != p {
+			d.Phase, d.Since = p, time.Now().UTC()
+		}
+		d.Waiting = waiting
+		return true
+	})
+}
+
+// checks notes how what the instance depends on is. How long a check took is no change.
+func (r *reporter) checks(now []report.Check) {
+	r.change(func(d *report.Document) bool {
+		same := slices.EqualFunc(d.Checks, now, func(a, b report.Check) bool { return a.Name == b.Name && a.Well == b.Well && a.Says == b.Says })
+		d.Checks = now
+		return !same
+	})
+}
+
+func (r *reporter) change(f func(*report.Document) bool) {
+	r.mu.Lock()
+	changed := f(&r.doc)
+	r.mu.Unlock()
+	if changed {
+		select {
+		case r.changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// run publishes until ctx ends. What cannot be published is told in the log once, and tried again with the next.
+func (r *reporter) run(ctx context.Context) {
+	said := ""
+	var last [3]time.Time // when it published, the newest first
+	for {
+		last = [3]time.Time{time.Now(), last[0], last[1]}
+		pause := gapAtFirst
+		if time.Since(last[2]) < time.Minute {
+			pause = gap
+		}
+		r.mu.Lock()
+		select {
+		case <-r.changed: // is in what is published now
+		default:
+		}
+		r.doc.At = time.Now().UTC()
+		raw := r.doc.Encode()
+		r.mu.Unlock()
+		err := r.publish(ctx, raw)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			said = ""
+		case err.Error() != said:
+			said = err.Error()
+			r.log.Warn("the instance's state cannot be published as a guest attribute", "error", said)
+		}
+		if sleep(ctx, pause) != nil {
+			return
+		}
+		again := time.NewTimer(report.Every - pause)
+		select {
+		case <-r.changed:
+			again.Stop()
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// unready is a failure of something that is waited for.
+type unready struct {
+	what string // "the vector database"
+	says string // in words
+	text string // the error's own text, without secrets, for the log
+}
+
+func (u *unready) Error() string { return u.what + ": " + u.text }
+
+// words says in our own words why something does not work, for everybody to see: an error's own text may hold addresses,
+// names and what a server chose to say.
+func words(err error) string {
+	var (
+		postgres *pgconn.PgError
+		dns      *net.DNSError
+		status   *statusError
+		network  net.Error
+	)
+	var of *unready
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &of):
+		return of.what + " " + of.says
+	case errors.As(err, &postgres):
+		switch postgres.Code {
+		case "28P01", "28000":
+			return "refuses the login"
+		case "3D000":
+			return "has no such database"
+		case "42501":
+			return "does not give the rights that are needed"
+		case "53300":
+			return "has no connection left"
+		case "57P03", "57P01", "57P02":
+			return "is starting or stopping"
+		}
+		return "answers with an error (" + postgres.Code + ")"
+	case errors.As(err, &status):
+		switch status.Code {
+		case http.StatusUnauthorized, http.StatusForbidden:
+			return "may not be read"
+		case http.StatusNotFound:
+			return "is not there"
+		}
+		return "answers with an error (" + http.StatusText(status.Code) + ")"
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return "has a name that is not known yet"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "refuses connections"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
+		return "does not answer in time"
+	case strings.Contains(err.Error(), "WRONGPASS"), strings.Contains(err.Error(), "NOAUTH"):
+		return "refuses the login"
+	}
+	return "cannot be used; the log of the instance says why"
+}
+
+// How often everything that the instance depends on is tried while it serves.
+const checkEvery = time.Minute
+
+// check tries every store at once, the bucket too, and says how each is.
+func (a *agent) check(ctx context.Context, secrets map[string]string) []report.Check {
+	all := append(a.stores(secrets), store{"the bucket", a.bucket})
+	out := make([]report.Check, len(all))
+	var wg sync.WaitGroup
+	for i, s := range all {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			began := time.Now()
+			err := s.reach(ctx)
+			out[i] = report.Check{Name: s.name, Well: err == nil, Says: words(err), Took: int(time.Since(began).Milliseconds())}
+			if err != nil && ctx.Err() == nil {
+				a.log.Warn("what the instance depends on does not work", "what", s.name, "error", hide(err, secrets))
+			}
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+// bucket asks for one name in Dify's bucket.
+func (a *agent) bucket(ctx context.Context) error {
+	endpoint := a.endpoint
+	if endpoint == "" {
+		endpoint = "https://storage.googleapis.com/"
+	}
+	token, err := a.google.bearer(ctx)
+	if err != nil {
+		return err
+	}
+	target := strings.TrimSuffix(endpoint, "/") + "/storage/v1/b/" + url.PathEscape(a.settings.Stores.Bucket) + "/o?maxResults=1&fields=items/name"
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	raw, err := a.google.do(req, "the bucket "+a.settings.Stores.Bucket)
+	if err == nil && !json.Valid(raw) {
+		err = errors.New("the bucket's answer cannot be read")
+	}
+	return err
+}
+
+// keepChecking tries everything now and then, until ctx ends.
+func (a *agent) keepChecking(ctx context.Context, secrets map[string]string) {
+	for {
+		now := a.check(ctx, secrets)
+		if ctx.Err() != nil {
+			return
+		}
+		a.report.checks(now)
+		if sleep(ctx, checkEvery) != nil {
+			return
+		}
+	}
+}

@@ -1,0 +1,114 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/difyup/difyup/internal/report"
+)
+
+// TestReports has an instance's state change faster than it may be published.
+func TestReports(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		var got []string
+		fail := false
+		var log strings.Builder
+		r := newReporter("1.17.1", slog.New(slog.NewTextHandler(&log, nil)), func(_ context.Context, raw []byte) error {
+			d, err := report.Parse(string(raw))
+			if err != nil {
+				t.Error(err)
+			}
+			said := fmt.Sprintf("%s %s %s", time.Since(began), d.Phase, d.Waiting)
+			for _, c := range d.Checks {
+				said += fmt.Sprintf(" [%s %t %s]", c.Name, c.Well, c.Says)
+			}
+			got = append(got, strings.TrimSpace(said))
+			if fail {
+				return errors.New("not now")
+			}
+			return nil
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); r.run(ctx) }()
+		synctest.Wait()
+		for i, store := range []string{"the database", "the vector database", "Redis"} {
+			time.Sleep([]time.Duration{1500, 1200, 1200}[i] * time.Millisecond)
+			r.phase(report.Stores, store+" refuses connections")
+		}
+		time.Sleep(30 * time.Second)
+		r.phase(report.Serves, "")
+		synctest.Wait()
+		r.phase(report.Serves, "") // is no change
+		r.checks([]report.Check{{Name: "Redis", Well: true, Took: 3}})
+		time.Sleep(20 * time.Second)
+		r.checks([]report.Check{{Name: "Redis", Well: true, Took: 4}}) // nor is this
+		fail = true
+		time.Sleep(90 * time.Second)
+		r.checks([]report.Check{{Name: "Redis", Says: "refuses connections"}})
+		time.Sleep(20 * time.Second)
+		fail = false
+		r.phase(report.Drains, "")
+		time.Sleep(20 * time.Second)
+		cancel()
+		<-done
+		want := []string{
+			"0s secrets",
+			"1.5s stores the database refuses connections",
+			"2.7s stores the vector database refuses connections",
+			"22.7s stores Redis refuses connections",
+			"42.7s serves  [Redis true ]",
+			"1m42.7s serves  [Redis true ]",
+			"2m23.9s serves  [Redis false refuses connections]",
+			"2m43.9s drains  [Redis false refuses connections]",
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("published (-want +got):\n%s", d)
+		}
+		if n := strings.Count(log.String(), "not now"); n != 1 {
+			t.Errorf("the log tells %d times that it did not work:\n%s", n, log.String())
+		}
+	})
+}
+
+// TestWords checks that what everybody may see is ours, whatever an error says.
+func TestWords(t *testing.T) {
+	refused := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+	for _, tc := range []struct {
+		err  error
+		want string
+	}{
+		{nil, ""},
+		{&pgconn.PgError{Code: "28P01", Message: `password authentication failed for user "dify"`}, "refuses the login"},
+		{fmt.Errorf("connect: %w", &pgconn.PgError{Code: "3D000"}), "has no such database"},
+		{&pgconn.PgError{Code: "XX000", Message: "secret"}, "answers with an error (XX000)"},
+		{&statusError{403, "secret x"}, "may not be read"},
+		{&statusError{404, "secret x"}, "is not there"},
+		{&statusError{503, "secret x"}, "answers with an error (Service Unavailable)"},
+		{&net.DNSError{Err: "no such host", Name: "db.demo.internal", IsNotFound: true}, "has a name that is not known yet"},
+		{fmt.Errorf("10.0.0.1: %w", refused), "refuses connections"},
+		{context.DeadlineExceeded, "does not answer in time"},
+		{&net.DNSError{Err: "i/o timeout", IsTimeout: true}, "does not answer in time"},
+		{errors.New("WRONGPASS invalid username-password pair"), "refuses the login"},
+		{io.ErrUnexpectedEOF, "cannot be used; the log of the instance says why"},
+		{&unready{"the secret demo-x", words(&statusError{http.StatusForbidden, "secret demo-x"}), "403 Forbidden"}, "the secret demo-x may not be read"},
+	} {
+		if got := words(tc.err); got != tc.want {
+			t.Errorf("%v: %q, want %q", tc.err, got, tc.want)
+		}
+	}
+}

@@ -1,0 +1,44 @@
+package report_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/difyup/difyup/internal/report"
+)
+
+func TestRoundTrip(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	d := report.Document{Boot: "b", At: at, Dify: "1.17.1", Phase: report.Stores, Since: at, Waiting: "Redis refuses connections", Checks: []report.Check{{Name: "Redis", Says: "refuses connections", Took: 5}, {Name: "the database", Well: true}}}
+	got, err := report.Parse(string(d.Encode()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(d, got); diff != "" {
+		t.Errorf("(-written +read):\n%s", diff)
+	}
+}
+
+// TestBounds checks that a document is never too long, and that one which somebody else wrote does no harm.
+func TestBounds(t *testing.T) {
+	d := report.Document{Phase: report.Serves, Waiting: strings.Repeat("é", 9000)}
+	for range 300 {
+		d.Checks = append(d.Checks, report.Check{Name: "a check with a long name", Says: "something that is wrong"})
+	}
+	raw := d.Encode()
+	if got, err := report.Parse(string(raw)); len(raw) > report.Longest || err != nil || got.Phase != report.Serves || len(got.Checks) > 0 {
+		t.Errorf("%d bytes, %v, %+v", len(raw), err, got)
+	}
+	for _, bad := range []string{"", "{", "[]", `{"at":"yesterday"}`, `{"phase":` + strings.Repeat("1", report.Longest) + `}`, `{"checks":[{"took_ms":"x"}]}`} {
+		if _, err := report.Parse(bad); err == nil {
+			t.Errorf("%.40q is read", bad)
+		}
+	}
+	got, err := report.Parse(`{"phase":"\u001b[2Jserves","waiting":"a\u202eb\nc","checks":[{"name":"\u0007x","says":"` + strings.Repeat("y", 1000) + `"}]}`)
+	if err != nil || got.Phase != "[2Jserves" || got.Waiting != "abc" || got.Checks[0].Name != "x" || len(got.Checks[0].Says) > 310 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
