@@ -153,12 +153,14 @@ func (e *Engine) Close() error {
 	e.end()
 	<-e.ended
 	err := e.Namespace.Close()
-	for range 100 {
-		// The kernel takes the mounts away a moment after the last process.
+	// The kernel takes the mounts away a moment after the last process.
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for range 200 {
 		if rmErr := os.RemoveAll(e.dir); rmErr == nil {
 			return err
 		}
-		<-time.After(50 * time.Millisecond)
+		<-tick.C
 	}
 	return errors.Join(err, os.RemoveAll(e.dir))
 }
