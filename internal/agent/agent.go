@@ -257,6 +257,12 @@ func (a *agent) serve(ctx, life context.Context) {
 		}) != nil {
 			return
 		}
+		if a.migrate(ctx, services, secrets) != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			continue
+		}
 		a.log.Info("the stores answer; starting", "runtime", a.settings.Runtime, "dify", a.settings.DifyVersion)
 		a.wait(report.Starts, "the runtime has not answered yet")
 		began := time.Now()

@@ -60,6 +60,17 @@ func (r *reporter) phase(p report.Phase, waiting string) {
 	})
 }
 
+// schema notes what the databases were migrated to.
+func (r *reporter) schema(s report.Schema) {
+	r.change(func(d *report.Document) bool {
+		if d.Schema != nil && *d.Schema == s {
+			return false
+		}
+		d.Schema = &s
+		return true
+	})
+}
+
 // checks notes how what the instance depends on is. How long a check took is no change.
 func (r *reporter) checks(now []report.Check) {
 	r.change(func(d *report.Document) bool {

@@ -23,10 +23,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/difyup/difyup/internal/agent/runtime"
 	"github.com/difyup/difyup/internal/agent/standin"
+	"github.com/difyup/difyup/internal/agent/stores"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/localcloud/plane"
 	"github.com/difyup/difyup/internal/report"
@@ -364,6 +366,19 @@ func TestRun(t *testing.T) {
 	}
 	dns.set("redis.demo.internal.", redisAddress)
 	until("/health", 200, "ready")
+
+	// The databases were migrated, and by whom is recorded.
+	by := ""
+	if c, err := stores.PostgresConfig(net.DefaultResolver, dbAddress.String(), 5432, "dify", secretOf("demo-db-password"), "dify"); err != nil {
+		t.Error(err)
+	} else if conn, err := pgx.ConnectConfig(t.Context(), c); err != nil {
+		t.Error(err)
+	} else {
+		err := conn.QueryRow(t.Context(), `SELECT version || ' ' || head || ' ' || instance FROM difyup.migrations`).Scan(&by)
+		if err = errors.Join(err, conn.Close(t.Context())); err != nil || by != dify.Default+" c3f1a9b2e6d4 vm-1" {
+			t.Errorf("migrated: %q, %v", by, err)
+		}
+	}
 
 	// What uses the stores is for those who log in; nobody else can have anything written.
 	if code, text := get("/console/api/setup"); code != 200 || !strings.Contains(text, "not_started") {

@@ -29,11 +29,12 @@ type Phase string
 
 // The phases, in their order. An instance goes back when it loses what it had.
 const (
-	Secrets Phase = "secrets" // reads its secrets
-	Stores  Phase = "stores"  // waits for the names and the stores
-	Starts  Phase = "starts"  // has started the runtime and waits for it
-	Serves  Phase = "serves"  // takes traffic
-	Drains  Phase = "drains"  // takes no new traffic and finishes what it has
+	Secrets  Phase = "secrets"  // reads its secrets
+	Stores   Phase = "stores"   // waits for the names and the stores
+	Migrates Phase = "migrates" // has the databases migrated, or waits for another instance that does
+	Starts   Phase = "starts"   // has started the runtime and waits for it
+	Serves   Phase = "serves"   // takes traffic
+	Drains   Phase = "drains"   // takes no new traffic and finishes what it has
 )
 
 // Document is how an instance is. Any program of the instance may write it: it is shown to people, and nothing is decided by
@@ -45,7 +46,14 @@ type Document struct {
 	Phase   Phase     `json:"phase"`
 	Since   time.Time `json:"since"`             // of the phase
 	Waiting string    `json:"waiting,omitempty"` // for what: "the vector database: refuses the password"
+	Schema  *Schema   `json:"schema,omitempty"`  // of the databases, once it is known
 	Checks  []Check   `json:"checks,omitempty"`  // of what the instance depends on, when it was last tried
+}
+
+// Schema is what the databases were migrated to.
+type Schema struct {
+	Version string `json:"version"` // of Dify
+	Head    string `json:"head"`    // the revision
 }
 
 // Check is one thing that an instance depends on.
@@ -59,10 +67,13 @@ type Check struct {
 // String says how the instance is.
 func (d Document) String() string {
 	said := map[Phase]string{
-		Secrets: "reads its secrets", Stores: "waits for its stores", Starts: "starts Dify " + d.Dify, Serves: "serves Dify " + d.Dify, Drains: "takes no new requests and ends",
+		Secrets: "reads its secrets", Stores: "waits for its stores", Migrates: "brings the databases up to Dify " + d.Dify, Starts: "starts Dify " + d.Dify, Serves: "serves Dify " + d.Dify, Drains: "takes no new requests and ends",
 	}[d.Phase]
 	if said == "" {
 		said = "is in the phase " + string(d.Phase)
+	}
+	if d.Phase == Serves && d.Schema != nil {
+		said += " on the schema " + d.Schema.Head
 	}
 	if d.Waiting != "" {
 		said += ": " + d.Waiting
@@ -102,6 +113,9 @@ func Parse(raw string) (Document, error) {
 		return d, fmt.Errorf("the instance's report cannot be read: %w", err)
 	}
 	d.Boot, d.Dify, d.Phase, d.Waiting = clean(d.Boot), clean(d.Dify), Phase(clean(string(d.Phase))), clean(d.Waiting)
+	if d.Schema != nil {
+		d.Schema.Version, d.Schema.Head = clean(d.Schema.Version), clean(d.Schema.Head)
+	}
 	for i := range d.Checks {
 		d.Checks[i].Name, d.Checks[i].Says = clean(d.Checks[i].Name), clean(d.Checks[i].Says)
 	}

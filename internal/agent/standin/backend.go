@@ -92,6 +92,9 @@ func (s settings) pool(ctx context.Context, resolver *net.Resolver, host, port, 
 	if err != nil {
 		return nil, err
 	}
+	if name := s("PGAPPNAME"); name != "" { // as libpq, which Dify uses, takes it
+		config.RuntimeParams["application_name"] = name
+	}
 	return newPool(ctx, config)
 }
 

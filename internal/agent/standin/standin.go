@@ -2,11 +2,14 @@ package standin
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -85,6 +88,9 @@ func Main(ctx context.Context, args []string, o Options) error {
 	if len(args) > 0 {
 		name, args = dify.Name(args[0]), args[1:]
 	}
+	if name == dify.PluginDaemon && slices.Equal(args, []string{"/app/commandline", "migrate"}) {
+		return migrateDaemon(ctx, o)
+	}
 	if len(args) > 0 {
 		return fmt.Errorf("the stand-in for %s knows no command %q", name, args[0])
 	}
@@ -94,7 +100,31 @@ func Main(ctx context.Context, args []string, o Options) error {
 	return Run(ctx, name, o)
 }
 
-// migrate makes the tables.
+// migrateDaemon makes the tables of the plugins' database.
+func migrateDaemon(ctx context.Context, o Options) error {
+	env := settings(o.Env)
+	d, err := newDaemon(ctx, env, o)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	if err := d.do(ctx, func(*pgx.Conn) error { return nil }); err != nil {
+		return errors.New(env.hide(err))
+	}
+	o.Log.Info("the plugins' tables are there")
+	return nil
+}
+
+// revision is what the release's migrations end at; where that is not known, something that only this release has.
+func revision(version string) string {
+	if r, err := dify.Lookup(version); err == nil && r.Schema != "" {
+		return r.Schema
+	}
+	sum := sha256.Sum256([]byte(version))
+	return hex.EncodeToString(sum[:6])
+}
+
+// migrate makes the tables, and notes the revision as Dify's migrations do.
 func migrate(ctx context.Context, o Options) error {
 	env := settings(o.Env)
 	b, err := newBackend(ctx, env, o)
@@ -102,7 +132,18 @@ func migrate(ctx context.Context, o Options) error {
 		return err
 	}
 	defer b.close()
-	if err := b.db(ctx, func(*pgx.Conn) error { return nil }); err != nil {
+	err = b.db(ctx, func(c *pgx.Conn) error {
+		return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
+			for _, q := range []string{`CREATE TABLE IF NOT EXISTS alembic_version (version_num varchar(32) PRIMARY KEY)`, `DELETE FROM alembic_version`} {
+				if _, err := tx.Exec(ctx, q); err != nil {
+					return err
+				}
+			}
+			_, err := tx.Exec(ctx, `INSERT INTO alembic_version VALUES ($1)`, revision(o.Env("STANDIN_VERSION")))
+			return err
+		})
+	})
+	if err != nil {
 		return errors.New(env.hide(err))
 	}
 	o.Log.Info("the tables are there")
