@@ -3,10 +3,12 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-COMMANDS  := ./cmd/difyup ./cmd/difyup-agent
 PLATFORMS := linux/arm64 darwin/arm64 windows/amd64
 
-.PHONY: help deps build demo test short busy campaign race bench lint generate golden cross clean
+# Without a commit in it the agent is the same of the same sources: see ADR 18.
+AGENT := CGO_ENABLED=0 GOOS=linux go build -trimpath -buildvcs=false -ldflags='-s -w -buildid='
+
+.PHONY: help deps build demo test short busy campaign race bench lint generate golden cross release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,8 +16,10 @@ help: ## list the targets
 deps: ## install PostgreSQL with pgvector, and Redis, if they are missing
 	@scripts/install-deps
 
-build: ## build bin/difyup and bin/difyup-agent
-	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/ $(COMMANDS)
+build: ## build bin/difyup, with the agent for Google's instances inside, and bin/difyup-agent for this machine
+	go run ./internal/carried/generate
+	CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/ ./cmd/difyup
+	$(AGENT) -o bin/ ./cmd/difyup-agent
 
 demo: deps build ## raise the example on this machine and send it requests
 	@scripts/demo
@@ -55,5 +59,8 @@ cross: ## check that difyup compiles on the other platforms
 		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} go build -o /dev/null ./cmd/difyup; \
 	done
 
-clean: ## remove what build made
-	rm -rf bin
+release: ## write the archives of every platform, their checksums and an SBOM to dist
+	@scripts/release
+
+clean: ## remove what build and release made
+	rm -rf bin dist internal/carried/agent/difyup-agent.*

@@ -2,6 +2,8 @@ module github.com/difyup/difyup
 
 go 1.26.0
 
+toolchain go1.26.8
+
 require (
 	cloud.google.com/go/storage v1.70.0
 	github.com/google/go-cmp v0.7.0

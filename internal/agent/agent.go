@@ -52,9 +52,9 @@ type agent struct {
 	google   *google
 	resolver *net.Resolver
 	door     *frontdoor.Door
+	report   *reporter
 	runtime  runtime.Runtime
 	release  dify.Release
-	report   *reporter
 
 	name     string
 	zone     string // projects/NUMBER/zones/ZONE
@@ -218,44 +218,49 @@ func (a *agent) serve(ctx, life context.Context) {
 	wait := time.Second
 	for life.Err() == nil {
 		// The secrets are fetched anew each time: what does not let us in today may be of yesterday.
-		var secrets map[string]string
-		if a.try(ctx, report.Secrets, "the secrets", func(ctx context.Context) (err error) {
-			secrets, err = a.fetch(ctx)
-			return err
-		}) != nil {
-			return
-		}
 		var (
+			secrets  map[string]string
 			services []dify.Service
 			prepared bool
 			tried    int
 		)
-		err := a.try(ctx, report.Stores, "the stores", func(ctx context.Context) (err error) {
+		read := func(ctx context.Context) error {
+			now, err := a.fetch(ctx)
+			if err != nil {
+				return err
+			}
+			with, err := dify.Project(a.release, a.settings, now)
+			if err != nil {
+				return err
+			}
+			secrets, services = now, with
+			return nil
+		}
+		if a.try(ctx, report.Secrets, "the secrets", read) != nil {
+			return
+		}
+		if a.try(ctx, report.Stores, "the stores", func(ctx context.Context) error {
 			// A store that refuses a password may have got another one meanwhile.
 			if tried++; tried%5 == 0 {
-				if now, err := a.fetch(ctx); err == nil {
-					secrets = now
+				if err := read(ctx); err != nil {
+					return err
 				}
-			}
-			if services, err = dify.Project(a.release, a.settings, secrets); err != nil {
-				return err
 			}
 			// While the stores come to be, images are fetched.
 			if !prepared {
 				if err := a.runtime.Prepare(ctx, services); err != nil {
-					return &unready{"the runtime", "cannot get what it needs; the log of the instance says what", hide(err, secrets).Error()}
+					return &unready{"the runtime", words(err), hide(err, secrets).Error()}
 				}
 				prepared = true
 			}
 			return a.reach(ctx, secrets)
-		})
-		if err != nil {
+		}) != nil {
 			return
 		}
 		a.log.Info("the stores answer; starting", "runtime", a.settings.Runtime, "dify", a.settings.DifyVersion)
 		a.wait(report.Starts, "the runtime has not answered yet")
 		began := time.Now()
-		err = a.run(life, services, secrets)
+		err := a.run(life, services, secrets)
 		if errors.Is(err, errSecretsChanged) {
 			a.log.Info("secrets were changed; starting again with them")
 			continue
@@ -426,7 +431,7 @@ func (a *agent) watch(ctx context.Context) {
 			case fails >= 3 || ended:
 				ready, pause = false, first
 				a.log.Warn("the runtime does not answer", "error", err)
-				a.wait(report.Starts, "the runtime does not answer")
+				a.wait(report.Starts, "the runtime "+words(err))
 			}
 		}
 		timer := time.NewTimer(pause)

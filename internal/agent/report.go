@@ -17,6 +17,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/difyup/difyup/internal/agent/runtime"
 	"github.com/difyup/difyup/internal/report"
 )
 
@@ -151,13 +152,16 @@ func words(err error) string {
 		dns      *net.DNSError
 		status   *statusError
 		network  net.Error
+		service  *runtime.Failure
+		of       *unready
 	)
-	var of *unready
 	switch {
 	case err == nil:
 		return ""
 	case errors.As(err, &of):
 		return of.what + " " + of.says
+	case errors.As(err, &service):
+		return "cannot run the service " + string(service.Service)
 	case errors.As(err, &postgres):
 		switch postgres.Code {
 		case "28P01", "28000":

@@ -2,16 +2,10 @@ package cli
 
 import (
 	"context"
-	"crypto/sha256"
-	"debug/elf"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"unicode"
@@ -19,12 +13,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/difyup/difyup/internal/build"
+	"github.com/difyup/difyup/internal/carried"
 	"github.com/difyup/difyup/internal/config"
 	"github.com/difyup/difyup/internal/event"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/localcloud"
 	"github.com/difyup/difyup/internal/ops"
-	"github.com/difyup/difyup/internal/topology"
 )
 
 func newRoot(a *app) *cobra.Command {
@@ -210,6 +204,10 @@ func (t *target) openWith(ctx context.Context, a *app, o ops.Options, start, mak
 		if o.Agent, err = findAgent(t.local); err != nil {
 			return nil, nil, err
 		}
+		o.ReadFile, o.Agent.Runtime = carried.ReadFile, "compose"
+		if t.local { // in a rehearsal, the stand-in plays Dify
+			o.Agent.Runtime = "standin"
+		}
 	}
 	var info *localcloud.Info
 	var down error
@@ -244,68 +242,6 @@ func (t *target) cloud(ctx context.Context, events event.Sink, start bool) (*loc
 	return up(ctx, dir, serveOptions{fresh: true, transient: true}, func(what string) {
 		events.Send(event.Event{Phase: event.Info, Detail: "waiting for " + what})
 	}, events)
-}
-
-// findAgent gives the program for the instances: $DIFYUP_AGENT, or difyup-agent beside this program.
-func findAgent(local bool) (topology.Agent, error) {
-	path := os.Getenv("DIFYUP_AGENT")
-	if path == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return topology.Agent{}, fmt.Errorf("find this program: %w", err)
-		}
-		path = filepath.Join(filepath.Dir(self), "difyup-agent")
-	}
-	info, err := os.Stat(path)
-	if err == nil && !info.Mode().IsRegular() { // a pipe would be waited for, a device read for ever
-		err = errors.New("it is no file")
-	}
-	var f *os.File
-	if err == nil {
-		f, err = os.Open(path)
-	}
-	if err != nil {
-		return topology.Agent{}, &fault.Fault{
-			Summary: "No agent for the instances",
-			Detail:  fmt.Sprintf("Every instance runs difyup-agent, and %s could not be opened.", path),
-			Remedy:  "Build it, from the source tree, or name it in DIFYUP_AGENT:\n    make build",
-			Cause:   err,
-		}
-	}
-	defer f.Close()
-	if err := rightMachine(f, path, local); err != nil {
-		return topology.Agent{}, err
-	}
-	sum := sha256.New()
-	if _, err := io.Copy(sum, f); err != nil {
-		return topology.Agent{}, fmt.Errorf("read %s: %w", path, err)
-	}
-	// In a rehearsal, the stand-in plays Dify.
-	return topology.Agent{Path: path, SHA256: hex.EncodeToString(sum.Sum(nil)), Runtime: map[bool]string{true: "standin", false: "compose"}[local]}, nil
-}
-
-// rightMachine refuses an agent that would not run: Google's instances are x86-64, the local cloud's what this machine is.
-func rightMachine(f *os.File, path string, local bool) error {
-	want := elf.EM_X86_64
-	if local && runtime.GOARCH == "arm64" {
-		want = elf.EM_AARCH64
-	}
-	wrong := func(what string) error {
-		return &fault.Fault{
-			Summary: "The agent is for another machine",
-			Detail:  fmt.Sprintf("%s is %s; the instances need a Linux program for %s.", path, what, want),
-			Remedy:  "Build it for them, from the source tree:\n    GOOS=linux GOARCH=amd64 make build",
-		}
-	}
-	program, err := elf.NewFile(f)
-	if err != nil {
-		return wrong("no Linux program")
-	}
-	if program.Machine != want {
-		return wrong("for " + program.Machine.String())
-	}
-	_, err = f.Seek(0, io.SeekStart)
-	return err
 }
 
 // writeJSON writes one value as the answer.

@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -33,7 +34,8 @@ type Options struct {
 	HTTP      *http.Client // nil = one of the client's own
 	Events    event.Sink   // retries and long waits
 	UserAgent string
-	Drivers   map[string]func(*Client) Driver // by Kind.Driver
+	Drivers   map[string]func(*Client) Driver   // by Kind.Driver
+	ReadFile  func(path string) ([]byte, error) // gives what is uploaded; nil = os.ReadFile
 }
 
 // Client calls Google. It is safe for concurrent use.
@@ -108,6 +110,14 @@ func (c *Client) Disabled() []string {
 	})
 	slices.Sort(names)
 	return names
+}
+
+// ReadFile gives the contents of a file that is to be uploaded.
+func (c *Client) ReadFile(path string) ([]byte, error) {
+	if c.opts.ReadFile != nil {
+		return c.opts.ReadFile(path)
+	}
+	return os.ReadFile(path)
 }
 
 // Notify sends an event about a resource.

@@ -35,10 +35,10 @@ type Certificate struct {
 	Domains     []string `json:"domains"` // subject alternative names
 }
 
-// Object is the body of BucketObjects: a local file that must be in the bucket.
+// Object is the body of BucketObjects: a file that must be in the bucket.
 type Object struct {
 	Bucket string `json:"bucket"`
 	Name   string `json:"name"`
 	SHA256 string `json:"sha256"` // hex, kept in the object's metadata
-	Source string `json:"source"` // local path
+	Source string `json:"source"` // what gcp.Options.ReadFile takes: a local path, unless it was given another
 }

@@ -31,7 +31,8 @@ type Options struct {
 	Endpoint string          // "" = Google; else the local cloud's URL
 	Token    string          // the access token at Endpoint
 	Agent    topology.Agent
-	Version  string // of difyup, for the history and the user agent
+	ReadFile func(path string) ([]byte, error) // gives the agent; nil = os.ReadFile
+	Version  string                            // of difyup, for the history and the user agent
 	Events   event.Sink
 }
 
@@ -55,6 +56,7 @@ func Open(ctx context.Context, o Options) (*Stack, error) {
 	}
 	c, err := gcp.New(ctx, gcp.Options{
 		Project: o.Identity.Project, Endpoint: o.Endpoint, Token: o.Token, Events: o.Events, UserAgent: "difyup/" + o.Version, Drivers: driver.All(),
+		ReadFile: o.ReadFile,
 	})
 	if err != nil {
 		return nil, err

@@ -14,9 +14,9 @@ import (
 	"github.com/difyup/difyup/internal/resource"
 )
 
-// Agent is the program that every instance runs, as a file on this machine.
+// Agent is the program that every instance runs.
 type Agent struct {
-	Path    string
+	Path    string // of the file, or what stands for it where files are read
 	SHA256  string // hex
 	Runtime string // what it runs Dify with: a name that the agent knows, "compose"
 }

@@ -202,6 +202,47 @@ func TestObjectsAreUploadedOnce(t *testing.T) {
 	generations(3, "changed after somebody else")
 }
 
+// TestObjectsThatAreNoFiles checks that what is uploaded comes from where the client is told, and that an upload of anything
+// but what the plan spoke of, or of what cannot be read, sends nothing.
+func TestObjectsThatAreNoFiles(t *testing.T) {
+	const sum = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed" // of "one"
+	for _, tc := range []struct {
+		name, content string
+		err           error
+		says          string // "" = it is uploaded
+	}{
+		{name: "as planned", content: "one"},
+		{name: "another", content: "two", says: "changed since the plan was made"},
+		{name: "none", err: errors.New("it is damaged"), says: "it is damaged"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			a := &answers{lines: map[string][]string{"POST /upload/storage/v1/b/demo-files/o": {"200 {}"}}}
+			c, err := gcp.New(t.Context(), gcp.Options{
+				Project: "demo-project", Endpoint: "http://cloud/", HTTP: &http.Client{Transport: a}, Drivers: driver.All(),
+				ReadFile: func(path string) ([]byte, error) {
+					if path != "inside" {
+						t.Errorf("%q is read", path)
+					}
+					return []byte(tc.content), tc.err
+				},
+			})
+			must(t, err)
+			r := kind.BucketObjects.New("demo-files/agent", params("bucket", "demo-files"), &kind.Object{Bucket: "demo-files", Name: "agent", SHA256: sum, Source: "inside"})
+			err = c.Create(t.Context(), r, r.Body)
+			if tc.says != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.says) || len(a.asked) > 0 {
+					t.Errorf("%v, after %q; want %q", err, a.asked, tc.says)
+				}
+				return
+			}
+			must(t, err)
+			if sent := strings.Join(a.asked, "\n"); !strings.Contains(sent, "\r\n\r\none\r\n") {
+				t.Errorf("sent:\n%s", sent)
+			}
+		})
+	}
+}
+
 // TestInsideOfAnAbsentInstance checks that what lies in a Cloud SQL instance that is not there is absent, though Cloud SQL
 // says that it may not be seen, and that the instance is asked for then only.
 func TestInsideOfAnAbsentInstance(t *testing.T) {

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -169,7 +168,7 @@ func Empty(ctx context.Context, c *gcp.Client, k *resource.Kind, name string) er
 	return g.Wait()
 }
 
-// object is a local file that must be in a bucket. Its metadata keeps the checksum.
+// object is a file, of this machine or inside difyup, that must be in a bucket. Its metadata keeps the checksum.
 type object struct{ gcp.REST }
 
 func (d *object) name(r *resource.Resource) string {
@@ -221,7 +220,7 @@ func (d *object) Update(ctx context.Context, r *resource.Resource, body, live ma
 // upload writes a new generation in the place of this one.
 func (d *object) upload(ctx context.Context, r *resource.Resource, body map[string]any, generation string) error {
 	source, _ := body["source"].(string)
-	content, err := os.ReadFile(source)
+	content, err := d.ReadFile(source)
 	if err != nil {
 		return fmt.Errorf("upload to %s: %w", r.ID(), err)
 	}

@@ -77,6 +77,12 @@ var bans = []struct{ from, on, why string }{
 	{"internal/smoke", "internal/gcp", "smoke works for any Dify, wherever it runs"},
 	{"internal/smoke", "internal/kind", "smoke works for any Dify, wherever it runs"},
 	{"cmd/difyup-agent", "github.com/spf13/cobra", "the agent is a small binary"},
+	{"cmd/difyup-agent", "internal/cli", "a change of difyup alone must not change the agent: a new agent replaces every instance"},
+	{"cmd/difyup-agent", "internal/ops", "a change of difyup alone must not change the agent: a new agent replaces every instance"},
+	{"cmd/difyup-agent", "internal/topology", "a change of difyup alone must not change the agent: a new agent replaces every instance"},
+	{"cmd/difyup-agent", "internal/smoke", "a change of difyup alone must not change the agent: a new agent replaces every instance"},
+	{"cmd/difyup-agent", "internal/carried", "the agent would carry itself"},
+	{"internal/carried", "net/http", "it is read, and nothing else"},
 	{"internal/fault", module + "internal", "fault is a leaf"},
 	{"internal/event", module + "internal", "event is a leaf"},
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/difyup/difyup/internal/carried"
 	"github.com/difyup/difyup/internal/localcloud"
 	"github.com/difyup/difyup/internal/test/cloud"
 )
@@ -104,6 +105,14 @@ func BenchmarkStack(b *testing.B) {
 			b.Fatal(err)
 		}
 		figure("difyup, the program", fmt.Sprintf("%.1f MB", float64(size.Size())/1e6), "at most 60 MB")
+		agent, err := carried.Find()
+		if err != nil {
+			b.Fatal(err)
+		}
+		if agent == nil {
+			b.Fatal("bin/difyup carries no agent; build first: make build")
+		}
+		figure("  the agent inside, by itself", fmt.Sprintf("%.1f MB", float64(agent.Size)/1e6), fmt.Sprintf("at most %.0f MB", carried.Limit/1e6))
 		figure("difyup version", ms(median(9, func() usage { return r.run("version") }).wall), "at most 30 ms")
 
 		up := r.run("apply", "--yes")

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -59,7 +60,12 @@ func TestEngine(t *testing.T) {
 	if err := e.Close(); err != nil {
 		t.Error(err)
 	}
-	if out, err := exec.Command("pgrep", "-f", "difyup-engine-.*/exec").Output(); err == nil && len(out) > 0 {
+	// Other tests may have engines of their own.
+	dir := filepath.Dir(strings.TrimPrefix(e.Environ[len(e.Environ)-1], "DOCKER_HOST=unix://"))
+	if !strings.Contains(dir, "difyup-engine-") {
+		t.Fatalf("the engine's directory is %q", dir)
+	}
+	if out, err := exec.Command("pgrep", "-f", dir+"/exec").Output(); err == nil && len(out) > 0 {
 		t.Errorf("processes are left: %s", out)
 	}
 }
