@@ -350,9 +350,10 @@ func TestRun(t *testing.T) {
 	defer cancel()
 	var log lockedBuffer
 	dir := filepath.Join(t.TempDir(), "compose")
-	r := compose.New(compose.Options{
+	o := compose.Options{
 		Dir: dir, Project: "dify", Environ: e.Environ, Pull: "never", Start: 2 * time.Minute, Dial: e.Dial, Log: slog.New(slog.NewTextHandler(&log, nil)),
-	})
+	}
+	r := compose.New(o)
 	missing := slices.Clone(all)
 	missing[3].Image = "difyup-standin/nothing:1"
 	if err := r.Prepare(ctx, missing); err == nil || !strings.Contains(err.Error(), "difyup-standin/nothing:1 is not on this machine") {
@@ -473,7 +474,8 @@ func TestRun(t *testing.T) {
 	broken := slices.Clone(all)
 	broken[1].Environment = maps.Clone(broken[1].Environment)
 	broken[1].Environment["CELERY_BROKER_URL"] = "amqp://x"
-	err = r.Run(ctx, broken)
+	o.Start = 10 * time.Second
+	err = compose.New(o).Run(ctx, broken)
 	var failure *runtime.Failure
 	if !errors.As(err, &failure) || failure.Service != dify.Worker || !strings.Contains(failure.Lines, "CELERY_BROKER_URL is no URL of Redis") {
 		t.Errorf("a worker that cannot run: %v", err)

@@ -29,7 +29,8 @@ func squid() string {
 	for _, r := range forbidden() {
 		line("acl near dst %s", r)
 	}
-	line("acl private dstdomain .internal .metadata.goog .local .localhost")
+	// -n: of an address, no name is asked for, which would keep the request waiting.
+	line("acl private dstdomain -n .internal .metadata.goog .local .localhost")
 	line("acl itself url_regex -i ^cache_object:")
 	line("acl web port 80 443 1025-65535")
 	line("acl tls port 443")
