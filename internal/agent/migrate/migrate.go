@@ -120,7 +120,7 @@ func Run(ctx context.Context, o Options) (Schema, error) {
 func recorded(ctx context.Context, c *pgx.Conn, version string) (bool, Schema, error) {
 	ctx, cancel := context.WithTimeout(ctx, stores.Patience)
 	defer cancel()
-	rows, err := c.Query(ctx, `SELECT version, head FROM difyup.migrations`)
+	rows, _ := c.Query(ctx, `SELECT version, head FROM difyup.migrations`) // its error comes with the rows
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Schema])
 	if missing(err) {
 		return false, Schema{}, nil
