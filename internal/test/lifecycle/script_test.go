@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -193,15 +194,17 @@ func meet(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// until runs a program again and again until it says something: until TEXT PROGRAM [ARGUMENT...].
+// until runs a program again and again until it says something: until REGEXP PROGRAM [ARGUMENT...].
 func until(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
-		ts.Fatalf("usage: until TEXT PROGRAM [ARGUMENT...]")
+		ts.Fatalf("usage: until REGEXP PROGRAM [ARGUMENT...]")
 	}
+	want, err := regexp.Compile(args[0])
+	ts.Check(err)
 	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		err := ts.Exec(args[1], args[2:]...)
 		switch out := ts.ReadFile("stdout"); {
-		case strings.Contains(out, args[0]):
+		case want.MatchString(out):
 			return
 		case time.Now().After(end):
 			ts.Fatalf("%q is never said; at last, with %v:\n%s", args[0], err, out)
