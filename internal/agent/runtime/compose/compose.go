@@ -35,6 +35,7 @@ type Options struct {
 	Pull    string   // "missing": what the machine lacks is pulled; "never": it is an error
 	// Start bounds how long the services may take from the start of the first until all are healthy. 0 = 15 minutes.
 	Start time.Duration
+	Look  time.Duration                                                        // between two looks at containers that run; 0 = 10 s
 	Dial  func(ctx context.Context, network, address string) (net.Conn, error) // to the published ports; nil = net's
 	Log   *slog.Logger
 }
@@ -57,6 +58,9 @@ func New(o Options) runtime.Runtime {
 	if o.Start == 0 {
 		o.Start = 15 * time.Minute
 	}
+	if o.Look == 0 {
+		o.Look = 10 * time.Second
+	}
 	return &engine{opts: o, client: &http.Client{
 		Transport:     &http.Transport{DisableKeepAlives: true, DialContext: o.Dial},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -65,9 +69,8 @@ func New(o Options) runtime.Runtime {
 
 // How long things may take that are none of the services'.
 const (
-	short    = time.Minute      // a question to the engine
-	pulling  = 20 * time.Minute // one image, through one address of a NAT that others use too
-	lookEach = 10 * time.Second
+	short   = time.Minute      // a question to the engine
+	pulling = 20 * time.Minute // one image, through one address of a NAT that others use too
 )
 
 // docker runs the program and gives what it wrote. What it says when it fails is in the error, without secrets.
@@ -255,7 +258,7 @@ func (e *engine) Run(ctx context.Context, services []dify.Service) error {
 		return err
 	}
 	e.set(services, nil)
-	tick := time.NewTicker(lookEach)
+	tick := time.NewTicker(e.opts.Look)
 	defer tick.Stop()
 	for bad := 0; ; {
 		select {

@@ -351,7 +351,8 @@ func TestRun(t *testing.T) {
 	var log lockedBuffer
 	dir := filepath.Join(t.TempDir(), "compose")
 	o := compose.Options{
-		Dir: dir, Project: "dify", Environ: e.Environ, Pull: "never", Start: 2 * time.Minute, Dial: e.Dial, Log: slog.New(slog.NewTextHandler(&log, nil)),
+		Dir: dir, Project: "dify", Environ: e.Environ, Pull: "never", Start: 2 * time.Minute, Look: time.Second, Dial: e.Dial,
+		Log: slog.New(slog.NewTextHandler(&log, nil)),
 	}
 	r := compose.New(o)
 	missing := slices.Clone(all)
