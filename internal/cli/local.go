@@ -171,7 +171,10 @@ func newLocalEnv(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "env", Short: "Show what gcloud and Terraform need to work on the local cloud", Args: noArgs,
 		Long: `Writes, as commands for a shell, the environment in which gcloud and Terraform's Google provider work on the local cloud
-instead of Google Cloud: addresses, the access token's file, and the project if there is a description of a stack.`,
+instead of Google Cloud: addresses, the access token's file, and the project if there is a description of a stack.
+
+Programs that can be given no other address find the local cloud by Google's own names, such as storage.googleapis.com, if they
+ask its name server and trust its certificate authority. --json says where these are. This needs port 443, thus root.`,
 		Example: "  eval \"$(difyup local env)\"\n  gcloud compute instances list",
 		RunE: func(c *cobra.Command, _ []string) error {
 			path, err := localDir(dir)
@@ -196,7 +199,10 @@ instead of Google Cloud: addresses, the access token's file, and the project if 
 				for _, v := range env {
 					variables[v.Name] = v.Value
 				}
-				return a.writeJSON(map[string]any{"endpoint": info.URL, "tokenFile": info.TokenFile(), "environment": variables})
+				return a.writeJSON(map[string]any{
+					"endpoint": info.URL, "tokenFile": info.TokenFile(), "environment": variables,
+					"nameServer": info.DNS, "ca": info.CAFile(), "caBundle": info.BundleFile(),
+				})
 			}
 			for _, v := range env {
 				fmt.Fprintf(a.Out, "export %s=%s\n", v.Name, quoted(v.Value))

@@ -8,8 +8,19 @@ import (
 // Variable is a variable of other programs' environment.
 type Variable struct{ Name, Value string }
 
+// What the directory has for such clients. Neither is a secret: the authority's key never leaves the process.
+const (
+	caFile     = "ca.pem"        // the authority
+	bundleFile = "ca-bundle.pem" // the authority and those that the system trusts, for clients that trust one file alone
+)
+
 // TokenFile is the file with the owner's access token.
 func (i *Info) TokenFile() string { return filepath.Join(i.Dir, tokenFile) }
+
+// CAFile is the file with the authority that the APIs' certificate is of, where they are found by name; BundleFile has the
+// system's besides.
+func (i *Info) CAFile() string     { return filepath.Join(i.Dir, caFile) }
+func (i *Info) BundleFile() string { return filepath.Join(i.Dir, bundleFile) }
 
 // gcloudAPIs and terraformAPIs are the APIs that gcloud and Terraform's Google provider can be led elsewhere for, with
 // what their clients want an address to end in. Gcloud adds the rest of the path itself where there is none.

@@ -24,6 +24,7 @@ import (
 	"github.com/difyup/difyup/internal/localcloud/faults"
 	"github.com/difyup/difyup/internal/localcloud/fleet"
 	"github.com/difyup/difyup/internal/localcloud/fleet/group"
+	"github.com/difyup/difyup/internal/localcloud/fleet/nameserver"
 	"github.com/difyup/difyup/internal/localcloud/front"
 	"github.com/difyup/difyup/internal/localcloud/iam"
 	"github.com/difyup/difyup/internal/localcloud/plane"
@@ -172,8 +173,8 @@ func (c *cloud) run(ctx context.Context) (err error) {
 	machines := compute.Register(c.front, c.store, compute.Options{Addresses: balancerAddresses{c.net}, Log: log})
 	c.fleet, err = fleet.New(fleet.Options{
 		Store: c.store, Addresses: instanceAddresses{c.net}, Users: users, Start: c.startInstance, Objects: c.open(),
-		Issue: c.front.Tokens().Issue, Number: c.front.ProjectNumber, Lookup: names.Lookup, Zones: names.Zones, KeyPair: machines.KeyPair,
-		DNS: c.net.DNS(), Endpoint: url, Dir: filepath.Join(c.opts.Dir, "instances"), TimeScale: c.opts.TimeScale, Log: log,
+		Issue: c.front.Tokens().Issue, Number: c.front.ProjectNumber, Lookup: c.lookup(names.Lookup), Zones: names.Zones, KeyPair: machines.KeyPair,
+		DNS: c.net.DNS(), Outside: outside(c.net.Block()), Endpoint: url, Dir: filepath.Join(c.opts.Dir, "instances"), TimeScale: c.opts.TimeScale, Log: log,
 	})
 	if err != nil {
 		return err
@@ -185,6 +186,12 @@ func (c *cloud) run(ctx context.Context) (err error) {
 	}()
 	machines.Observe(c.fleet)
 	machines.SetFleet(c.fleet)
+
+	endSecure, err := serveSecurely(c.net.API(), c.opts.Dir, c.front.Hosts(), c.front, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, endSecure()) }()
 
 	c.info = Info{
 		PID: os.Getpid(), URL: url, Token: token, Dir: c.opts.Dir, StartedAt: time.Now().UTC().Truncate(time.Second), Version: c.opts.Version,
@@ -215,6 +222,30 @@ func (c *cloud) run(ctx context.Context) (err error) {
 		return server.Close() // requests that still wait, as operations' waits do, are cut off
 	}
 	return nil
+}
+
+// lookup has the APIs be found by their names at Google, also while they are not served by them: what would be asked here
+// must not be asked there.
+func (c *cloud) lookup(zones func(name, qtype string) ([]string, int, bool)) func(name, qtype string) ([]string, int, bool) {
+	hosts := c.front.Hosts()
+	return func(name, qtype string) ([]string, int, bool) {
+		if data, ttl, ok := zones(name, qtype); ok || !slices.Contains(hosts, strings.TrimSuffix(name, ".")) {
+			return data, ttl, ok
+		}
+		if qtype != "A" {
+			return nil, 0, true
+		}
+		return []string{c.net.API().String()}, 300, true
+	}
+}
+
+// outside gives the machine's name servers, of which this local cloud's own is not one.
+func outside(own netip.Prefix) []netip.AddrPort {
+	conf, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil { // then the machine has none
+		return nil
+	}
+	return nameserver.Servers(string(conf), own)
 }
 
 // publish writes where the cloud is, for other processes.

@@ -29,7 +29,7 @@ type Users interface {
 	Release(uid int)
 }
 
-// Options are what a fleet depends on. All fields are needed, but for KeyPair and Zones.
+// Options are what a fleet depends on. All fields are needed, but for KeyPair, Zones and Outside.
 type Options struct {
 	Store     *store.Store
 	Addresses Addresses
@@ -50,10 +50,11 @@ type Options struct {
 	// KeyPair gives a self-managed certificate's chain and private key, PEM. Without it they are read from the
 	// certificate's body.
 	KeyPair   func(certificate string) (chain, key string, ok bool)
-	DNS       netip.Addr // where the name server listens, on a free port
-	Endpoint  string     // of the API, "http://127.64.0.1:4000/": instances learn it from their project's metadata
-	Dir       string     // the instances' directories are made under it
-	TimeScale float64    // 0 is instant, 1 realistic
+	DNS       netip.Addr       // where the name server listens
+	Outside   []netip.AddrPort // the name servers that know all other names; none = those are refused
+	Endpoint  string           // of the API, "http://127.64.0.1:4000/": instances learn it from their project's metadata
+	Dir       string           // the instances' directories are made under it
+	TimeScale float64          // 0 is instant, 1 realistic
 	Log       *slog.Logger
 }
 
@@ -75,7 +76,7 @@ const (
 // New starts the name server; everything else starts as resources come.
 func New(opts Options) (*Fleet, error) {
 	f := &Fleet{opts: opts}
-	names, err := nameserver.Serve(opts.DNS, f.lookup, opts.Log)
+	names, err := nameserver.Serve(opts.DNS, nameserver.Options{Lookup: f.lookup, Outside: opts.Outside, Log: opts.Log})
 	if err != nil {
 		return nil, err
 	}

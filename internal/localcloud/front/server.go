@@ -160,6 +160,17 @@ func (s *Server) Ops() *Ops { return s.ops }
 // TimeScale is the factor of latencies.
 func (s *Server) TimeScale() float64 { return s.opts.TimeScale }
 
+// Hosts gives the names that the APIs have at Google, and answer to here, sorted.
+func (s *Server) Hosts() []string {
+	hosts := []string{"www.googleapis.com"}
+	for _, api := range s.set.APIs() {
+		name, _, _ := strings.Cut(api, "-")
+		hosts = append(hosts, name+".googleapis.com")
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
+}
+
 // MethodIDs gives the names of all methods, sorted.
 func (s *Server) MethodIDs() []string { return slices.Sorted(maps.Keys(s.known)) }
 

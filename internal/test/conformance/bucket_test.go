@@ -7,12 +7,16 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -38,12 +42,22 @@ func cloudWithBuckets(t *testing.T) localcloud.Info {
 
 // TestBucketGo has Google's Go client, which the plugin daemon uses, do what the daemon does and what else it can.
 func TestBucketGo(t *testing.T) {
-	info := cloudWithBuckets(t)
+	t.Run("by address", func(t *testing.T) {
+		info := cloudWithBuckets(t)
+		testBucketGo(t, info.URL, option.WithEndpoint(info.URL+"storage/v1/"), option.WithTokenSource(oauth2.StaticTokenSource(&oauth2.Token{AccessToken: info.Token})))
+	})
+	t.Run("by name", func(t *testing.T) {
+		info := cloudWithBuckets(t)
+		testBucketGo(t, "https://storage.googleapis.com/", option.WithHTTPClient(&http.Client{Transport: byName(t, info)}))
+	})
+}
+
+// testBucketGo has a client use the local cloud, which it finds at root.
+func testBucketGo(t *testing.T, root string, options ...option.ClientOption) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // the client asks again without end
 	defer cancel()
 	b := &goBucket{T: t, ctx: ctx}
-	token := option.WithTokenSource(oauth2.StaticTokenSource(&oauth2.Token{AccessToken: info.Token}))
-	client, err := gcs.NewClient(ctx, option.WithEndpoint(info.URL+"storage/v1/"), token)
+	client, err := gcs.NewClient(ctx, options...)
 	b.must("client", err)
 	defer client.Close()
 	b.BucketHandle = client.Bucket("golang")
@@ -102,7 +116,7 @@ func TestBucketGo(t *testing.T) {
 	b.refused("a part behind the end", err, http.StatusRequestedRangeNotSatisfiable)
 	attrs, err := o.Attrs(ctx)
 	b.must("attributes", err)
-	if !strings.HasPrefix(attrs.MediaLink, info.URL) {
+	if !strings.HasPrefix(attrs.MediaLink, root) {
 		t.Errorf("the contents are said to be at %s", attrs.MediaLink)
 	}
 	b.holds(o.Generation(attrs.Generation), data)
@@ -245,7 +259,7 @@ func TestBucketPython(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), python, "-c", "import google.cloud.storage").CombinedOutput(); err != nil {
 		t.Skipf("%s has no google-cloud-storage: %v %s", python, err, lastLine(out))
 	}
-	foreign(t, exec.CommandContext(t.Context(), python, "testdata/storage.py"))
+	foreign(t, python, "testdata/storage.py")
 }
 
 // TestBucketNode has Google's Node client use a bucket, where Node finds it.
@@ -253,18 +267,123 @@ func TestBucketNode(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "node", "-e", `require("@google-cloud/storage")`).CombinedOutput(); err != nil {
 		t.Skipf("node has no @google-cloud/storage in NODE_PATH: %v %s", err, lastLine(out))
 	}
-	foreign(t, exec.CommandContext(t.Context(), "node", "testdata/storage.cjs"))
+	foreign(t, "node", "testdata/storage.cjs")
 }
 
-// foreign runs a program that uses the local cloud at its last argument, and must end well.
-func foreign(t *testing.T, cmd *exec.Cmd) {
-	info := cloudWithBuckets(t)
-	cmd.Args = append(cmd.Args, info.URL)
-	cmd.Env = append(os.Environ(), "DIFYUP_TOKEN="+info.Token)
-	out, err := cmd.CombinedOutput()
-	t.Logf("%s", out)
+// foreign runs a program that uses the local cloud at its last argument, and must end well: once at the local cloud's own
+// address, and once at Google's, with the local cloud's name server and authority.
+func foreign(t *testing.T, name string, args ...string) {
+	run := func(t *testing.T, name string, args []string, env ...string) {
+		cmd := exec.CommandContext(t.Context(), name, args...)
+		cmd.Env = append(os.Environ(), env...)
+		out, err := cmd.CombinedOutput()
+		t.Logf("%s", out)
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	t.Run("by address", func(t *testing.T) {
+		info := cloudWithBuckets(t)
+		run(t, name, append(args, info.URL), "DIFYUP_TOKEN="+info.Token)
+	})
+	t.Run("by name", func(t *testing.T) {
+		info := cloudWithBuckets(t)
+		needNames(t)
+		conf := filepath.Join(t.TempDir(), "resolv.conf")
+		server, _, _ := strings.Cut(info.DNS, ":")
+		if err := os.WriteFile(conf, []byte("nameserver "+server+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		// In mounts of its own the program has another name server than the machine.
+		script := []string{"--mount", "sh", "-c", `mount --bind "$1" /etc/resolv.conf && shift && exec "$@"`, "sh", conf, name}
+		run(t, "unshare", slices.Concat(script, args, []string{"https://storage.googleapis.com"}),
+			"DIFYUP_TOKEN="+info.Token, "REQUESTS_CA_BUNDLE="+info.BundleFile(), "NODE_EXTRA_CA_CERTS="+info.CAFile())
+	})
+}
+
+// needNames skips where the APIs cannot be served by name: HTTPS's port needs root.
+func needNames(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("port 443 needs root")
+		}
+		t.Skip("port 443 needs root")
+	}
+}
+
+// byName finds the local cloud as clients do that know Google's addresses alone: by its name server and its authority.
+func byName(t *testing.T, info localcloud.Info) http.RoundTripper {
+	t.Helper()
+	needNames(t)
+	raw, err := os.ReadFile(info.CAFile())
 	if err != nil {
-		t.Error(err)
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(raw)
+	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, info.DNS)
+	}}
+	base := &http.Transport{DialContext: (&net.Dialer{Resolver: resolver}).DialContext, TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}
+	t.Cleanup(base.CloseIdleConnections)
+	return &oauth2.Transport{Base: base, Source: oauth2.StaticTokenSource(&oauth2.Token{AccessToken: info.Token})}
+}
+
+// TestByName asks for what is served by name, and for what is not.
+func TestByName(t *testing.T) {
+	info := cloudWithBuckets(t)
+	client := &http.Client{Transport: byName(t, info)}
+	get := func(c *http.Client, url string) string {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := c.Do(req)
+		if err != nil {
+			return err.Error()
+		}
+		defer resp.Body.Close()
+		raw, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return err.Error()
+		}
+		return resp.Status + " " + string(raw)
+	}
+	for _, tc := range []struct{ url, want string }{
+		{"https://storage.googleapis.com/storage/v1/b?project=conformance", "200 OK"},
+		{"https://storage.googleapis.com:443/storage/v1/b?project=conformance", "200 OK"},
+		{"https://www.googleapis.com/compute/v1/projects/conformance", "Compute Engine API has not been used"},
+		{"https://cloudresourcemanager.googleapis.com/v1/projects/conformance", "200 OK"},
+		{"https://xstorage.googleapis.com.conformance.internal/", "no such host"},
+	} {
+		if got := get(client, tc.url); !strings.Contains(got, tc.want) {
+			t.Errorf("%s: %s; want %s", tc.url, got, tc.want)
+		}
+	}
+	// A name that leads here and is none of the APIs': as a page would have it that a browser is to ask for.
+	anyName := client.Transport.(*oauth2.Transport).Base.(*http.Transport).Clone()
+	host, _, _ := strings.Cut(info.DNS, ":")
+	api := strings.TrimSuffix(host, ".2") + ".1:443"
+	anyName.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", api)
+	}
+	defer anyName.CloseIdleConnections()
+	if got := get(&http.Client{Transport: anyName}, "https://evil.example/"); !strings.Contains(got, "not evil.example") {
+		t.Errorf("another name: %s", got)
+	}
+	anyName.TLSClientConfig.InsecureSkipVerify = true
+	if got := get(&http.Client{Transport: anyName}, "https://evil.example/"); !strings.HasPrefix(got, "421") {
+		t.Errorf("another name, unverified: %s", got)
+	}
+	if got := get(&http.Client{Transport: anyName}, "https://storage.googleapis.com/storage/v1/b?project=conformance"); !strings.HasPrefix(got, "401") {
+		t.Errorf("without a token: %s", got)
+	}
+	other := anyName.Clone()
+	defer other.CloseIdleConnections()
+	other.TLSClientConfig = &tls.Config{}
+	if got := get(&http.Client{Transport: other}, "https://storage.googleapis.com/"); !strings.Contains(got, "certificate signed by unknown authority") {
+		t.Errorf("who does not trust the authority: %s", got)
 	}
 }
 

@@ -1,6 +1,7 @@
 package nameserver
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -21,7 +22,7 @@ type Answer int
 
 // The answers. A name that exists but has no record of the type asked is Found with no data.
 const (
-	Foreign Answer = iota // no zone here holds the name: refused
+	Foreign Answer = iota // no zone here holds the name: another server may know it
 	Missing               // a zone here should hold the name, and does not: NXDOMAIN
 	Found
 )
@@ -37,34 +38,46 @@ const MetadataName = "metadata.google.internal."
 // metadata server by GCE_METADATA_HOST.
 var metadataAddress = netip.AddrFrom4([4]byte{169, 254, 169, 254})
 
+// Options say what a server answers.
+type Options struct {
+	Lookup Lookup
+	// Outside are the name servers that are asked about foreign names, in this order; without any such names are refused.
+	Outside []netip.AddrPort
+	Log     *slog.Logger
+}
+
 // Server is a running name server.
 type Server struct {
+	opts   Options
 	addr   netip.AddrPort
 	udp    net.PacketConn
 	tcp    net.Listener
-	lookup Lookup
 	log    *slog.Logger
 	wg     sync.WaitGroup
-	closed chan struct{}
-	once   sync.Once
+	ctx    context.Context // ends with Close
+	stop   context.CancelFunc
+	asking chan struct{} // bounds the questions that are asked outside at a time
 }
 
-// Serve binds one free port of addr for UDP and TCP and answers until Close.
-func Serve(addr netip.Addr, lookup Lookup, log *slog.Logger) (*Server, error) {
+// Serve binds one port of addr for UDP and TCP and answers until Close: port 53, which is what programs without a
+// choice ask, or a free one where that may not be bound.
+func Serve(addr netip.Addr, opts Options) (*Server, error) {
 	var lc net.ListenConfig
 	var errs error
-	// The port is chosen by the UDP socket, and may be taken for TCP: another try takes another port.
-	for range 8 {
-		udp, err := lc.ListenPacket(context.Background(), "udp", netip.AddrPortFrom(addr, 0).String())
+	// A free port is chosen by the UDP socket, and may be taken for TCP: another try takes another port.
+	for _, port := range []uint16{53, 0, 0, 0, 0, 0, 0, 0} {
+		udp, err := lc.ListenPacket(context.Background(), "udp", netip.AddrPortFrom(addr, port).String())
 		if err != nil {
-			return nil, fmt.Errorf("listen for dns on %s: %w", addr, err)
+			errs = errors.Join(errs, err)
+			continue
 		}
 		tcp, err := lc.Listen(context.Background(), "tcp", udp.LocalAddr().String())
 		if err != nil {
 			errs = errors.Join(errs, err, udp.Close())
 			continue
 		}
-		s := &Server{udp: udp, tcp: tcp, lookup: lookup, log: log, closed: make(chan struct{})}
+		s := &Server{opts: opts, udp: udp, tcp: tcp, log: opts.Log, asking: make(chan struct{}, 64)}
+		s.ctx, s.stop = context.WithCancel(context.Background())
 		s.addr = udp.LocalAddr().(*net.UDPAddr).AddrPort()
 		s.wg.Go(s.serveUDP)
 		s.wg.Go(s.serveTCP)
@@ -79,22 +92,15 @@ func (s *Server) Addr() netip.AddrPort { return s.addr }
 // Close stops listening and returns when every question in hand is done.
 func (s *Server) Close() error {
 	var err error
-	s.once.Do(func() {
-		close(s.closed)
+	if !s.isClosed() {
+		s.stop()
 		err = errors.Join(s.udp.Close(), s.tcp.Close())
-	})
+	}
 	s.wg.Wait()
 	return err
 }
 
-func (s *Server) isClosed() bool {
-	select {
-	case <-s.closed:
-		return true
-	default:
-		return false
-	}
-}
+func (s *Server) isClosed() bool { return s.ctx.Err() != nil }
 
 func (s *Server) serveUDP() {
 	buf := make([]byte, 4096)
@@ -108,13 +114,28 @@ func (s *Server) serveUDP() {
 			continue
 		}
 		reply, err := s.answer(buf[:n], 512)
-		if err != nil {
+		switch {
+		case errors.Is(err, errForeign):
+			question := bytes.Clone(buf[:n])
+			select {
+			case s.asking <- struct{}{}:
+				s.wg.Go(func() {
+					defer func() { <-s.asking }()
+					s.write(s.outside(s.ctx, "udp", question), from)
+				})
+			default: // too many at a time: who asks asks again
+			}
+		case err != nil:
 			s.log.Debug("dns question not understood", "from", from.String(), "error", err)
-			continue
+		default:
+			s.write(reply, from)
 		}
-		if _, err := s.udp.WriteTo(reply, from); err != nil && !s.isClosed() {
-			s.log.Warn("write dns answer", "to", from.String(), "error", err)
-		}
+	}
+}
+
+func (s *Server) write(reply []byte, to net.Addr) {
+	if _, err := s.udp.WriteTo(reply, to); err != nil && !s.isClosed() {
+		s.log.Warn("write dns answer", "to", to.String(), "error", err)
 	}
 }
 
@@ -129,15 +150,9 @@ func (s *Server) serveTCP() {
 			continue
 		}
 		s.wg.Go(func() {
-			over := make(chan struct{})
-			s.wg.Go(func() { // a closed connection ends the read that waits for the next question
-				select {
-				case <-over:
-				case <-s.closed:
-				}
-				conn.Close()
-			})
-			defer close(over)
+			defer conn.Close()
+			// A closed connection ends the read that waits for the next question.
+			defer context.AfterFunc(s.ctx, func() { conn.Close() })()
 			if err := s.converse(conn); err != nil && !s.isClosed() {
 				s.log.Debug("dns connection", "error", err)
 			}
@@ -163,6 +178,9 @@ func (s *Server) converse(conn net.Conn) error {
 			return err
 		}
 		reply, err := s.answer(question, 65535)
+		if errors.Is(err, errForeign) {
+			reply, err = s.outside(s.ctx, "tcp", question), nil
+		}
 		if err != nil {
 			return err
 		}
@@ -172,7 +190,7 @@ func (s *Server) converse(conn net.Conn) error {
 	}
 }
 
-// answer gives the reply to a question. A reply longer than limit becomes an empty one that says it is truncated.
+// answer gives the reply to a question, or errForeign. A reply longer than limit becomes an empty one that says it is truncated.
 func (s *Server) answer(question []byte, limit int) ([]byte, error) {
 	var p dnsmessage.Parser
 	head, err := p.Start(question)
@@ -182,7 +200,9 @@ func (s *Server) answer(question []byte, limit int) ([]byte, error) {
 	if head.Response {
 		return nil, errors.New("a response, not a question")
 	}
-	reply := dnsmessage.Header{ID: head.ID, Response: true, OpCode: head.OpCode, RecursionDesired: head.RecursionDesired}
+	reply := dnsmessage.Header{
+		ID: head.ID, Response: true, OpCode: head.OpCode, RecursionDesired: head.RecursionDesired, RecursionAvailable: len(s.opts.Outside) > 0,
+	}
 	q, err := p.Question()
 	if err != nil {
 		return nil, err
@@ -202,6 +222,9 @@ func (s *Server) answer(question []byte, limit int) ([]byte, error) {
 		}
 		switch answer {
 		case Foreign:
+			if reply.RecursionAvailable && head.RecursionDesired {
+				return nil, errForeign
+			}
 			reply.RCode = dnsmessage.RCodeRefused
 		case Missing:
 			reply.RCode, reply.Authoritative = dnsmessage.RCodeNameError, true
@@ -245,7 +268,7 @@ func (s *Server) records(q dnsmessage.Question) ([]dnsmessage.Resource, Answer, 
 	var all []dnsmessage.Resource
 	owner := q.Name
 	for range 8 {
-		data, ttl, answer := s.lookup(name, qtype)
+		data, ttl, answer := s.opts.Lookup(name, qtype)
 		if answer != Found {
 			if len(all) > 0 {
 				answer = Found
@@ -262,7 +285,7 @@ func (s *Server) records(q dnsmessage.Question) ([]dnsmessage.Resource, Answer, 
 		if len(data) > 0 || qtype == "CNAME" {
 			return all, Found, nil
 		}
-		alias, ttl, answer := s.lookup(name, "CNAME")
+		alias, ttl, answer := s.opts.Lookup(name, "CNAME")
 		if answer != Found || len(alias) == 0 {
 			return all, Found, nil
 		}
