@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/difyup/difyup/internal/fault"
 )
@@ -305,10 +306,10 @@ func orUnnamed(instance string) string {
 // renew has every instance renew a session that another one made: what it goes by is in Redis. Facts: refresh tokens.
 func renew(ctx context.Context, s *session) (string, error) {
 	by := "" // who made the refresh token that we have now
-	proven := map[string]bool{}
+	proven, began := map[string]bool{}, time.Now()
 	want := max(1, len(s.instances))
 	for requests := 0; len(proven) < want; requests++ {
-		if requests >= enough*want {
+		if !s.awaits(ctx, requests, began) {
 			return "", &fault.Fault{
 				Summary: "An instance gets no requests",
 				Detail:  fmt.Sprintf("In %d requests only %d of %d instances renewed a session of another one.", requests, len(proven), want),

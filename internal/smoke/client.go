@@ -215,19 +215,38 @@ func (r *reply) read(into any, status ...int) error {
 	return nil
 }
 
-// enough is how many requests are sent to meet an instance before it is said not to answer.
+// enough is how many requests for each instance are sent at once to meet all of them.
 const enough = 30
+
+// awaits says whether an instance that so many requests did not meet is asked for once more, and waits before that. One that
+// was slow, or is new, gets no requests for a while: the load balancer has to see it well again.
+func (s *session) awaits(ctx context.Context, requests int, since time.Time) bool {
+	if requests < enough*max(1, len(s.instances)) {
+		return true
+	}
+	if time.Since(since) > s.opts.Patience/2 {
+		return false
+	}
+	timer := time.NewTimer(500 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
 
 // everywhere sends requests until each instance that is known has answered one. Check gets every answer.
 func (s *session) everywhere(ctx context.Context, ask func(context.Context) (*reply, error), check func(*reply) error) (detail string, err error) {
 	met := map[string]int{}
-	requests := 0
+	requests, began := 0, time.Now()
 	// Where answers do not say where they come from, some are asked for all the same.
 	missing := func() []string {
 		return slices.DeleteFunc(slices.Clone(s.instances), func(i string) bool { return met[i] > 0 })
 	}
 	for len(missing()) > 0 || len(s.instances) == 0 && requests < 6 {
-		if requests >= enough*max(1, len(s.instances)) {
+		if !s.awaits(ctx, requests, began) {
 			return "", &fault.Fault{
 				Summary: "An instance gets no requests",
 				Detail:  fmt.Sprintf("Of %d requests none was answered by %s; the others were answered by %s.", requests, strings.Join(missing(), ", "), counts(met)),

@@ -27,7 +27,7 @@ type Options struct {
 	// InitPassword gives Dify's INIT_PASSWORD. It is called when the first account is made, and only then.
 	InitPassword func(context.Context) (string, error)
 
-	Patience time.Duration // with the indexing of a document; 0 = a minute
+	Patience time.Duration // with the indexing of a document, and half of it with an instance that gets no requests; 0 = a minute
 	Begin    func(Row)     // is told each row before it is done
 	Done     func(Result)  // and after
 }

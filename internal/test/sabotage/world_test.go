@@ -182,6 +182,7 @@ type stack struct {
 	url       string
 	gone      string // an instance that is said to be there
 
+	late     int  // so many requests all go to the first instance
 	nameless bool // answers do not say where they come from
 
 	mu   sync.Mutex
@@ -295,6 +296,9 @@ func (s *stack) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	in := s.instances[s.next%len(s.instances)]
 	s.next++
+	if s.next <= s.late {
+		in = s.instances[0]
+	}
 	s.mu.Unlock()
 	in.proxy.ServeHTTP(w, r)
 }
