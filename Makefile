@@ -35,6 +35,7 @@ busy: deps ## run every test 6 times, and those that depend on time 40 times, be
 
 campaign: deps ## kill 200 runs and answer 100 wrongly; every one must come to what an undisturbed run makes
 	go test ./internal/test/campaign -run TestCampaign -v -count=1 -timeout 4h -kills 200 -faulty 100 -interrupts 30 -resets 30 -both 20
+	go test ./internal/test/traffic -run 'TestLongStream|TestSlow' -v -count=1 -timeout 1h -long 11m
 
 race: deps ## run every test under the race detector (needs a C compiler)
 	CGO_ENABLED=1 go test -race ./...

@@ -22,6 +22,8 @@ const (
 	keepAlive = 650 * time.Second
 	// maxBody is the largest request: Dify's largest upload, a video of 100 MiB, with what a form adds to it.
 	maxBody = 110 << 20
+	// maxHeader is above what Google's load balancer lets through, 64 KiB, and what it adds.
+	maxHeader = 80 << 10
 	// Gunicorn, which is before Dify's API, closes connections that were idle for 2 s. A request that meets that moment
 	// is lost, if it has a body and so cannot be sent again; hence we close first.
 	backendIdle = time.Second
@@ -71,7 +73,7 @@ func Open(at netip.AddrPort, o Options) (*Door, error) {
 		d.proxies[s] = d.proxy(s)
 	}
 	d.server = &http.Server{
-		Handler: d, ReadHeaderTimeout: 60 * time.Second, IdleTimeout: keepAlive, // no other timeouts: the load balancer has the one that counts
+		Handler: d, ReadHeaderTimeout: 60 * time.Second, MaxHeaderBytes: maxHeader, IdleTimeout: keepAlive, // no other timeouts: the load balancer has the one that counts
 		ErrorLog: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 	}
 	go func() {
