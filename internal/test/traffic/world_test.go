@@ -79,8 +79,8 @@ func lay(t *testing.T, service string) way {
 			"backends": []any{map[string]any{"group": wire.Link("projects/p/regions/r/instanceGroups/g")}},
 		},
 		global + "targetHttpsProxies/s": {"urlMap": wire.Link(global + "urlMaps/m"), "sslCertificates": []any{wire.Link(global + "sslCertificates/c")}},
-		// Port 1 of a loopback address is free, or not permitted: both will do.
-		global + "forwardingRules/https": {"IPAddress": "127.0.0.1", "portRange": "1-1", "target": wire.Link(global + "targetHttpsProxies/s")},
+		// The front door has this port: the load balancer takes a free one.
+		global + "forwardingRules/https": {"IPAddress": "127.0.0.1", "portRange": fmt.Sprint(at.Port()), "target": wire.Link(global + "targetHttpsProxies/s")},
 	}
 	for key, body := range p {
 		body["selfLink"], body["name"] = wire.Link(key), wire.Name(key)

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strconv"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,6 +81,19 @@ func TestAsk(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr := netip.MustParseAddr(u.Hostname())
+	// A port that is taken, and where nobody listens.
+	taken, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(taken)
+	if err := syscall.Bind(taken, &syscall.SockaddrInet4{Addr: addr.As4()}); err != nil {
+		t.Fatal(err)
+	}
+	at, err := syscall.Getsockname(taken)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct {
 		name string
 		c    probe.Check
@@ -89,7 +103,7 @@ func TestAsk(t *testing.T) {
 		{"not ready", probe.Check{Scheme: "http", Port: port, Path: "/", Timeout: time.Minute}, false},
 		{"wrong answer", probe.Check{Scheme: "http", Port: port, Path: "/health", Response: "yes", Timeout: time.Minute}, false},
 		{"tcp", probe.Check{Scheme: "tcp", Port: port, Timeout: time.Minute}, true},
-		{"refused", probe.Check{Scheme: "tcp", Port: 1, Timeout: time.Minute}, false},
+		{"refused", probe.Check{Scheme: "tcp", Port: at.(*syscall.SockaddrInet4).Port, Timeout: time.Minute}, false},
 	} {
 		if err := tc.c.Ask(t.Context(), addr); (err == nil) != tc.ok {
 			t.Errorf("%s: %v", tc.name, err)
