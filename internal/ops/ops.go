@@ -144,6 +144,15 @@ func (s *Stack) plan(ctx context.Context, st *state.State) (*plan.Plan, error) {
 			faults = append(faults, r.Fault)
 		}
 	}
+	change, err := s.release(ctx, p, st)
+	var older *fault.Fault
+	switch {
+	case errors.As(err, &older):
+		faults = append(faults, older)
+	case err != nil:
+		return nil, err
+	}
+	p.Release = change
 	if len(faults) > 0 {
 		slices.SortStableFunc(faults, func(a, b *fault.Fault) int { return cmp.Compare(a.At.Line, b.At.Line) })
 		return nil, faults
@@ -191,6 +200,7 @@ type RunOptions struct {
 	Command   string   // for the lock and the history: "apply"
 	Args      []string // as given on the command line, for the state: nothing secret
 	BreakLock bool
+	Migrate   bool // a plan may migrate the databases of a stack that serves
 	// Confirm is asked under the lock, when the plan is made and not empty. False ends the run with ErrDeclined.
 	Confirm func(*plan.Plan) (bool, error)
 }
@@ -313,8 +323,14 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 			return res, ErrDeclined
 		}
 	}
+	if p.Release != nil && p.Release.Migrates && !o.Migrate {
+		return res, s.migrates(p.Release)
+	}
 	destroying := p.Graph == nil
 	if !destroying {
+		if !s.holdsSchema(p) {
+			st.Schema = nil // it was of databases that are gone
+		}
 		for _, r := range p.Kept {
 			s.tell("%s is not wanted any more, and is not deleted: it does not bear the stack's mark. To delete it by hand: %s", r.ID(), byHand(r))
 		}
