@@ -32,14 +32,17 @@ type Options struct {
 	Token    string          // the access token at Endpoint
 	Agent    topology.Agent
 	ReadFile func(path string) ([]byte, error) // gives the agent; nil = os.ReadFile
-	Version  string                            // of difyup, for the history and the user agent
-	Events   event.Sink
+	// Digest gives the digest of the image that a tag stands for on a platform; nil = instances run images by their tags.
+	Digest  func(ctx context.Context, image, platform string) (string, error)
+	Version string // of difyup, for the history and the user agent
+	Events  event.Sink
 }
 
 // Stack is a stack that can be worked on.
 type Stack struct {
 	opts   Options
-	graph  *resource.Graph // nil when there is no Spec
+	graph  *resource.Graph // nil when there is no Spec; with images by their tags until there is a plan
+	pins   []state.Pin     // that the graph has
 	client *gcp.Client
 	store  *state.Store
 }
@@ -50,7 +53,7 @@ func Open(ctx context.Context, o Options) (*Stack, error) {
 	if o.Spec != nil {
 		o.Identity = o.Spec.Identity()
 		var err error
-		if g, err = topology.Build(o.Spec, o.Agent); err != nil {
+		if g, err = topology.Build(o.Spec, o.Agent, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -105,6 +108,9 @@ func (s *Stack) Plan(ctx context.Context) (*plan.Plan, error) {
 
 // plan compares what is wanted with the cloud, and has Google's own lists refuse what it would refuse later.
 func (s *Stack) plan(ctx context.Context, st *state.State) (*plan.Plan, error) {
+	if err := s.pin(ctx, st); err != nil {
+		return nil, err
+	}
 	owner, err := s.owner(ctx)
 	if err != nil {
 		return nil, err
@@ -216,6 +222,9 @@ func (s *Stack) Apply(ctx context.Context, o RunOptions) (res *Result, err error
 		if err != nil {
 			return nil, nil, err
 		}
+		if s.opts.Digest != nil {
+			st.Pins = s.pins
+		}
 		owned := s.graph.Refs()
 		for _, ref := range st.Owned {
 			if s.graph.Get(ref.ID) == nil {
@@ -309,6 +318,7 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 			return nil, err
 		}
 	}
+	pins := st.Pins
 	p, owned, err := make(held, st)
 	if err != nil {
 		return nil, err
@@ -338,7 +348,7 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 	if len(p.Steps) == 0 && !destroying {
 		// A run that was killed may have left the state behind what it did.
 		now := left(p, owned, &apply.Result{})
-		if res.Left = len(now); sameRefs(st.Owned, now) && st.Intent == nil && !st.Stale() {
+		if res.Left = len(now); sameRefs(st.Owned, now) && st.Intent == nil && !st.Stale() && samePins(pins, st.Pins) {
 			return res, nil
 		}
 		st.Owned, st.Intent = now, nil

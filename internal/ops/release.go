@@ -23,7 +23,7 @@ func (s *Stack) release(ctx context.Context, p *plan.Plan, st *state.State) (*di
 	if !s.holdsSchema(p) {
 		return nil, nil
 	}
-	running, err := s.running(ctx, p)
+	running, err := s.running(ctx, p.Live)
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +31,7 @@ func (s *Stack) release(ctx context.Context, p *plan.Plan, st *state.State) (*di
 	if st.Schema != nil {
 		recorded = st.Schema.Version
 	}
-	change, newer, err := judge(s.opts.Spec.Dify.Version, running, recorded, func() ([]state.Schema, error) { return s.schemas(ctx) })
+	change, newer, err := judge(s.opts.Spec.Dify.Version, running.DifyVersion, recorded, func() ([]state.Schema, error) { return s.schemas(ctx) })
 	if newer != "" {
 		return nil, s.tooOld(newer)
 	}
@@ -78,20 +78,20 @@ func (s *Stack) holdsSchema(p *plan.Plan) bool {
 	return p.Live[topology.MainDatabase(s.opts.Spec)] != nil
 }
 
-// running gives the release that new instances of the live group get, "" when there is none.
-func (s *Stack) running(ctx context.Context, p *plan.Plan) (string, error) {
+// running gives the settings that new instances of the live group get, zero when there is none.
+func (s *Stack) running(ctx context.Context, live map[resource.ID]map[string]any) (dify.Settings, error) {
 	group := s.only(kind.RegionInstanceGroupManagers.Kind)
-	link, _ := resource.Lookup(p.Live[group.ID()], "versions[0].instanceTemplate")
+	link, _ := resource.Lookup(live[group.ID()], "versions[0].instanceTemplate")
 	text, _ := link.(string)
 	if text == "" {
-		return "", nil
+		return dify.Settings{}, nil
 	}
 	template := &resource.Resource{Kind: kind.InstanceTemplates.Kind, Name: last(text), Params: group.Params}
-	body := p.Live[template.ID()]
+	body := live[template.ID()]
 	if body == nil { // the state has forgotten it
 		live, err := s.client.ReadAll(ctx, []*resource.Resource{template})
 		if err != nil {
-			return "", err
+			return dify.Settings{}, err
 		}
 		body = live[template.ID()]
 	}
@@ -99,9 +99,9 @@ func (s *Stack) running(ctx context.Context, p *plan.Plan) (string, error) {
 	config, _ := raw.(string)
 	var settings dify.Settings
 	if err := json.Unmarshal([]byte(config), &settings); err != nil {
-		return "", nil // somebody else's template: its instances are not ours
+		return dify.Settings{}, nil // somebody else's template: its instances are not ours
 	}
-	return settings.DifyVersion, nil
+	return settings, nil
 }
 
 // only gives the wanted resource of a kind that a stack has one of.

@@ -36,6 +36,7 @@ type file struct {
 	History    []json.RawMessage `json:"history"`
 	Intent     json.RawMessage   `json:"intent,omitempty"`
 	Schema     json.RawMessage   `json:"schema,omitempty"`
+	Pins       []json.RawMessage `json:"pins,omitempty"`
 	Unfinished bool              `json:"unfinished,omitempty"` // version 1's
 }
 
@@ -103,6 +104,13 @@ func (s *Store) decode(raw []byte) (*State, error) {
 			return nil, broken(err)
 		}
 		st.History = append(st.History, r)
+	}
+	for _, item := range f.Pins {
+		var p Pin
+		if p.extra, err = take(item, &p); err != nil {
+			return nil, broken(err)
+		}
+		st.Pins = append(st.Pins, p)
 	}
 	if given(f.Schema) {
 		st.Schema = &Schema{}
@@ -190,6 +198,13 @@ func (st *State) encode() ([]byte, error) {
 		if f.Intent, err = give(st.Intent, st.Intent.extra); err != nil {
 			return nil, err
 		}
+	}
+	for _, p := range st.Pins {
+		raw, err := give(p, p.extra)
+		if err != nil {
+			return nil, err
+		}
+		f.Pins = append(f.Pins, raw)
 	}
 	if st.Schema != nil {
 		if f.Schema, err = give(st.Schema, st.Schema.extra); err != nil {
