@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/resource"
 	"github.com/difyup/difyup/internal/state"
@@ -60,6 +61,9 @@ func (s *Stack) pin(ctx context.Context, st *state.State) error {
 		}
 	}
 	if err := g.Wait(); err != nil {
+		for _, f := range fault.All(err) {
+			f.At = s.opts.Spec.At("dify.version")
+		}
 		return err
 	}
 	digests := map[string]string{}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/difyup/difyup/internal/config"
 	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/ops"
 	"github.com/difyup/difyup/internal/plan"
@@ -28,7 +29,7 @@ type registries struct {
 	mu     sync.Mutex
 	pushes int
 	asked  []string
-	away   error
+	away   error // what they say instead
 }
 
 func (r *registries) digest(_ context.Context, image, platform string) (string, error) {
@@ -109,14 +110,14 @@ func TestPins(t *testing.T) {
 	if again, _ := planned(p.open(false)); again != template || len(hub.take()) > 0 {
 		t.Errorf("a tag that was pushed again makes the template %s of %s", again, template)
 	}
-	hub.away = errors.New("no route to the registry")
+	hub.away = &fault.Fault{Summary: "The registry does not answer"}
 	if again, _ := planned(p.open(false)); again != template {
 		t.Errorf("without a registry, the template is %s", again)
 	}
 
 	// Another version asks for what is new, and says so when it cannot.
 	p.edit = func(s *config.Spec) { s.Dify.Version = "1.17.0" }
-	if _, err := p.open(false).Plan(t.Context()); !errors.Is(err, hub.away) {
+	if _, err := p.open(false).Plan(t.Context()); !errors.Is(err, hub.away) || !strings.Contains(err.Error(), "difyup.yaml") {
 		t.Errorf("got %v", err)
 	}
 	hub.away = nil

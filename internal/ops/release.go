@@ -12,6 +12,7 @@ import (
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/plan"
+	"github.com/difyup/difyup/internal/report"
 	"github.com/difyup/difyup/internal/resource"
 	"github.com/difyup/difyup/internal/state"
 	"github.com/difyup/difyup/internal/topology"
@@ -156,8 +157,8 @@ func (s *Stack) schemas(ctx context.Context) ([]state.Schema, error) {
 // plainHead is what the revision of a schema looks like; several are joined by commas.
 var plainHead = regexp.MustCompile(`^[0-9a-zA-Z_,]{1,200}$`)
 
-// listen is how long an instance that serves may take until it has said so.
-const listen = 30 * time.Second
+// listen is how long an instance that serves may take until it has said so: it does twice in that time, whatever happens.
+const listen = 2 * report.Every
 
 // Remember copies into the state what the instances say the databases were migrated to, after a run that ended well. After a
 // migration it waits a while until one of them has said so; otherwise, what is not said yet is recorded by the next run.
