@@ -22,8 +22,8 @@ import (
 
 type applyOptions struct {
 	target
-	yes, json, breakLock, noWait bool
-	timeout                      time.Duration
+	yes, json, breakLock, noWait, migrate bool
+	timeout                               time.Duration
 }
 
 func newApply(a *app) *cobra.Command {
@@ -38,6 +38,7 @@ where this one stopped. With --local, the local cloud is started if it is not ru
 	c.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask for confirmation")
 	c.Flags().BoolVar(&o.json, "json", false, "write the plan, the events and the result as JSON, one object per line; requires --yes")
 	c.Flags().BoolVar(&o.breakLock, "break-lock", false, "take over the lock of another run; use only when that run is certainly dead")
+	c.Flags().BoolVar(&o.migrate, "migrate", false, "let the databases be migrated to another release of Dify while the old one still serves")
 	c.Flags().BoolVar(&o.noWait, "no-wait", false, "do not wait until the instances are healthy")
 	c.Flags().DurationVar(&o.timeout, "timeout", 20*time.Minute, "how long to wait until the instances are healthy")
 	return c
@@ -75,7 +76,7 @@ func runApply(ctx context.Context, a *app, o applyOptions) error {
 		view.Plan(a.Out, a.colour, heading, p)
 		return nil
 	}
-	run := ops.RunOptions{Command: "apply", Args: a.args, BreakLock: o.breakLock, Confirm: func(p *plan.Plan) (bool, error) {
+	run := ops.RunOptions{Command: "apply", Args: a.args, BreakLock: o.breakLock, Migrate: o.migrate, Confirm: func(p *plan.Plan) (bool, error) {
 		began = time.Now()
 		progress.Expect(len(p.Steps))
 		return true, show(p)
@@ -96,13 +97,17 @@ func runApply(ctx context.Context, a *app, o applyOptions) error {
 		if shown.Empty() {
 			return nil
 		}
-		if ok, err := a.ask(ctx, "Apply these changes?"); err != nil || !ok {
+		question := "Apply these changes?"
+		if r := shown.Release; r != nil && r.Migrates {
+			question, run.Migrate = "Apply these changes, and migrate the databases to Dify "+r.To+"?", true
+		}
+		if ok, err := a.ask(ctx, question); err != nil || !ok {
 			return declined(a, err)
 		}
 		run.Confirm = func(p *plan.Plan) (bool, error) {
 			began = time.Now()
 			progress.Expect(len(p.Steps))
-			if !reflect.DeepEqual(stepsOf(shown), stepsOf(p)) {
+			if !reflect.DeepEqual(stepsOf(shown), stepsOf(p)) || !reflect.DeepEqual(shown.Release, p.Release) {
 				return false, &fault.Fault{
 					Summary: "The cloud has changed",
 					Detail:  "The plan is no longer the one that was shown.",
@@ -131,6 +136,9 @@ func runApply(ctx context.Context, a *app, o applyOptions) error {
 			return err
 		}
 		progress.Settled(status.Healthy, status.Target)
+		if err := stack.Remember(ctx, res.Plan.Release != nil && res.Plan.Release.Migrates); err != nil {
+			return err
+		}
 	}
 	progress.Close()
 	values, err := stack.Outputs(ctx)

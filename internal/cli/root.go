@@ -19,6 +19,7 @@ import (
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/localcloud"
 	"github.com/difyup/difyup/internal/ops"
+	"github.com/difyup/difyup/internal/registry"
 )
 
 func newRoot(a *app) *cobra.Command {
@@ -205,8 +206,10 @@ func (t *target) openWith(ctx context.Context, a *app, o ops.Options, start, mak
 			return nil, nil, err
 		}
 		o.ReadFile, o.Agent.Runtime = carried.ReadFile, "compose"
-		if t.local { // in a rehearsal, the stand-in plays Dify
+		if t.local { // in a rehearsal, the stand-in plays Dify, and there are no images
 			o.Agent.Runtime = "standin"
+		} else {
+			o.Digest = new(registry.Client).Digest
 		}
 	}
 	var info *localcloud.Info

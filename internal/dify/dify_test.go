@@ -75,3 +75,35 @@ func TestRouteFor(t *testing.T) {
 		}
 	}
 }
+
+// TestBetween checks what is said of a change of the release, and of which releases.
+func TestBetween(t *testing.T) {
+	said := func(c *dify.Change) string {
+		if c == nil {
+			return "none"
+		}
+		text := c.From + " to " + c.To
+		if c.Migrates {
+			text += ", migrates"
+		}
+		for _, n := range c.Notes {
+			text += "; " + strings.Join(n.Versions, " ") + ": " + strings.Fields(n.Text)[1]
+		}
+		return text
+	}
+	for _, tc := range []struct{ from, to, want string }{
+		{"1.17.1", "1.17.1", "none"},
+		{"1.14.2", "1.17.1", "1.14.2 to 1.17.1, migrates; 1.15.0 1.16.0 1.16.1 1.17.0 1.17.1: agent; 1.15.0: that; 1.17.1: migration"},
+		{"1.15.0", "1.17.0", "1.15.0 to 1.17.0, migrates"}, // what held before is no news
+		{"1.17.0", "1.17.1", "1.17.0 to 1.17.1, migrates; 1.17.1: migration"},
+		{"1.17.1", "1.16.0", "1.17.1 to 1.16.0"},
+		{"1.13.0", "1.14.2", "1.13.0 to 1.14.2, migrates"},
+		{"1.17.1", "1.18.0", "1.17.1 to 1.18.0, migrates"},
+		{"1.16.0", "1.18.0", "1.16.0 to 1.18.0, migrates; 1.17.1: migration"},
+		{"1.17.1", "1.17.1-fix.1", "1.17.1 to 1.17.1-fix.1, migrates"}, // which of them is the older one is not known
+	} {
+		if got := said(dify.Between(tc.from, tc.to)); got != tc.want {
+			t.Errorf("%s to %s (-want +got):\n%s", tc.from, tc.to, cmp.Diff(tc.want, got))
+		}
+	}
+}

@@ -5,20 +5,10 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
-
-// The repositories of the images. The squid is the one that Dify's own compose file takes, with a tag that stays.
-const (
-	apiImage    = "langgenius/dify-api"
-	webImage    = "langgenius/dify-web"
-	daemonImage = "langgenius/dify-plugin-daemon"
-	boxImage    = "langgenius/dify-sandbox"
-	squidImage  = "ubuntu/squid:6.6-24.04_beta"
-)
 
 // Project gives the services of an instance that runs a release, each with its own environment, from the instance's settings
 // and the values of its secrets by purpose. What a release has besides (the WebSocket's API of 1.14, the agent services of
@@ -40,27 +30,27 @@ func Project(r Release, s Settings, secrets map[string]string) ([]Service, error
 	both := []Network{Outward, Inward}
 	services := []Service{
 		{
-			Name: API, Image: apiImage + ":" + r.Version, Needs: tools, Networks: both, Grace: 15 * time.Second,
+			Name: API, Needs: tools, Networks: both, Grace: 15 * time.Second,
 			Health: &Health{Path: "/health", Probe: "curl", Start: 3 * time.Minute},
 		},
 		// Asking Celery costs a Python of its own each time; stock compose has that switched off.
-		{Name: Worker, Image: apiImage + ":" + r.Version, Needs: slices.Concat([]Name{API}, tools), Networks: both, Grace: 60 * time.Second},
-		{Name: WorkerBeat, Image: apiImage + ":" + r.Version, Networks: []Network{Outward}, Grace: 10 * time.Second},
+		{Name: Worker, Needs: slices.Concat([]Name{API}, tools), Networks: both, Grace: 60 * time.Second},
+		{Name: WorkerBeat, Networks: []Network{Outward}, Grace: 10 * time.Second},
 		{
-			Name: Web, Image: webImage + ":" + r.Version, Networks: []Network{Outward}, Grace: 5 * time.Second,
+			Name: Web, Networks: []Network{Outward}, Grace: 5 * time.Second,
 			Health: &Health{Path: "/", Probe: "node", Start: 2 * time.Minute},
 		},
 		{
-			Name: PluginDaemon, Image: daemonImage + ":" + r.PluginDaemon + "-local", Networks: []Network{Outward}, Grace: 15 * time.Second, Data: "/app/storage",
+			Name: PluginDaemon, Networks: []Network{Outward}, Grace: 15 * time.Second, Data: "/app/storage",
 			Health: &Health{Path: "/health/check", Probe: "python3", Start: 2 * time.Minute},
 		},
 		{
 			// It changes its user and its root for each piece of code, which no-new-privileges breaks.
-			Name: Sandbox, Image: boxImage + ":" + r.Sandbox, Networks: []Network{Inward}, Grace: 5 * time.Second, Privileges: true,
+			Name: Sandbox, Networks: []Network{Inward}, Grace: 5 * time.Second, Privileges: true,
 			Health: &Health{Path: "/health", Probe: "curl", Start: 2 * time.Minute},
 		},
 		{
-			Name: SSRFProxy, Image: squidImage, Networks: both, Grace: 5 * time.Second,
+			Name: SSRFProxy, Networks: both, Grace: 5 * time.Second,
 			Health: &Health{Probe: "bash", Start: time.Minute},
 		},
 	}
@@ -73,14 +63,13 @@ func Project(r Release, s Settings, secrets map[string]string) ([]Service, error
 			environments[n][v.name] = v.value
 		}
 	}
+	images := Images(r, s)
 	for i := range services {
 		svc := &services[i]
 		share := budget.Shares[svc.Name]
 		svc.Environment, svc.Port = environments[svc.Name], svc.Name.Port()
 		svc.MemoryMiB, svc.CPUs, svc.Shares = share.MemoryMiB, share.CPUs, share.Weight
-		if s.Registry != "" {
-			svc.Image = strings.TrimSuffix(s.Registry, "/") + "/" + svc.Image
-		}
+		svc.Image = pinned(images[svc.Name], s.Pins)
 		for name, value := range s.Environment[svc.Name] {
 			if _, ours := svc.Environment[name]; ours {
 				return nil, fmt.Errorf("%s of %s is set by difyup", name, svc.Name)

@@ -290,3 +290,28 @@ func TestConnections(t *testing.T) {
 		t.Errorf("got %d and %d", main, vector)
 	}
 }
+
+// TestPins checks that images are run by the digests that are known, and by their tags otherwise, below the mirror if there is one.
+func TestPins(t *testing.T) {
+	images := func(registry string, pins map[string]string) map[dify.Name]string {
+		s, secrets := settings()
+		s.Registry, s.Pins = registry, pins
+		all := map[dify.Name]string{}
+		for name, svc := range project(t, dify.Default, s, secrets) {
+			all[name] = svc.Image
+		}
+		return all
+	}
+	got := images("", map[string]string{"langgenius/dify-api:1.17.1": "sha256:a", "langgenius/dify-web:1.17.0": "sha256:b"})
+	if d := cmp.Diff(map[dify.Name]string{
+		dify.API: "langgenius/dify-api@sha256:a", dify.Worker: "langgenius/dify-api@sha256:a", dify.WorkerBeat: "langgenius/dify-api@sha256:a",
+		dify.Web: "langgenius/dify-web:1.17.1", dify.PluginDaemon: "langgenius/dify-plugin-daemon:0.6.10-local", dify.Sandbox: "langgenius/dify-sandbox:0.2.15",
+		dify.SSRFProxy: "ubuntu/squid:6.6-24.04_beta",
+	}, got); d != "" {
+		t.Errorf("images (-want +got):\n%s", d)
+	}
+	got = images("mirror.example.com:5000/hub", map[string]string{"langgenius/dify-api:1.17.1": "sha256:a", "mirror.example.com:5000/hub/langgenius/dify-web:1.17.1": "sha256:b"})
+	if got[dify.API] != "mirror.example.com:5000/hub/langgenius/dify-api:1.17.1" || got[dify.Web] != "mirror.example.com:5000/hub/langgenius/dify-web@sha256:b" {
+		t.Errorf("below the mirror: %v", got)
+	}
+}

@@ -24,7 +24,10 @@ type Release struct {
 func Releases() []Release {
 	return []Release{
 		{Version: "1.14.2", PluginDaemon: "0.6.1", Sandbox: "0.2.15", Schema: "9f4b7c2d1a80"},
-		{Version: "1.15.0", PluginDaemon: "0.6.3", Sandbox: "0.2.15", Notes: []string{agents}},
+		{Version: "1.15.0", PluginDaemon: "0.6.3", Sandbox: "0.2.15", Notes: []string{
+			agents,
+			"Plugins that upgrade by themselves may need `flask backfill-plugin-auto-upgrade` once afterwards, in the API's container: a fork's guide calls it required.",
+		}},
 		{Version: "1.16.0", PluginDaemon: "0.6.3", Sandbox: "0.2.15", Schema: "7a1c2d9e4b60", Notes: []string{agents}},
 		{Version: "1.16.1", PluginDaemon: "0.6.8", Sandbox: "0.2.15", Notes: []string{agents}},
 		{Version: "1.17.0", PluginDaemon: "0.6.10", Sandbox: "0.2.15", Notes: []string{agents}},

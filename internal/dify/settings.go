@@ -17,6 +17,8 @@ type Settings struct {
 	Tuning  Tuning  `json:"tuning,omitzero"`
 	// Registry is a mirror of Docker Hub that all images are taken from, "HOST/PATH"; "" = Docker Hub itself.
 	Registry string `json:"registry,omitempty"`
+	// Pins are the digests of images, "sha256:…", by what Images calls them. An image without is run by its tag.
+	Pins map[string]string `json:"pins,omitempty"`
 	// PipMirror is where plugins and code get Python packages from; "" = PyPI.
 	PipMirror string `json:"pipMirror,omitempty"`
 	// Environment is what the user adds to the environment of services. What difyup sets itself cannot be set there.

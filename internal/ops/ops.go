@@ -32,14 +32,17 @@ type Options struct {
 	Token    string          // the access token at Endpoint
 	Agent    topology.Agent
 	ReadFile func(path string) ([]byte, error) // gives the agent; nil = os.ReadFile
-	Version  string                            // of difyup, for the history and the user agent
-	Events   event.Sink
+	// Digest gives the digest of the image that a tag stands for on a platform; nil = instances run images by their tags.
+	Digest  func(ctx context.Context, image, platform string) (string, error)
+	Version string // of difyup, for the history and the user agent
+	Events  event.Sink
 }
 
 // Stack is a stack that can be worked on.
 type Stack struct {
 	opts   Options
-	graph  *resource.Graph // nil when there is no Spec
+	graph  *resource.Graph // nil when there is no Spec; with images by their tags until there is a plan
+	pins   []state.Pin     // that the graph has
 	client *gcp.Client
 	store  *state.Store
 }
@@ -50,7 +53,7 @@ func Open(ctx context.Context, o Options) (*Stack, error) {
 	if o.Spec != nil {
 		o.Identity = o.Spec.Identity()
 		var err error
-		if g, err = topology.Build(o.Spec, o.Agent); err != nil {
+		if g, err = topology.Build(o.Spec, o.Agent, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -105,6 +108,9 @@ func (s *Stack) Plan(ctx context.Context) (*plan.Plan, error) {
 
 // plan compares what is wanted with the cloud, and has Google's own lists refuse what it would refuse later.
 func (s *Stack) plan(ctx context.Context, st *state.State) (*plan.Plan, error) {
+	if err := s.pin(ctx, st); err != nil {
+		return nil, err
+	}
 	owner, err := s.owner(ctx)
 	if err != nil {
 		return nil, err
@@ -144,6 +150,15 @@ func (s *Stack) plan(ctx context.Context, st *state.State) (*plan.Plan, error) {
 			faults = append(faults, r.Fault)
 		}
 	}
+	change, err := s.release(ctx, p, st)
+	var older *fault.Fault
+	switch {
+	case errors.As(err, &older):
+		faults = append(faults, older)
+	case err != nil:
+		return nil, err
+	}
+	p.Release = change
 	if len(faults) > 0 {
 		slices.SortStableFunc(faults, func(a, b *fault.Fault) int { return cmp.Compare(a.At.Line, b.At.Line) })
 		return nil, faults
@@ -191,6 +206,7 @@ type RunOptions struct {
 	Command   string   // for the lock and the history: "apply"
 	Args      []string // as given on the command line, for the state: nothing secret
 	BreakLock bool
+	Migrate   bool // a plan may migrate the databases of a stack that serves
 	// Confirm is asked under the lock, when the plan is made and not empty. False ends the run with ErrDeclined.
 	Confirm func(*plan.Plan) (bool, error)
 }
@@ -205,6 +221,9 @@ func (s *Stack) Apply(ctx context.Context, o RunOptions) (res *Result, err error
 		p, err := s.plan(ctx, st)
 		if err != nil {
 			return nil, nil, err
+		}
+		if s.opts.Digest != nil {
+			st.Pins = s.pins
 		}
 		owned := s.graph.Refs()
 		for _, ref := range st.Owned {
@@ -299,6 +318,7 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 			return nil, err
 		}
 	}
+	pins := st.Pins
 	p, owned, err := make(held, st)
 	if err != nil {
 		return nil, err
@@ -313,8 +333,14 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 			return res, ErrDeclined
 		}
 	}
+	if p.Release != nil && p.Release.Migrates && !o.Migrate {
+		return res, s.migrates(p.Release)
+	}
 	destroying := p.Graph == nil
 	if !destroying {
+		if !s.holdsSchema(p) {
+			st.Schema = nil // it was of databases that are gone
+		}
 		for _, r := range p.Kept {
 			s.tell("%s is not wanted any more, and is not deleted: it does not bear the stack's mark. To delete it by hand: %s", r.ID(), byHand(r))
 		}
@@ -322,7 +348,7 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 	if len(p.Steps) == 0 && !destroying {
 		// A run that was killed may have left the state behind what it did.
 		now := left(p, owned, &apply.Result{})
-		if res.Left = len(now); sameRefs(st.Owned, now) && st.Intent == nil && !st.Stale() {
+		if res.Left = len(now); sameRefs(st.Owned, now) && st.Intent == nil && !st.Stale() && samePins(pins, st.Pins) {
 			return res, nil
 		}
 		st.Owned, st.Intent = now, nil

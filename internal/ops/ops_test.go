@@ -38,6 +38,9 @@ type place struct {
 	token  string
 	client *gcp.Client
 
+	digest func(ctx context.Context, image, platform string) (string, error) // of the stacks that are opened
+	edit   func(*config.Spec)
+
 	mu      sync.Mutex
 	said    []string
 	started func() // called when a step starts
@@ -128,7 +131,7 @@ func ref(k *resource.Kind, name string) resource.Ref {
 // open opens the example's stack; without a spec, by its names alone.
 func (p *place) open(blind bool) *ops.Stack {
 	p.t.Helper()
-	o := ops.Options{Endpoint: p.url, Token: p.token, Version: "test", Events: func(e event.Event) {
+	o := ops.Options{Endpoint: p.url, Token: p.token, Version: "test", Digest: p.digest, Events: func(e event.Event) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if e.Phase == event.Info {
@@ -147,6 +150,9 @@ func (p *place) open(blind bool) *ops.Stack {
 		}
 		if o.Spec, err = config.Load(p.t.Context(), file); err != nil {
 			p.t.Fatal(err)
+		}
+		if p.edit != nil {
+			p.edit(o.Spec)
 		}
 	}
 	s, err := ops.Open(p.t.Context(), o)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/difyup/difyup/internal/diff"
+	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/resource"
 )
@@ -40,6 +41,8 @@ type Plan struct {
 	Steps []Step `json:"steps"`
 	// Unchanged is how many resources are as wanted.
 	Unchanged int `json:"unchanged"`
+	// Release is a change of Dify's release that the steps bring; nil when it stays, or nothing ran yet.
+	Release *dify.Change `json:"release,omitempty"`
 	// Graph is what is wanted; nil for a plan that destroys.
 	Graph *resource.Graph `json:"-"`
 	// Kept is what the state names and what is not deleted, because nothing shows that it is the stack's.

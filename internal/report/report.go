@@ -38,7 +38,7 @@ const (
 )
 
 // Document is how an instance is. Any program of the instance may write it: it is shown to people, and nothing is decided by
-// it. It holds no secret, and no text of a library's: reasons are the agent's own words.
+// it but which of the releases that were asked for the databases have. It holds no secret, and no text of a library's: reasons are the agent's own words.
 type Document struct {
 	Boot    string    `json:"boot"` // the kernel's ID of this boot
 	At      time.Time `json:"at"`

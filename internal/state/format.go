@@ -35,6 +35,8 @@ type file struct {
 	Owned      []json.RawMessage `json:"owned"`
 	History    []json.RawMessage `json:"history"`
 	Intent     json.RawMessage   `json:"intent,omitempty"`
+	Schema     json.RawMessage   `json:"schema,omitempty"`
+	Pins       []json.RawMessage `json:"pins,omitempty"`
 	Unfinished bool              `json:"unfinished,omitempty"` // version 1's
 }
 
@@ -103,8 +105,21 @@ func (s *Store) decode(raw []byte) (*State, error) {
 		}
 		st.History = append(st.History, r)
 	}
+	for _, item := range f.Pins {
+		var p Pin
+		if p.extra, err = take(item, &p); err != nil {
+			return nil, broken(err)
+		}
+		st.Pins = append(st.Pins, p)
+	}
+	if given(f.Schema) {
+		st.Schema = &Schema{}
+		if st.Schema.extra, err = take(f.Schema, st.Schema); err != nil {
+			return nil, broken(err)
+		}
+	}
 	switch {
-	case len(f.Intent) > 0 && string(f.Intent) != "null":
+	case given(f.Intent):
 		st.Intent = &Intent{}
 		if st.Intent.extra, err = take(f.Intent, st.Intent); err != nil {
 			return nil, broken(err)
@@ -114,6 +129,9 @@ func (s *Store) decode(raw []byte) (*State, error) {
 	}
 	return st, s.check(st)
 }
+
+// given says whether an optional field has a value.
+func given(raw json.RawMessage) bool { return len(raw) > 0 && string(raw) != "null" }
 
 func (s *Store) newer(what string) error {
 	return &fault.Fault{
@@ -178,6 +196,18 @@ func (st *State) encode() ([]byte, error) {
 	}
 	if st.Intent != nil {
 		if f.Intent, err = give(st.Intent, st.Intent.extra); err != nil {
+			return nil, err
+		}
+	}
+	for _, p := range st.Pins {
+		raw, err := give(p, p.extra)
+		if err != nil {
+			return nil, err
+		}
+		f.Pins = append(f.Pins, raw)
+	}
+	if st.Schema != nil {
+		if f.Schema, err = give(st.Schema, st.Schema.extra); err != nil {
 			return nil, err
 		}
 	}

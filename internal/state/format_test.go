@@ -26,11 +26,11 @@ func written(b *bucket, run string) string {
 func TestUnknownFieldsAreKept(t *testing.T) {
 	s, b := open(t)
 	ctx := t.Context()
-	b.put(stateObject, `{"version": 2, "serial": 6, "stack": "demo", "project": "p", "pins": {"api": {"tag": "1", "digest": "sha256:1"}}, "names": ["x", 1.0],
+	b.put(stateObject, `{"version": 2, "serial": 6, "stack": "demo", "project": "p", "pins": [{"tag": "api:1", "platform": "linux/amd64", "digest": "sha256:1", "seen": 1}], "names": ["x", 1.0],
 		"owned": [{"id": "compute.networks/n", "kind": "compute.networks", "name": "n", "params": {"project": "p"}, "made": "2027-01-01", "a": [1, {"b": null}]},
 			{"id": "compute.networks/m", "kind": "compute.networks", "name": "m", "params": {"project": "p"}}],
 		"history": [{"at": "2026-11-24T00:00:00Z", "by": "me", "command": "upgrade", "version": "9", "created": 1, "updated": 0, "deleted": 0, "failed": 0, "from": "1.17"}],
-		"schema": {"head": "abc"}, "intent": {"run": "r", "command": "restore", "at": "2026-11-24T00:00:00Z", "by": "me", "host_id": "h", "version": "9", "point": "12:00"}}`, 0)
+		"schema": {"head": "abc", "seen": "yes"}, "intent": {"run": "r", "command": "restore", "at": "2026-11-24T00:00:00Z", "by": "me", "host_id": "h", "version": "9", "point": "12:00"}}`, 0)
 	st, err := s.Read(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -87,19 +87,22 @@ func TestUnknownFieldsAreKept(t *testing.T) {
     "version": "9",
     "point": "12:00"
   },
+  "schema": {
+    "head": "abc",
+    "seen": "yes"
+  },
+  "pins": [
+    {
+      "tag": "api:1",
+      "platform": "linux/amd64",
+      "digest": "sha256:1",
+      "seen": 1
+    }
+  ],
   "names": [
     "x",
     1.0
-  ],
-  "pins": {
-    "api": {
-      "tag": "1",
-      "digest": "sha256:1"
-    }
-  },
-  "schema": {
-    "head": "abc"
-  }
+  ]
 }`
 	if d := cmp.Diff(want, written(b, s.run)); d != "" {
 		t.Errorf("written (-want +got):\n%s", d)

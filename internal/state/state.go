@@ -31,6 +31,9 @@ type State struct {
 	History []Run
 	Intent  *Intent // of a run that is at work, or that did not end well and may have left operations running
 
+	Pins   []Pin
+	Schema *Schema // what the databases were migrated to, as far as is known
+
 	version  int    // of the format it was read in; 0 when there was none
 	run      string // that wrote it last
 	serial   int64
@@ -51,6 +54,24 @@ type Intent struct {
 	By      string    `json:"by"` // user@host
 	Host    string    `json:"host_id"`
 	Version string    `json:"version"` // of difyup
+
+	extra fields
+}
+
+// Pin is the image that a tag stood for when it was asked for, so that all instances run the same bytes from then on.
+type Pin struct {
+	Tag      string `json:"tag"`      // "langgenius/dify-api:1.17.1"
+	Platform string `json:"platform"` // "linux/amd64"
+	Digest   string `json:"digest"`   // "sha256:…"
+
+	extra fields
+}
+
+// Schema is what the databases were migrated to, as instances of that version said when they served.
+type Schema struct {
+	Version string    `json:"version,omitempty"` // of Dify
+	Head    string    `json:"head,omitempty"`    // the revision
+	At      time.Time `json:"at,omitzero"`       // when it was recorded
 
 	extra fields
 }

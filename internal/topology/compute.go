@@ -11,6 +11,9 @@ import (
 	"github.com/difyup/difyup/internal/resource"
 )
 
+// SettingsKey is the item of an instance's metadata that holds its settings (dify.Settings).
+const SettingsKey = "difyup-config"
+
 // servicePort is where the agent serves Dify.
 const servicePort = 1080
 
@@ -31,7 +34,7 @@ func (b *builder) computeLayer(n network, f files, i identity) *resource.Resourc
 		{"block-project-ssh-keys", "TRUE"},
 		{"difyup-agent", "gs://" + f.agent.Name},
 		{"difyup-agent-sha256", b.agent.SHA256},
-		{"difyup-config", string(settings)},
+		{SettingsKey, string(settings)},
 		{"difyup-stack", b.spec.Stack},
 		{"enable-guest-attributes", "TRUE"}, // how the agent tells what the instance waits for
 		{"enable-oslogin", "TRUE"},

@@ -27,6 +27,12 @@ const (
 // privateAddress is where Cloud SQL shows an instance's private address.
 const privateAddress resource.Path = "ipAddresses[type=PRIVATE].ipAddress"
 
+// MainDatabase is the database in which Dify's schema is.
+func MainDatabase(s *config.Spec) resource.ID {
+	b := &builder{spec: s}
+	return resource.ID(kind.SQLDatabases.Name + "/" + b.name("main") + "/" + mainDatabase)
+}
+
 // databases are the two Cloud SQL instances.
 type databases struct{ main, vector *resource.Resource }
 

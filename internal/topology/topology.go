@@ -34,13 +34,14 @@ func APIs() []string {
 type builder struct {
 	spec     *config.Spec
 	agent    Agent
+	pins     map[string]string
 	all      []*resource.Resource
 	services *resource.Resource // all but itself wait for it
 }
 
-// Build gives the graph of a stack whose instances run agent.
-func Build(s *config.Spec, agent Agent) (*resource.Graph, error) {
-	b := &builder{spec: s, agent: agent}
+// Build gives the graph of a stack whose instances run agent, and images by the digests that pins has for them (Images).
+func Build(s *config.Spec, agent Agent, pins map[string]string) (*resource.Graph, error) {
+	b := &builder{spec: s, agent: agent, pins: pins}
 	b.services = b.add(kind.Services.New("enabled", b.params(), &kind.ServiceList{Services: APIs()}))
 	network := b.networkLayer()
 	files := b.storageLayer()
@@ -119,12 +120,23 @@ func (b *builder) settings() dify.Settings {
 			Bucket:   s.Storage.Bucket,
 		},
 		Secrets: map[string]string{},
-		Machine: s.Machine(), Tuning: s.Tuning(), Registry: s.Dify.Registry, PipMirror: s.Dify.PipMirror,
+		Machine: s.Machine(), Tuning: s.Tuning(), Registry: s.Dify.Registry, PipMirror: s.Dify.PipMirror, Pins: b.pins,
 	}
 	for _, p := range dify.Purposes() {
 		out.Secrets[p.Key] = b.name(p.Name)
 	}
 	return out
+}
+
+// Images gives the images that the instances of a stack run, as they are asked for at registries, sorted.
+func Images(s *config.Spec) []string {
+	release, err := dify.Lookup(s.Dify.Version)
+	if err != nil {
+		return nil // a description that was read has a release
+	}
+	all := slices.Collect(maps.Values(dify.Images(release, (&builder{spec: s}).settings())))
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // Output is something a user wants to know about a running stack.

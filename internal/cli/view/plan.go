@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/difyup/difyup/internal/diff"
+	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/plan"
 	"github.com/difyup/difyup/internal/resource"
@@ -54,6 +55,7 @@ func Plan(w io.Writer, c Palette, h Heading, p *plan.Plan) {
 		what = "Plan to destroy"
 	}
 	printf(w, "%s %s %s%s\n", c.bold(what+" "+h.Stack), c.dim("in project"), h.Project, c.dim(" ("+h.Where+")"))
+	release(w, c, p.Release)
 	for i, l := range layers {
 		var steps []plan.Step
 		for _, s := range p.Steps {
@@ -92,6 +94,25 @@ func Plan(w io.Writer, c Palette, h Heading, p *plan.Plan) {
 		counts += sprintf("; %d unchanged", p.Unchanged)
 	}
 	printf(w, "%s.\n", c.bold(counts))
+}
+
+// release shows what a change of Dify's release means.
+func release(w io.Writer, c Palette, r *dify.Change) {
+	if r == nil {
+		return
+	}
+	printf(w, "\n  %s\n", c.bold(sprintf("Dify %s → %s", r.From, r.To)))
+	if r.Migrates {
+		printf(w, "    %s The databases are migrated, once, while instances of %s still serve; what those do until they are replaced may fail.\n", c.yellow("!"), r.From)
+		printf(w, "    %s There is no way back but a backup of the databases: make one first. `apply` needs --migrate.\n", c.yellow("!"))
+	}
+	for _, n := range r.Notes {
+		versions := styled("")
+		if len(n.Versions) > 0 {
+			versions = sprintf("%s: ", strings.Join(n.Versions, ", "))
+		}
+		printf(w, "    %s %s%s\n", c.yellow("!"), versions, n.Text)
+	}
 }
 
 func step(w io.Writer, c Palette, s plan.Step) {
@@ -187,8 +208,9 @@ func PlanJSON(stack, project string, p *plan.Plan) any {
 		Delete    int           `json:"delete"`
 		Unchanged int           `json:"unchanged"`
 		Steps     []planStep    `json:"steps"`
-		Kept      []resource.ID `json:"kept,omitempty"` // not deleted, for they do not bear the stack's mark
-	}{stack, project, p.Empty(), p.Count(plan.Create), p.Count(plan.Update), p.Count(plan.Delete), p.Unchanged, steps, kept}
+		Kept      []resource.ID `json:"kept,omitempty"`    // not deleted, for they do not bear the stack's mark
+		Release   *dify.Change  `json:"release,omitempty"` // a change of Dify's release
+	}{stack, project, p.Empty(), p.Count(plan.Create), p.Count(plan.Update), p.Count(plan.Delete), p.Unchanged, steps, kept, p.Release}
 }
 
 // Applied says what a run did.

@@ -97,6 +97,8 @@ var only = []struct {
 	{"google.golang.org/api", []string{"internal/kind", "internal/topology"}, "bodies are JSON elsewhere; the import is dear to compile"},
 	{module + "internal/agent/standin", []string{"cmd/difyup-agent", "internal/test"}, "a runtime is an interface; who runs Dify is told apart in one place"},
 	{module + "internal/agent/runtime/compose", []string{"cmd/difyup-agent", "internal/test"}, "a runtime is an interface; who runs Dify is told apart in one place"},
+	{"github.com/google/go-containerregistry", []string{"internal/registry"}, "what talks to registries is one package"},
+	{module + "internal/registry", []string{"internal/cli"}, "the engine is given a function"},
 	{"golang.org/x/term", []string{"internal/cli"}, "colour and width belong to the views"},
 }
 

@@ -103,6 +103,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"edit": edit, "get": get, "meet": meet, "gone": gone, "secretless": secretless, "held": held, "bucket": bucket, "listed": listed, "until": until,
+			"recorded": recorded, "forget": forget,
 		},
 	})
 }
@@ -265,6 +266,49 @@ func held(ts *testscript.TestScript, _ bool, _ []string) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	ts.Fatalf("nobody took the lock")
+}
+
+// stateObject is the path of the example's state among the local cloud's APIs.
+const stateObject = "storage/v1/b/demo-project-demo-difyup/o/state.json?alt=media"
+
+// recorded checks what the state says the databases were migrated to: recorded VERSION HEAD.
+func recorded(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: recorded VERSION HEAD")
+	}
+	_, raw, err := cloud.Get(context.Background(), info(ts), stateObject)
+	ts.Check(err)
+	var state struct {
+		Schema struct{ Version, Head string }
+	}
+	ts.Check(json.Unmarshal(raw, &state))
+	if s := state.Schema; s.Version != args[0] || s.Head != args[1] {
+		ts.Fatalf("recorded is %+v:\n%s", s, raw)
+	}
+}
+
+// forget takes the record of the schema out of the state.
+func forget(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: forget")
+	}
+	i := info(ts)
+	_, raw, err := cloud.Get(context.Background(), i, stateObject)
+	ts.Check(err)
+	var state map[string]json.RawMessage
+	ts.Check(json.Unmarshal(raw, &state))
+	delete(state, "schema")
+	raw, err = json.Marshal(state)
+	ts.Check(err)
+	req, err := http.NewRequest(http.MethodPost, i.URL+"upload/storage/v1/b/demo-project-demo-difyup/o?uploadType=media&name=state.json", bytes.NewReader(raw))
+	ts.Check(err)
+	req.Header.Set("Authorization", "Bearer "+i.Token)
+	resp, err := http.DefaultClient.Do(req)
+	ts.Check(err)
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		ts.Fatalf("the state is not written: %s", resp.Status)
+	}
 }
 
 // listed checks how often Cloud SQL's list of flags was asked for: listed N.
