@@ -40,6 +40,8 @@ type Plan struct {
 	Steps []Step `json:"steps"`
 	// Unchanged is how many resources are as wanted.
 	Unchanged int `json:"unchanged"`
+	// Notes are what people should know besides the steps.
+	Notes []string `json:"notes,omitempty"`
 	// Graph is what is wanted; nil for a plan that destroys.
 	Graph *resource.Graph `json:"-"`
 	// Kept is what the state names and what is not deleted, because nothing shows that it is the stack's.

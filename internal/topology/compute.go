@@ -14,6 +14,9 @@ import (
 // servicePort is where the agent serves Dify.
 const servicePort = 1080
 
+// settingsKey is where the metadata of instances have dify.Settings.
+const settingsKey = "difyup-config"
+
 // userData makes an Ubuntu machine ready for the agent, and fetches and starts it.
 //
 //go:embed user-data.yaml
@@ -31,7 +34,7 @@ func (b *builder) computeLayer(n network, f files, i identity) *resource.Resourc
 		{"block-project-ssh-keys", "TRUE"},
 		{"difyup-agent", "gs://" + f.agent.Name},
 		{"difyup-agent-sha256", b.agent.SHA256},
-		{"difyup-config", string(settings)},
+		{settingsKey, string(settings)},
 		{"difyup-stack", b.spec.Stack},
 		{"enable-guest-attributes", "TRUE"}, // how the agent tells what the instance waits for
 		{"enable-oslogin", "TRUE"},

@@ -47,7 +47,7 @@ type secrets map[string]*resource.Resource
 func (b *builder) secretLayer(i identity, redis *resource.Resource) secrets {
 	all := secrets{}
 	for _, p := range dify.Purposes() {
-		body := &kind.Secret{Labels: b.labels(), Generate: p.Length}
+		body := &kind.Secret{Labels: b.labels(), Version: b.versions.of(p.Key).Added, Generate: p.Length}
 		secret := b.add(kind.Secrets.New(b.name(p.Name), b.params(), body))
 		if p.Key == dify.RedisAuth {
 			secret.Take("payload", redis.Output("authString")) // Memorystore makes it

@@ -43,7 +43,7 @@ func FuzzText(f *testing.F) {
 				t.Errorf("the output %s begins with %q", o.Name, o.Text)
 			}
 		}
-		g, err := topology.Build(spec, agent)
+		g, err := topology.Build(spec, agent, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +107,7 @@ func fill(v reflect.Value, keep map[string]bool, text string) int {
 // edges gives what each resource needs and takes. The names of templates and certificates follow what is in them.
 func edges(t *testing.T, spec *config.Spec) map[string]string {
 	t.Helper()
-	g, err := topology.Build(spec, agent)
+	g, err := topology.Build(spec, agent, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,13 +34,14 @@ func APIs() []string {
 type builder struct {
 	spec     *config.Spec
 	agent    Agent
+	versions Versions
 	all      []*resource.Resource
 	services *resource.Resource // all but itself wait for it
 }
 
-// Build gives the graph of a stack whose instances run agent.
-func Build(s *config.Spec, agent Agent) (*resource.Graph, error) {
-	b := &builder{spec: s, agent: agent}
+// Build gives the graph of a stack whose instances run agent and read these versions of its secrets.
+func Build(s *config.Spec, agent Agent, versions Versions) (*resource.Graph, error) {
+	b := &builder{spec: s, agent: agent, versions: versions}
 	b.services = b.add(kind.Services.New("enabled", b.params(), &kind.ServiceList{Services: APIs()}))
 	network := b.networkLayer()
 	files := b.storageLayer()
@@ -89,6 +90,11 @@ func (b *builder) labels() map[string]string {
 // host gives a name in the stack's private zone: "db" gives "db.demo.internal".
 func (b *builder) host(name string) string { return name + "." + b.spec.Stack + ".internal" }
 
+// redisID is the ID of the Redis instance.
+func (b *builder) redisID() resource.ID {
+	return resource.ID(kind.RedisInstances.Name + "/" + b.name("redis"))
+}
+
 // accountEmail is the email of the service account that instances have; it is known before the account exists.
 func (b *builder) accountEmail() string { return Account(b.spec.Stack, b.spec.Project) }
 
@@ -118,11 +124,11 @@ func (b *builder) settings() dify.Settings {
 			Redis:    dify.Address{Host: b.host("redis"), Port: 6379},
 			Bucket:   s.Storage.Bucket,
 		},
-		Secrets: map[string]string{},
+		Secrets: map[string]dify.SecretVersion{},
 		Machine: s.Machine(), Tuning: s.Tuning(), Registry: s.Dify.Registry, PipMirror: s.Dify.PipMirror,
 	}
 	for _, p := range dify.Purposes() {
-		out.Secrets[p.Key] = b.name(p.Name)
+		out.Secrets[p.Key] = dify.SecretVersion{Name: b.name(p.Name), Version: b.versions.of(p.Key).Used}
 	}
 	return out
 }

@@ -30,7 +30,7 @@ func build(t *testing.T, file string, data []byte) *resource.Graph {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := topology.Build(spec, agent)
+	g, err := topology.Build(spec, agent, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

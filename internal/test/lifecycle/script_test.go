@@ -103,6 +103,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"edit": edit, "get": get, "meet": meet, "gone": gone, "secretless": secretless, "held": held, "bucket": bucket, "listed": listed, "until": until,
+			"secret": secret, "environ": environ, "noop": noop,
 		},
 	})
 }
