@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/difyup/difyup/internal/agent/frontdoor"
 	"github.com/difyup/difyup/internal/agent/runtime"
@@ -271,7 +272,8 @@ func (a *agent) serve(ctx, life context.Context) {
 	}
 }
 
-// fetch gets the secrets, by purpose: the versions that the settings name, whichever there are besides.
+// fetch gets the secrets, by purpose, and those of the user's by NAME@VERSION: the versions that the settings name, whichever
+// there are besides.
 func (a *agent) fetch(ctx context.Context) (map[string]string, error) {
 	var (
 		mu     sync.Mutex
@@ -279,16 +281,27 @@ func (a *agent) fetch(ctx context.Context) (map[string]string, error) {
 		errs   []error
 		values = map[string]string{}
 	)
-	for purpose, version := range a.settings.Secrets {
+	wanted := map[string]dify.SecretVersion{}
+	maps.Copy(wanted, a.settings.Secrets)
+	for _, of := range a.settings.SecretEnvironment {
+		for _, version := range of {
+			wanted[version.String()] = version
+		}
+	}
+	for key, version := range wanted {
 		wg.Go(func() {
 			value, err := a.google.secret(ctx, a.endpoint, a.settings.Project, version)
 			mu.Lock()
 			defer mu.Unlock()
-			if err != nil {
+			switch {
+			case err != nil:
 				errs = append(errs, &unready{"the secret " + version.String(), words(err), strings.TrimPrefix(err.Error(), "secret "+version.String()+": ")})
-				return
+			case !utf8.ValidString(value) || strings.Contains(value, "\x00"):
+				const says = "is not a text, and cannot be a variable's value"
+				errs = append(errs, &unready{"the secret " + version.String(), says, says})
+			default:
+				values[key] = value
 			}
-			values[purpose] = value
 		})
 	}
 	wg.Wait()
@@ -320,7 +333,9 @@ func hide(err error, secrets map[string]string) error {
 	}
 	text := err.Error()
 	for _, s := range secrets {
-		text = strings.ReplaceAll(text, s, "***")
+		if len(s) > 3 { // what is shorter is in every text
+			text = strings.ReplaceAll(text, s, "***")
+		}
 	}
 	return errors.New(strings.Join(strings.Fields(text), " "))
 }

@@ -22,8 +22,8 @@ import (
 
 const value = "ABCsecretvalue123"
 
-// world is a metadata server and Secret Manager in one, in which every secret has five versions: the first is disabled, the
-// second destroyed. Secrets are refused so often before they are given, as they are while permissions spread.
+// world is a metadata server and Secret Manager in one, in which every secret has six versions: the first is disabled, the
+// second destroyed, the sixth no text. Secrets are refused so often before they are given, as they are while permissions spread.
 func world(t *testing.T, config string, refusals int64) (*agent, *bytes.Buffer) {
 	t.Helper()
 	var asked atomic.Int64
@@ -63,6 +63,8 @@ func world(t *testing.T, config string, refusals int64) (*agent, *bytes.Buffer) 
 			fmt.Fprintf(w, `{"error":{"code":400,"message":"Secret Version [projects/1/secrets/%s/versions/%s] is in %s state.","status":"FAILED_PRECONDITION"}}`, r.PathValue("secret"), version, state)
 		case "3", "4", "5":
 			fmt.Fprintf(w, `{"payload":{"data":%q}}`, base64.StdEncoding.EncodeToString([]byte(value+r.PathValue("secret")+version)))
+		case "6":
+			fmt.Fprintf(w, `{"payload":{"data":%q}}`, base64.StdEncoding.EncodeToString([]byte("\xff\xfe")))
 		default:
 			http.NotFound(w, r)
 		}
@@ -75,7 +77,8 @@ func world(t *testing.T, config string, refusals int64) (*agent, *bytes.Buffer) 
 	return a, &log
 }
 
-const config = `{"stack":"demo","project":"p","runtime":"standin","secrets":{"SECRET_KEY":"demo-secret-key@4","REDIS_AUTH":"demo-redis-auth@3"}}`
+const config = `{"stack":"demo","project":"p","runtime":"standin","secrets":{"SECRET_KEY":"demo-secret-key@4","REDIS_AUTH":"demo-redis-auth@3"},
+	"secretEnvironment":{"api":{"SENTRY_DSN":"sentry@5"},"worker":{"SENTRY_DSN":"sentry@5","OTHER":"sentry@3"}}}`
 
 func TestSecretsAreWaitedFor(t *testing.T) {
 	a, log := world(t, config, 3)
@@ -88,7 +91,8 @@ func TestSecretsAreWaitedFor(t *testing.T) {
 	if err := a.try(ctx, report.Secrets, "the secrets", func(ctx context.Context) (err error) { got, err = a.fetch(ctx); return err }); err != nil {
 		t.Fatal(err)
 	}
-	if got["SECRET_KEY"] != value+"demo-secret-key4" || got["REDIS_AUTH"] != value+"demo-redis-auth3" {
+	if got["SECRET_KEY"] != value+"demo-secret-key4" || got["REDIS_AUTH"] != value+"demo-redis-auth3" ||
+		got["sentry@5"] != value+"sentry5" || got["sentry@3"] != value+"sentry3" || len(got) != 4 {
 		t.Errorf("got %d secrets, and not the versions that the settings name", len(got))
 	}
 	if text := log.String(); !strings.Contains(text, "403 Forbidden") || !strings.Contains(text, "the secrets") || strings.Contains(text, value) || strings.Contains(text, "token-1") {
@@ -101,6 +105,7 @@ func TestSecretsAreWaitedFor(t *testing.T) {
 func TestVersionsThatCannotBeRead(t *testing.T) {
 	for version, want := range map[string]string{
 		"@1": "the secret demo-secret-key@1 is disabled", "@2": "the secret demo-secret-key@2 is destroyed", "@9": "the secret demo-secret-key@9 is not there",
+		"@6": "the secret demo-secret-key@6 is not a text, and cannot be a variable's value",
 	} {
 		a, _ := world(t, strings.Replace(config, "@4", version, 1), 0)
 		if err := a.learn(t.Context()); err != nil {

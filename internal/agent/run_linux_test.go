@@ -288,6 +288,8 @@ func TestRun(t *testing.T) {
 	for _, p := range dify.Purposes() {
 		settings.Secrets[p.Key] = dify.SecretVersion{Name: "demo-" + p.Name, Version: 2}
 	}
+	settings.Environment = map[dify.Name]map[string]string{dify.API: {"PLAIN": "a$b'c\"d"}}
+	settings.SecretEnvironment = map[dify.Name]map[string]dify.SecretVersion{dify.Worker: {"DSN": {Name: "users-own", Version: 2}}}
 	config, err := json.Marshal(settings)
 	if err != nil {
 		t.Fatal(err)
@@ -410,6 +412,7 @@ func TestRun(t *testing.T) {
 	for purpose, v := range settings.Secrets {
 		secrets[purpose], versions = secretOf(v.Name), append(versions, v.String())
 	}
+	secrets["users-own@2"], versions = secretOf("users-own"), append(versions, "users-own@2")
 	known, err := dify.Lookup(dify.Default)
 	if err != nil {
 		t.Fatal(err)
@@ -417,6 +420,28 @@ func TestRun(t *testing.T) {
 	services, err := dify.Project(known, settings, secrets)
 	if err != nil {
 		t.Fatal(err)
+	}
+	// given gives the value of a variable that a service was really given.
+	given := func(n dify.Name, name string) string {
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", before[n]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for v := range strings.SplitSeq(string(raw), "\x00") {
+			if value, ok := strings.CutPrefix(v, name+"="); ok {
+				return value
+			}
+		}
+		return "(none)"
+	}
+	for _, n := range dify.Names() {
+		want := map[dify.Name][2]string{dify.API: {"a$b'c\"d", "(none)"}, dify.Worker: {"(none)", secretOf("users-own")}}[n]
+		if want == [2]string{} {
+			want = [2]string{"(none)", "(none)"}
+		}
+		if got := [2]string{given(n, "PLAIN"), given(n, "DSN")}; got != want {
+			t.Errorf("what the user adds is in %s %q, want %q", n, got, want)
+		}
 	}
 	for _, s := range services {
 		for _, name := range []string{"PATH", "HOME", "GCE_METADATA_HOST", "DIFYUP_DNS", "STORAGE_EMULATOR_HOST", "STANDIN_ADDRESS", "STANDIN_INSTANCE", "STANDIN_VERSION"} {

@@ -29,6 +29,8 @@ type Settings struct {
 	PipMirror string `json:"pipMirror,omitempty"`
 	// Environment is what the user adds to the environment of services. What difyup sets itself cannot be set there.
 	Environment map[Name]map[string]string `json:"environment,omitempty"`
+	// SecretEnvironment is the same for values that are in Secret Manager.
+	SecretEnvironment map[Name]map[string]SecretVersion `json:"secretEnvironment,omitempty"`
 }
 
 // Stores are where Dify's data is.

@@ -4,8 +4,12 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
+	"strconv"
+	"strings"
 
+	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/gcp"
 	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/plan"
@@ -35,6 +39,9 @@ func (s *Stack) compare(ctx context.Context, owner resource.Owner, st *state.Sta
 	if err != nil {
 		return nil, err
 	}
+	if err := s.chosen(ctx, topology.NewlyChosen(s.opts.Spec, live, versions)); err != nil {
+		return nil, err
+	}
 	g, err := topology.Build(s.opts.Spec, s.opts.Agent, versions)
 	if err != nil {
 		return nil, err
@@ -45,6 +52,44 @@ func (s *Stack) compare(ctx context.Context, owner resource.Owner, st *state.Sta
 	}
 	p.Notes = notes
 	return p, nil
+}
+
+// chosen refuses versions of secrets that instances could not read: they would wait for them, and replace none that serves.
+// Whoever may not ask for a version leaves it to the instances.
+func (s *Stack) chosen(ctx context.Context, all []topology.Chosen) error {
+	var faults fault.List
+	for _, c := range all {
+		number, state, err := s.client.SecretState(ctx, c.Secret, strconv.Itoa(c.Version))
+		switch {
+		case gcp.Is(err, http.StatusForbidden):
+			continue
+		case err != nil:
+			return fmt.Errorf("ask for the secret %s: %w", c.SecretVersion, err)
+		case state == "ENABLED":
+			continue
+		}
+		by := "The annotation " + kind.SecretUsed
+		at := s.opts.Spec.At("")
+		if c.Option != "" {
+			by, at = "`"+c.Option+"`", s.opts.Spec.At(c.Option)
+		}
+		f := &fault.Fault{At: at}
+		if number == 0 {
+			f.Summary = "A version of a secret does not exist"
+			f.Detail = fmt.Sprintf("%s asks for version %d of the secret %s, which is not in the project %s.", by, c.Version, c.Name, s.opts.Spec.Project)
+			f.Remedy = fmt.Sprintf("Name a version that there is, or add it (for a new secret, with `create` in place of `versions add`):\n"+
+				"    gcloud secrets versions add %s --project %s --data-file=FILE", c.Name, s.opts.Spec.Project)
+		} else {
+			f.Summary = "A version of a secret cannot be read"
+			f.Detail = fmt.Sprintf("%s asks for version %d of the secret %s, which is %s.", by, c.Version, c.Name, strings.ToLower(state))
+			f.Remedy = "Name another version."
+			if state == "DISABLED" {
+				f.Remedy = fmt.Sprintf("Name another version, or enable it:\n    gcloud secrets versions enable %d --secret %s --project %s", c.Version, c.Name, s.opts.Spec.Project)
+			}
+		}
+		faults = append(faults, f)
+	}
+	return faults.Err()
 }
 
 // once reads each resource once. It is used by one plan, and by one call at a time.

@@ -64,7 +64,7 @@ func filled(t *testing.T, data []byte, text string) *config.Spec {
 		t.Fatal(err)
 	}
 	// These are parts of names, by which the edges are compared; or choose what there is.
-	keep := map[string]bool{"Stack": true, "Project": true, "Bucket": true, "Domain": true, "CIDR": true, "ServicesCIDR": true, "Certificate": true, "SSHRanges": true, "Persistence": true}
+	keep := map[string]bool{"Stack": true, "Project": true, "Bucket": true, "Domain": true, "CIDR": true, "ServicesCIDR": true, "Certificate": true, "SSHRanges": true, "Persistence": true, "EnvironmentSecrets": true}
 	n := fill(reflect.ValueOf(spec).Elem(), keep, text)
 	if n < 25 {
 		t.Fatalf("only %d options were filled", n)

@@ -47,10 +47,10 @@ func Build(s *config.Spec, agent Agent, versions Versions) (*resource.Graph, err
 	files := b.storageLayer()
 	identity := b.identityLayer(files)
 	redis := b.cacheLayer(network)
-	secrets := b.secretLayer(identity, redis)
+	secrets, rights := b.secretLayer(identity, redis)
 	databases := b.databaseLayer(network, secrets)
 	b.namingLayer(network, databases, redis)
-	group := b.computeLayer(network, files, identity)
+	group := b.computeLayer(network, files, identity, rights)
 	b.edgeLayer(group)
 	return resource.NewGraph(b.all...)
 }
@@ -124,7 +124,8 @@ func (b *builder) settings() dify.Settings {
 			Redis:    dify.Address{Host: b.host("redis"), Port: 6379},
 			Bucket:   s.Storage.Bucket,
 		},
-		Secrets: map[string]dify.SecretVersion{},
+		Secrets:     map[string]dify.SecretVersion{},
+		Environment: s.Variables(), SecretEnvironment: s.SecretVariables(),
 		Machine: s.Machine(), Tuning: s.Tuning(), Registry: s.Dify.Registry, PipMirror: s.Dify.PipMirror,
 	}
 	for _, p := range dify.Purposes() {

@@ -3,6 +3,8 @@ package topology
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/difyup/difyup/internal/config"
@@ -33,7 +35,7 @@ func (v Versions) of(purpose string) Version {
 // newest version of a secret, 0 for none; it is asked where the bodies do not say enough.
 func ReadVersions(s *config.Spec, live map[resource.ID]map[string]any, lost bool, newest func(resource.ID) (int, error)) (Versions, []string, error) {
 	b := &builder{spec: s}
-	pinned := Pinned(live)
+	before := pinned(live)
 	versions := Versions{}
 	var notes []string
 	var faults fault.List
@@ -41,14 +43,14 @@ func ReadVersions(s *config.Spec, live map[resource.ID]map[string]any, lost bool
 		name := b.name(p.Name)
 		id := resource.ID(kind.Secrets.Name + "/" + name)
 		secret := live[id]
-		before := pinned[name]
+		old := before[name]
 		added, known := kind.VersionIn(kind.Annotation(secret, kind.SecretAdded))
 		switch {
-		case secret == nil && lost && before > 0:
+		case secret == nil && lost:
 			// The versions of one that is made in its place begin at 1 again, and must not be taken for the old one's.
-			added = before + 1
+			added = old + 1
 		case secret == nil:
-			added = max(before, 1)
+			added = max(old, 1)
 		case !known || p.Key == dify.RedisAuth && live[b.redisID()] == nil:
 			n, err := newest(id)
 			if err != nil {
@@ -56,7 +58,7 @@ func ReadVersions(s *config.Spec, live map[resource.ID]map[string]any, lost bool
 			}
 			switch added = n; {
 			case !kind.SecretWhole(secret):
-				added = max(n, before, 1)
+				added = max(n, old, 1)
 			case known: // a new Redis gives out a new password, which will be the next version
 				added++
 			}
@@ -79,17 +81,26 @@ func ReadVersions(s *config.Spec, live map[resource.ID]map[string]any, lost bool
 				v.Used = n
 			}
 		}
-		if before > 0 && before != v.Used {
-			notes = append(notes, fmt.Sprintf("Instances get version %d of the secret %s in place of %d: they are replaced, a few at a time.", v.Used, name, before))
+		if old > 0 && old != v.Used {
+			notes = append(notes, fmt.Sprintf("Instances get version %d of the secret %s in place of %d: they are replaced, a few at a time.", v.Used, name, old))
 		}
 		versions[p.Key] = v
 	}
 	return versions, notes, faults.Err()
 }
 
-// Pinned gives the newest version of each secret that the live templates name, by the secret's name.
-func Pinned(live map[resource.ID]map[string]any) map[string]int {
-	pinned := map[string]int{}
+// pinned gives the newest version of each secret that the live templates name, by the secret's name.
+func pinned(live map[resource.ID]map[string]any) map[string]int {
+	newest := map[string]int{}
+	for v := range named(live) {
+		newest[v.Name] = max(newest[v.Name], v.Version)
+	}
+	return newest
+}
+
+// named gives the versions of secrets that the live templates name.
+func named(live map[resource.ID]map[string]any) map[dify.SecretVersion]bool {
+	all := map[dify.SecretVersion]bool{}
 	for id, body := range live {
 		if !strings.HasPrefix(string(id), kind.InstanceTemplates.Name+"/") {
 			continue
@@ -101,8 +112,45 @@ func Pinned(live map[resource.ID]map[string]any) map[string]int {
 			continue // an earlier difyup's, which named no versions
 		}
 		for _, v := range settings.Secrets {
-			pinned[v.Name] = max(pinned[v.Name], v.Version)
+			all[v] = true
+		}
+		for _, of := range settings.SecretEnvironment {
+			for _, v := range of {
+				all[v] = true
+			}
 		}
 	}
-	return pinned
+	return all
+}
+
+// Chosen is a version of a secret that a user chose for instances to read.
+type Chosen struct {
+	dify.SecretVersion
+	Secret *resource.Resource // of which nothing but the name and the parameters is given
+	Option string             // that names it; "" for one that an annotation names
+}
+
+// NewlyChosen gives the versions that users chose and that no live template names, which may thus not be there.
+func NewlyChosen(s *config.Spec, live map[resource.ID]map[string]any, versions Versions) []Chosen {
+	b := &builder{spec: s}
+	known := named(live)
+	var all []Chosen
+	add := func(v dify.SecretVersion, option string) {
+		if !known[v] {
+			known[v] = true
+			all = append(all, Chosen{SecretVersion: v, Secret: kind.Secrets.New(v.Name, b.params(), &kind.Secret{}), Option: option})
+		}
+	}
+	for _, p := range dify.Purposes() {
+		if v := versions.of(p.Key); v.Used != v.Added {
+			add(dify.SecretVersion{Name: b.name(p.Name), Version: v.Used}, "")
+		}
+	}
+	chosen := s.SecretVariables()
+	for _, n := range dify.Names() {
+		for _, name := range slices.Sorted(maps.Keys(chosen[n])) {
+			add(chosen[n][name], "dify.environment_secrets."+string(n)+"."+name)
+		}
+	}
+	return all
 }

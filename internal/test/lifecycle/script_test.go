@@ -283,7 +283,7 @@ func listed(ts *testscript.TestScript, neg bool, args []string) {
 func secretless(ts *testscript.TestScript, neg bool, args []string) {
 	i := info(ts)
 	secrets := secretsOf(ts, i, "demo-project")
-	if len(secrets) != 8 {
+	if len(secrets) < 8 { // and those that its user made
 		ts.Fatalf("the stack has %d secrets, not 8", len(secrets))
 	}
 	check := func(where string, text []byte) {
