@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/difyup/difyup/internal/agent/frontdoor"
 	"github.com/difyup/difyup/internal/agent/runtime"
@@ -210,42 +211,27 @@ func (a *agent) try(ctx context.Context, p report.Phase, what string, do func(co
 	}
 }
 
-// How often the secrets are looked at while the runtime runs.
-const secretsEvery = 15 * time.Second
-
 // serve gets everything ready and runs the runtime until life ends. Getting ready ends with ctx.
 func (a *agent) serve(ctx, life context.Context) {
+	// A version of a secret has one value for ever: it is fetched once. Another value means another version, which is another
+	// template, and other instances.
+	var (
+		secrets  map[string]string
+		services []dify.Service
+	)
+	if a.try(ctx, report.Secrets, "the secrets", func(ctx context.Context) (err error) {
+		if secrets, err = a.fetch(ctx); err != nil {
+			return err
+		}
+		services, err = dify.Project(a.release, a.settings, secrets)
+		return err
+	}) != nil {
+		return
+	}
 	wait := time.Second
 	for life.Err() == nil {
-		// The secrets are fetched anew each time: what does not let us in today may be of yesterday.
-		var (
-			secrets  map[string]string
-			services []dify.Service
-			prepared bool
-			tried    int
-		)
-		read := func(ctx context.Context) error {
-			now, err := a.fetch(ctx)
-			if err != nil {
-				return err
-			}
-			with, err := dify.Project(a.release, a.settings, now)
-			if err != nil {
-				return err
-			}
-			secrets, services = now, with
-			return nil
-		}
-		if a.try(ctx, report.Secrets, "the secrets", read) != nil {
-			return
-		}
+		prepared := false
 		if a.try(ctx, report.Stores, "the stores", func(ctx context.Context) error {
-			// A store that refuses a password may have got another one meanwhile.
-			if tried++; tried%5 == 0 {
-				if err := read(ctx); err != nil {
-					return err
-				}
-			}
 			// While the stores come to be, images are fetched.
 			if !prepared {
 				if err := a.runtime.Prepare(ctx, services); err != nil {
@@ -267,10 +253,6 @@ func (a *agent) serve(ctx, life context.Context) {
 		a.wait(report.Starts, "the runtime has not answered yet")
 		began := time.Now()
 		err := a.run(life, services, secrets)
-		if errors.Is(err, errSecretsChanged) {
-			a.log.Info("secrets were changed; starting again with them")
-			continue
-		}
 		if time.Since(began) > 5*time.Minute {
 			wait = time.Second
 		}
@@ -290,9 +272,8 @@ func (a *agent) serve(ctx, life context.Context) {
 	}
 }
 
-var errSecretsChanged = errors.New("the secrets were changed")
-
-// fetch gets the secrets, by purpose.
+// fetch gets the secrets, by purpose, and those of the user's by NAME@VERSION: the versions that the settings name, whichever
+// there are besides.
 func (a *agent) fetch(ctx context.Context) (map[string]string, error) {
 	var (
 		mu     sync.Mutex
@@ -300,16 +281,27 @@ func (a *agent) fetch(ctx context.Context) (map[string]string, error) {
 		errs   []error
 		values = map[string]string{}
 	)
-	for purpose, name := range a.settings.Secrets {
+	wanted := map[string]dify.SecretVersion{}
+	maps.Copy(wanted, a.settings.Secrets)
+	for _, of := range a.settings.SecretEnvironment {
+		for _, version := range of {
+			wanted[version.String()] = version
+		}
+	}
+	for key, version := range wanted {
 		wg.Go(func() {
-			value, err := a.google.secret(ctx, a.endpoint, a.settings.Project, name)
+			value, err := a.google.secret(ctx, a.endpoint, a.settings.Project, version)
 			mu.Lock()
 			defer mu.Unlock()
-			if err != nil {
-				errs = append(errs, &unready{"the secret " + name, words(err), strings.TrimPrefix(err.Error(), "secret "+name+": ")})
-				return
+			switch {
+			case err != nil:
+				errs = append(errs, &unready{"the secret " + version.String(), words(err), strings.TrimPrefix(err.Error(), "secret "+version.String()+": ")})
+			case !utf8.ValidString(value) || strings.Contains(value, "\x00"):
+				const says = "is not a text, and cannot be a variable's value"
+				errs = append(errs, &unready{"the secret " + version.String(), says, says})
+			default:
+				values[key] = value
 			}
-			values[purpose] = value
 		})
 	}
 	wg.Wait()
@@ -341,7 +333,9 @@ func hide(err error, secrets map[string]string) error {
 	}
 	text := err.Error()
 	for _, s := range secrets {
-		text = strings.ReplaceAll(text, s, "***")
+		if len(s) > 3 { // what is shorter is in every text
+			text = strings.ReplaceAll(text, s, "***")
+		}
 	}
 	return errors.New(strings.Join(strings.Fields(text), " "))
 }
@@ -373,40 +367,16 @@ func (a *agent) stores(secrets map[string]string) []store {
 	}
 }
 
-// run has the runtime run services, and tells the front door when they answer. It returns when they have ended: with
-// errSecretsChanged when one of the secrets has another value than they were started with.
+// run has the runtime run services, and tells the front door when they answer. It returns when they have ended.
 func (a *agent) run(life context.Context, services []dify.Service, secrets map[string]string) error {
-	ctx, cancel := context.WithCancelCause(life)
+	ctx, cancel := context.WithCancel(life)
 	var watches sync.WaitGroup
 	watches.Go(func() { a.watch(ctx) })
 	watches.Go(func() { a.keepChecking(ctx, secrets) })
-	watches.Go(func() { a.watchSecrets(ctx, secrets, cancel) })
 	err := a.runtime.Run(ctx, services)
-	if errors.Is(context.Cause(ctx), errSecretsChanged) {
-		err = errSecretsChanged
-	}
-	cancel(nil)
+	cancel()
 	watches.Wait()
 	return err
-}
-
-// watchSecrets ends the runtime when a secret changes.
-func (a *agent) watchSecrets(ctx context.Context, secrets map[string]string, end context.CancelCauseFunc) {
-	tick := time.NewTicker(secretsEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		// What cannot be read now is as it was.
-		if now, err := a.fetch(ctx); err == nil && !maps.Equal(now, secrets) {
-			a.wait(report.Starts, "the runtime is started again with changed secrets")
-			end(errSecretsChanged)
-			return
-		}
-	}
 }
 
 // watch asks the runtime how its services are, and tells the front door.

@@ -22,8 +22,8 @@ import (
 
 const value = "ABCsecretvalue123"
 
-// world is a metadata server and Secret Manager in one. Secrets are refused so often before they are given, as they are
-// while permissions spread.
+// world is a metadata server and Secret Manager in one, in which every secret has six versions: the first is disabled, the
+// second destroyed, the sixth no text. Secrets are refused so often before they are given, as they are while permissions spread.
 func world(t *testing.T, config string, refusals int64) (*agent, *bytes.Buffer) {
 	t.Helper()
 	var asked atomic.Int64
@@ -50,12 +50,24 @@ func world(t *testing.T, config string, refusals int64) (*agent, *bytes.Buffer) 
 			http.NotFound(w, r)
 		}
 	})
-	mux.HandleFunc("GET /v1/projects/p/secrets/{secret}/versions/latest:access", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("GET /v1/projects/p/secrets/{secret}/versions/{version}", func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer token-1" || asked.Add(1) <= refusals {
 			http.Error(w, "Permission denied", http.StatusForbidden)
 			return
 		}
-		fmt.Fprintf(w, `{"payload":{"data":%q}}`, base64.StdEncoding.EncodeToString([]byte(value+r.PathValue("secret"))))
+		version, _ := strings.CutSuffix(r.PathValue("version"), ":access")
+		switch version {
+		case "1", "2":
+			state := map[string]string{"1": "DISABLED", "2": "DESTROYED"}[version]
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprintf(w, `{"error":{"code":400,"message":"Secret Version [projects/1/secrets/%s/versions/%s] is in %s state.","status":"FAILED_PRECONDITION"}}`, r.PathValue("secret"), version, state)
+		case "3", "4", "5":
+			fmt.Fprintf(w, `{"payload":{"data":%q}}`, base64.StdEncoding.EncodeToString([]byte(value+r.PathValue("secret")+version)))
+		case "6":
+			fmt.Fprintf(w, `{"payload":{"data":%q}}`, base64.StdEncoding.EncodeToString([]byte("\xff\xfe")))
+		default:
+			http.NotFound(w, r)
+		}
 	})
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
@@ -65,7 +77,8 @@ func world(t *testing.T, config string, refusals int64) (*agent, *bytes.Buffer) 
 	return a, &log
 }
 
-const config = `{"stack":"demo","project":"p","runtime":"standin","secrets":{"SECRET_KEY":"demo-secret-key","REDIS_AUTH":"demo-redis-auth"}}`
+const config = `{"stack":"demo","project":"p","runtime":"standin","secrets":{"SECRET_KEY":"demo-secret-key@4","REDIS_AUTH":"demo-redis-auth@3"},
+	"secretEnvironment":{"api":{"SENTRY_DSN":"sentry@5"},"worker":{"SENTRY_DSN":"sentry@5","OTHER":"sentry@3"}}}`
 
 func TestSecretsAreWaitedFor(t *testing.T) {
 	a, log := world(t, config, 3)
@@ -78,11 +91,34 @@ func TestSecretsAreWaitedFor(t *testing.T) {
 	if err := a.try(ctx, report.Secrets, "the secrets", func(ctx context.Context) (err error) { got, err = a.fetch(ctx); return err }); err != nil {
 		t.Fatal(err)
 	}
-	if got["SECRET_KEY"] != value+"demo-secret-key" || got["REDIS_AUTH"] != value+"demo-redis-auth" {
-		t.Errorf("got %d secrets, and not the right ones", len(got))
+	if got["SECRET_KEY"] != value+"demo-secret-key4" || got["REDIS_AUTH"] != value+"demo-redis-auth3" ||
+		got["sentry@5"] != value+"sentry5" || got["sentry@3"] != value+"sentry3" || len(got) != 4 {
+		t.Errorf("got %d secrets, and not the versions that the settings name", len(got))
 	}
 	if text := log.String(); !strings.Contains(text, "403 Forbidden") || !strings.Contains(text, "the secrets") || strings.Contains(text, value) || strings.Contains(text, "token-1") {
 		t.Errorf("the log does not say what is waited for, or says too much:\n%s", text)
+	}
+}
+
+// TestVersionsThatCannotBeRead checks that what is wrong with a version is named, with the version, and shown to everybody
+// without anything of Google's.
+func TestVersionsThatCannotBeRead(t *testing.T) {
+	for version, want := range map[string]string{
+		"@1": "the secret demo-secret-key@1 is disabled", "@2": "the secret demo-secret-key@2 is destroyed", "@9": "the secret demo-secret-key@9 is not there",
+		"@6": "the secret demo-secret-key@6 is not a text, and cannot be a variable's value",
+	} {
+		a, _ := world(t, strings.Replace(config, "@4", version, 1), 0)
+		if err := a.learn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got, err := a.fetch(t.Context())
+		if words(err) != want || got != nil {
+			t.Errorf("%s: %q, %v, want %q", version, words(err), err, want)
+		}
+	}
+	a, _ := world(t, strings.Replace(config, "@4", "", 1), 0)
+	if err := a.learn(t.Context()); err == nil || !strings.Contains(err.Error(), "NAME@VERSION") {
+		t.Errorf("a secret without a version: %v", err)
 	}
 }
 

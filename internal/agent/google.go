@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/difyup/difyup/internal/dify"
 )
 
 // google asks the metadata server and Secret Manager.
@@ -29,9 +31,14 @@ type google struct {
 type statusError struct {
 	Code int
 	What string
+	// Unusable says of a version of a secret that it is disabled or destroyed; "" for all else.
+	Unusable string
 }
 
 func (e *statusError) Error() string {
+	if e.Unusable != "" {
+		return fmt.Sprintf("%s: it %s", e.What, e.Unusable)
+	}
 	return fmt.Sprintf("%s: %d %s", e.What, e.Code, http.StatusText(e.Code))
 }
 
@@ -48,7 +55,7 @@ func (g *google) do(req *http.Request, what string) ([]byte, error) {
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, &statusError{resp.StatusCode, what}
+		return raw, &statusError{Code: resp.StatusCode, What: what}
 	}
 	return raw, nil
 }
@@ -107,8 +114,8 @@ func (g *google) bearer(ctx context.Context) (string, error) {
 	return g.token, nil
 }
 
-// secret gives the newest value of a secret. Endpoint is the root of all APIs, "" on Google.
-func (g *google) secret(ctx context.Context, endpoint, project, name string) (string, error) {
+// secret gives the value of one version of a secret. Endpoint is the root of all APIs, "" on Google.
+func (g *google) secret(ctx context.Context, endpoint, project string, v dify.SecretVersion) (string, error) {
 	if endpoint == "" {
 		endpoint = "https://secretmanager.googleapis.com/"
 	}
@@ -116,13 +123,22 @@ func (g *google) secret(ctx context.Context, endpoint, project, name string) (st
 	if err != nil {
 		return "", err
 	}
-	target := strings.TrimSuffix(endpoint, "/") + "/v1/projects/" + url.PathEscape(project) + "/secrets/" + url.PathEscape(name) + "/versions/latest:access"
+	target := fmt.Sprintf("%s/v1/projects/%s/secrets/%s/versions/%d:access", strings.TrimSuffix(endpoint, "/"), url.PathEscape(project), url.PathEscape(v.Name), v.Version)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {
 		return "", err
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
-	raw, err := g.do(req, "secret "+name)
+	raw, err := g.do(req, "secret "+v.String())
+	var status *statusError
+	if errors.As(err, &status) && status.Code == http.StatusBadRequest {
+		// Google's words: "Secret Version [projects/1/secrets/s/versions/2] is in DISABLED state."
+		for word, says := range map[string]string{"in DISABLED state": "is disabled", "in DESTROYED state": "is destroyed"} {
+			if bytes.Contains(raw, []byte(word)) {
+				status.Unusable = says
+			}
+		}
+	}
 	if err != nil {
 		return "", err
 	}
@@ -132,11 +148,11 @@ func (g *google) secret(ctx context.Context, endpoint, project, name string) (st
 		} `json:"payload"`
 	}
 	if err := json.Unmarshal(raw, &answer); err != nil {
-		return "", fmt.Errorf("secret %s: the answer cannot be read", name)
+		return "", fmt.Errorf("secret %s: the answer cannot be read", v)
 	}
 	value, err := base64.StdEncoding.DecodeString(answer.Payload.Data)
 	if err != nil || len(value) == 0 {
-		return "", fmt.Errorf("secret %s: it has no value", name)
+		return "", fmt.Errorf("secret %s: it has no value", v)
 	}
 	return string(value), nil
 }

@@ -188,6 +188,9 @@ func words(err error) string {
 		}
 		return "answers with an error (" + postgres.Code + ")"
 	case errors.As(err, &status):
+		if status.Unusable != "" {
+			return status.Unusable
+		}
 		switch status.Code {
 		case http.StatusUnauthorized, http.StatusForbidden:
 			return "may not be read"

@@ -96,16 +96,17 @@ func TestWords(t *testing.T) {
 		{&pgconn.PgError{Code: "28P01", Message: `password authentication failed for user "dify"`}, "refuses the login"},
 		{fmt.Errorf("connect: %w", &pgconn.PgError{Code: "3D000"}), "has no such database"},
 		{&pgconn.PgError{Code: "XX000", Message: "secret"}, "answers with an error (XX000)"},
-		{&statusError{403, "secret x"}, "may not be read"},
-		{&statusError{404, "secret x"}, "is not there"},
-		{&statusError{503, "secret x"}, "answers with an error (Service Unavailable)"},
+		{&statusError{Code: 403, What: "secret x@1"}, "may not be read"},
+		{&statusError{Code: 404, What: "secret x@1"}, "is not there"},
+		{&statusError{Code: 400, What: "secret x@1", Unusable: "is disabled"}, "is disabled"},
+		{&statusError{Code: 503, What: "secret x@1"}, "answers with an error (Service Unavailable)"},
 		{&net.DNSError{Err: "no such host", Name: "db.demo.internal", IsNotFound: true}, "has a name that is not known yet"},
 		{fmt.Errorf("10.0.0.1: %w", refused), "refuses connections"},
 		{context.DeadlineExceeded, "does not answer in time"},
 		{&net.DNSError{Err: "i/o timeout", IsTimeout: true}, "does not answer in time"},
 		{errors.New("WRONGPASS invalid username-password pair"), "refuses the login"},
 		{io.ErrUnexpectedEOF, "cannot be used; the log of the instance says why"},
-		{&unready{"the secret demo-x", words(&statusError{http.StatusForbidden, "secret demo-x"}), "403 Forbidden"}, "the secret demo-x may not be read"},
+		{&unready{"the secret demo-x@1", words(&statusError{Code: http.StatusForbidden, What: "secret demo-x@1"}), "403 Forbidden"}, "the secret demo-x@1 may not be read"},
 	} {
 		if got := words(tc.err); got != tc.want {
 			t.Errorf("%v: %q, want %q", tc.err, got, tc.want)

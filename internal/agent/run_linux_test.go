@@ -116,7 +116,8 @@ type cloud struct {
 	mu       sync.Mutex
 	refusals int // of secrets, while permissions spread
 	objects  map[string]string
-	hold     func() // is called by the next upload, once
+	hold     func()   // is called by the next upload, once
+	read     []string // the versions of secrets that were given
 	reports  []string
 }
 
@@ -156,12 +157,18 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "Permission denied", http.StatusForbidden)
 			return
 		}
-		name, ok := strings.CutSuffix(strings.TrimPrefix(r.URL.Path, "/v1/projects/p/secrets/"), "/versions/latest:access")
-		if !ok {
+		name, version, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v1/projects/p/secrets/"), "/versions/")
+		payload := secretOf(name)
+		switch version {
+		case "2:access":
+		case "3:access", "latest:access": // what is newer lets nobody in
+			payload = "newer" + payload
+		default:
 			http.NotFound(w, r)
 			return
 		}
-		fmt.Fprintf(w, `{"payload":{"data":%q}}`, base64.StdEncoding.EncodeToString([]byte(secretOf(name))))
+		c.read = append(c.read, name+"@"+strings.TrimSuffix(version, ":access"))
+		fmt.Fprintf(w, `{"payload":{"data":%q}}`, base64.StdEncoding.EncodeToString([]byte(payload)))
 	case r.Method == http.MethodGet && r.URL.Path == "/storage/v1/b/files/o":
 		io.WriteString(w, `{}`)
 	case r.Method == http.MethodGet && r.URL.Path == "/storage/v1/b/files":
@@ -270,7 +277,7 @@ func TestRun(t *testing.T) {
 	}
 
 	settings := dify.Settings{
-		Stack: "demo", Project: "p", Region: "r", Runtime: "standin", DifyVersion: dify.Default, Secrets: map[string]string{},
+		Stack: "demo", Project: "p", Region: "r", Runtime: "standin", DifyVersion: dify.Default, Secrets: map[string]dify.SecretVersion{},
 		Machine: dify.Machine{CPUs: 2, MemoryMiB: 8192},
 		Stores: dify.Stores{
 			Database: dify.Database{Host: "db.demo.internal", Port: 5432, User: "dify", Name: "dify", PluginName: "dify_plugin"},
@@ -279,8 +286,10 @@ func TestRun(t *testing.T) {
 		},
 	}
 	for _, p := range dify.Purposes() {
-		settings.Secrets[p.Key] = "demo-" + p.Name
+		settings.Secrets[p.Key] = dify.SecretVersion{Name: "demo-" + p.Name, Version: 2}
 	}
+	settings.Environment = map[dify.Name]map[string]string{dify.API: {"PLAIN": "a$b'c\"d"}}
+	settings.SecretEnvironment = map[dify.Name]map[string]dify.SecretVersion{dify.Worker: {"DSN": {Name: "users-own", Version: 2}}}
 	config, err := json.Marshal(settings)
 	if err != nil {
 		t.Fatal(err)
@@ -399,9 +408,11 @@ func TestRun(t *testing.T) {
 		t.Fatalf("the services %v run", got)
 	}
 	secrets := map[string]string{}
-	for purpose, name := range settings.Secrets {
-		secrets[purpose] = secretOf(name)
+	var versions []string
+	for purpose, v := range settings.Secrets {
+		secrets[purpose], versions = secretOf(v.Name), append(versions, v.String())
 	}
+	secrets["users-own@2"], versions = secretOf("users-own"), append(versions, "users-own@2")
 	known, err := dify.Lookup(dify.Default)
 	if err != nil {
 		t.Fatal(err)
@@ -409,6 +420,28 @@ func TestRun(t *testing.T) {
 	services, err := dify.Project(known, settings, secrets)
 	if err != nil {
 		t.Fatal(err)
+	}
+	// given gives the value of a variable that a service was really given.
+	given := func(n dify.Name, name string) string {
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", before[n]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for v := range strings.SplitSeq(string(raw), "\x00") {
+			if value, ok := strings.CutPrefix(v, name+"="); ok {
+				return value
+			}
+		}
+		return "(none)"
+	}
+	for _, n := range dify.Names() {
+		want := map[dify.Name][2]string{dify.API: {"a$b'c\"d", "(none)"}, dify.Worker: {"(none)", secretOf("users-own")}}[n]
+		if want == [2]string{} {
+			want = [2]string{"(none)", "(none)"}
+		}
+		if got := [2]string{given(n, "PLAIN"), given(n, "DSN")}; got != want {
+			t.Errorf("what the user adds is in %s %q, want %q", n, got, want)
+		}
 	}
 	for _, s := range services {
 		for _, name := range []string{"PATH", "HOME", "GCE_METADATA_HOST", "DIFYUP_DNS", "STORAGE_EMULATOR_HOST", "STANDIN_ADDRESS", "STANDIN_INSTANCE", "STANDIN_VERSION"} {
@@ -494,6 +527,12 @@ func TestRun(t *testing.T) {
 	}
 	if len(google.objects) != 1 { // the workspace's key
 		t.Errorf("%d objects are there", len(google.objects))
+	}
+	// The versions that the settings name were read, once each, and no others: neither when the API was started again nor later.
+	slices.Sort(versions)
+	slices.Sort(google.read)
+	if !slices.Equal(google.read, versions) {
+		t.Errorf("the secrets read are %q, want %q", google.read, versions)
 	}
 	published := strings.Join(google.reports, "\n")
 	first, err := report.Parse(google.reports[0])

@@ -33,6 +33,7 @@ type Option struct {
 	Enum     []string
 	Min, Max *float64
 	Shape    *Shape
+	Keys     *Shape // of a Map
 	Numbers  bool   // a text that may look like a number
 	Change   string // what a change of the value leads to
 	Struct   string // the Go struct and field that hold the comment
@@ -70,12 +71,16 @@ func optionsOf(t reflect.Type, known map[string]Shape) []Option {
 			Enum: strings.Fields(f.Tag.Get("enum")), Numbers: f.Tag.Get("accept") == "numbers", Change: f.Tag.Get("change"),
 			Min: limit(f, "min"), Max: limit(f, "max"), Struct: t.Name(), Field: f.Name, index: []int{i},
 		}
-		if name := f.Tag.Get("shape"); name != "" {
+		for tag, into := range map[string]**Shape{"shape": &o.Shape, "keys": &o.Keys} {
+			name := f.Tag.Get(tag)
+			if name == "" {
+				continue
+			}
 			s, ok := known[name]
 			if !ok {
 				panic(fmt.Sprintf("config: %s.%s: no shape %q. This is a bug in difyup.", t.Name(), f.Name, name))
 			}
-			o.Shape = &s
+			*into = &s
 		}
 		switch f.Type.Kind() {
 		case reflect.String:

@@ -284,7 +284,11 @@ func (r *reader) texts(n *yaml.Node, o Option, v reflect.Value, path string) {
 		child := join(path, key.Value)
 		r.places[child] = at
 		var text string
-		one := Option{Key: key.Value, Type: Text, Numbers: o.Numbers}
+		if o.Keys != nil && !o.Keys.Fits(key.Value) {
+			r.words(child, key.Value, Option{Key: key.Value, Type: Text, Shape: o.Keys, Required: true})
+			continue
+		}
+		one := Option{Key: key.Value, Type: Text, Numbers: o.Numbers, Shape: o.Shape, Required: o.Shape != nil}
 		if value.Kind == yaml.AliasNode {
 			r.spoil(child)
 		} else if r.scalar(value, one, reflect.ValueOf(&text).Elem(), child) {

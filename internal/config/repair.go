@@ -64,6 +64,16 @@ func (s Shape) repair(text string) string {
 		}
 	case "method":
 		fixed = strings.ToUpper(fixed)
+	case "variable":
+		fixed = strings.NewReplacer("-", "_", ".", "_", " ", "_").Replace(strings.ToUpper(fixed))
+	case "secret_version":
+		// projects/P/secrets/NAME/versions/N, as Google writes it.
+		fixed = strings.Replace(fixed, "/versions/", "@", 1)
+		fixed = fixed[strings.LastIndexByte(fixed, '/')+1:]
+		if !strings.ContainsAny(fixed, "@:") {
+			fixed += "@1"
+		}
+		fixed = strings.Replace(fixed, ":", "@", 1)
 	}
 	if fixed == text || !s.Fits(fixed) {
 		return ""

@@ -30,6 +30,8 @@ func shapes() map[string]Shape {
 		{"method", `^(GET|HEAD|PUT|POST|DELETE|OPTIONS|PATCH)$`, "an HTTP method in capitals", "GET"},
 		{"registry", `^[a-z0-9][-.a-z0-9]*\.[a-z]+(:[0-9]{1,5})?(/[-._a-z0-9]+)*$`, "a host name and a path below it, without a scheme", "asia-northeast1-docker.pkg.dev/my-project-123/hub"},
 		{"pip_mirror", `^https?://[^\s@'"\\$]+$`, "a URL without a user or password", "https://pypi.example.com/simple"},
+		{"variable", `^[A-Z_][A-Z0-9_]*$`, "the name of an environment variable: capitals, digits and underscores, not beginning with a digit", "HTTP_TIMEOUT"},
+		{"secret_version", `^[a-zA-Z0-9_-]{1,255}@[1-9][0-9]{0,8}$`, "a secret of Secret Manager with the number of a version, NAME@VERSION", "sentry-dsn@1"},
 		{"header", `^(\*|[-A-Za-z0-9]+)$`, "the name of an HTTP header", "Content-Type"},
 	} {
 		m[s.Name] = s

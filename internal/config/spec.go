@@ -11,7 +11,8 @@ import "github.com/difyup/difyup/internal/fault"
 //	derived   in words, a default that depends on other options
 //	enum      the values there are, separated by spaces
 //	min, max  limits of a number
-//	shape     the name of a shape in shapes.go, which a text or each text of a list must have
+//	shape     the name of a shape in shapes.go, which a text or each text of a list or map must have
+//	keys      the name of a shape that each key of a map must have
 //	accept    "numbers": a text that YAML may take for a number
 //	change    what an apply does when the value changes
 //
@@ -29,7 +30,8 @@ type Spec struct {
 	// The region in which everything runs that is not global.
 	Region string `yaml:"region" required:"true" shape:"region" change:"fixed"`
 	// The host name under which users reach Dify. Point its A record at the stack's address, which `difyup outputs`
-	// shows. Without a domain the stack is reached by its address, with a self-signed certificate.
+	// shows. Without a domain the stack is reached by its address, with a self-signed certificate: that is for trying it.
+	// Links that Dify hands to others, to models, plugins and webhooks, have no host then.
 	Domain string `yaml:"domain" default:"" shape:"domain" change:"rolling"`
 	// Labels put on everything that takes labels, for instance to split the bill. difyup adds its own two, by which it
 	// recognises what belongs to the stack.
@@ -69,6 +71,49 @@ type Dify struct {
 	Registry string `yaml:"registry" shape:"registry" change:"rolling"`
 	// Where plugins and code take Python packages from in place of PyPI: the URL of an index.
 	PipMirror string `yaml:"pip_mirror" shape:"pip_mirror" change:"rolling"`
+
+	Environment        Environment        `yaml:"environment"`
+	EnvironmentSecrets EnvironmentSecrets `yaml:"environment_secrets"`
+}
+
+// Environment is further environment variables of Dify's containers, for each container its own: `api: {NAME: value}`. They
+// stand in the metadata of the instances, which everybody with access to the project can read: what is secret belongs into
+// `environment_secrets`. What difyup sets itself cannot be set here. Values are passed on as they are.
+type Environment struct {
+	// Variables of the API.
+	API map[string]string `yaml:"api" keys:"variable" accept:"numbers" change:"rolling"`
+	// Variables of the worker.
+	Worker map[string]string `yaml:"worker" keys:"variable" accept:"numbers" change:"rolling"`
+	// Variables of the scheduler.
+	WorkerBeat map[string]string `yaml:"worker_beat" keys:"variable" accept:"numbers" change:"rolling"`
+	// Variables of the web interface.
+	Web map[string]string `yaml:"web" keys:"variable" accept:"numbers" change:"rolling"`
+	// Variables of the plugin daemon, which all plugins see too.
+	PluginDaemon map[string]string `yaml:"plugin_daemon" keys:"variable" accept:"numbers" change:"rolling"`
+	// Variables of the sandbox.
+	Sandbox map[string]string `yaml:"sandbox" keys:"variable" accept:"numbers" change:"rolling"`
+	// Variables of the proxy through which workflows reach the outside.
+	SSRFProxy map[string]string `yaml:"ssrf_proxy" keys:"variable" accept:"numbers" change:"rolling"`
+}
+
+// EnvironmentSecrets is the same for values in Secret Manager: `api: {NAME: SECRET@VERSION}`. Make the secrets yourself, in the
+// stack's project, before you apply; the instances get the right to read each, and nothing else of them is known to difyup.
+// Another value is another version, and instances are replaced to read it. `difyup destroy` leaves the secrets alone.
+type EnvironmentSecrets struct {
+	// Variables of the API.
+	API map[string]string `yaml:"api" keys:"variable" shape:"secret_version" change:"rolling"`
+	// Variables of the worker.
+	Worker map[string]string `yaml:"worker" keys:"variable" shape:"secret_version" change:"rolling"`
+	// Variables of the scheduler.
+	WorkerBeat map[string]string `yaml:"worker_beat" keys:"variable" shape:"secret_version" change:"rolling"`
+	// Variables of the web interface.
+	Web map[string]string `yaml:"web" keys:"variable" shape:"secret_version" change:"rolling"`
+	// Variables of the plugin daemon, which all plugins see too.
+	PluginDaemon map[string]string `yaml:"plugin_daemon" keys:"variable" shape:"secret_version" change:"rolling"`
+	// Variables of the sandbox.
+	Sandbox map[string]string `yaml:"sandbox" keys:"variable" shape:"secret_version" change:"rolling"`
+	// Variables of the proxy through which workflows reach the outside.
+	SSRFProxy map[string]string `yaml:"ssrf_proxy" keys:"variable" shape:"secret_version" change:"rolling"`
 }
 
 // Network is the private network of the stack. Instances have no external address: they reach the internet through

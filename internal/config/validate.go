@@ -19,6 +19,7 @@ func validate(r *reader, s *Spec) {
 	names(r, s)
 	region(r, s)
 	release(r, s)
+	environment(r, s)
 	network(r, s)
 	balancer(r, s)
 	compute(r, s)

@@ -175,6 +175,7 @@ func variables(r Release, s Settings, secrets map[string]string, b Budget) []var
 		{"COOKIE_DOMAIN", "", api, feature},
 
 		// One domain sets every address. Empty means the address the browser came by; left out, the images' own would count.
+		// For what no browser asks for (FILES_URL, TRIGGER_URL) empty is a link without a host: see ADR 25.
 		{"CONSOLE_API_URL", site, with(serving(), web), feature + "; " + next},
 		{"CONSOLE_WEB_URL", site, serving(), feature},
 		{"SERVICE_API_URL", site, serving(), feature},

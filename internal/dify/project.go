@@ -5,13 +5,14 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
 // Project gives the services of an instance that runs a release, each with its own environment, from the instance's settings
-// and the values of its secrets by purpose. What a release has besides (the WebSocket's API of 1.14, the agent services of
+// and the values of its secrets: by purpose, and for those of the user's by NAME@VERSION. What a release has besides (the WebSocket's API of 1.14, the agent services of
 // 1.15) is left out as a whole, and the settings say so to those that would use it.
 //
 // A purpose without a value is an error, and so is a machine that is too small.
@@ -70,9 +71,22 @@ func Project(r Release, s Settings, secrets map[string]string) ([]Service, error
 		svc.Environment, svc.Port = environments[svc.Name], svc.Name.Port()
 		svc.MemoryMiB, svc.CPUs, svc.Shares = share.MemoryMiB, share.CPUs, share.Weight
 		svc.Image = pinned(images[svc.Name], s.Pins)
-		for name, value := range s.Environment[svc.Name] {
-			if _, ours := svc.Environment[name]; ours {
-				return nil, fmt.Errorf("%s of %s is set by difyup", name, svc.Name)
+		extra := maps.Clone(s.Environment[svc.Name])
+		for name, version := range s.SecretEnvironment[svc.Name] {
+			value := secrets[version.String()]
+			if value == "" {
+				return nil, fmt.Errorf("the secret %s has no value", version)
+			}
+			if extra == nil {
+				extra = map[string]string{}
+			}
+			extra[name] = value
+			svc.Secrets = append(svc.Secrets, name)
+		}
+		slices.Sort(svc.Secrets)
+		for name, value := range extra {
+			if why := Reserved(r, svc.Name, name); why != "" {
+				return nil, fmt.Errorf("%s of %s cannot be set: %s", name, svc.Name, why)
 			}
 			svc.Environment[name] = value
 		}
@@ -89,4 +103,17 @@ func Variables(r Release, n Name) []string {
 		}
 	}
 	return slices.Sorted(maps.Keys(names))
+}
+
+// Reserved says why a user cannot set a variable of a service's, or "".
+func Reserved(r Release, n Name, name string) string {
+	switch {
+	case slices.Contains(Variables(r, n), name):
+		return "difyup sets it, and it has to agree with what the other containers and the stores are told"
+	case strings.HasPrefix(name, "DIFYUP_"), strings.HasPrefix(name, "STANDIN_"):
+		return "difyup keeps names that begin so for itself"
+	case strings.HasPrefix(name, "GCE_METADATA_"), name == "STORAGE_EMULATOR_HOST":
+		return "Google's libraries find by it who the instance is and where the files are, which difyup decides"
+	}
+	return ""
 }

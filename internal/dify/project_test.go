@@ -203,13 +203,34 @@ func TestProjectRefuses(t *testing.T) {
 	}
 	s, secrets := settings()
 	s.Environment = map[dify.Name]map[string]string{dify.Web: {"HOSTNAME": "x"}}
-	if _, err := dify.Project(r, s, secrets); err == nil || !strings.Contains(err.Error(), "HOSTNAME of web") {
+	if _, err := dify.Project(r, s, secrets); err == nil || !strings.Contains(err.Error(), "HOSTNAME of web cannot be set") {
 		t.Errorf("a variable of difyup's: %v", err)
 	}
-	s.Environment = map[dify.Name]map[string]string{dify.Web: {"MARKETPLACE_URL": "x"}}
+	for name, n := range map[string]dify.Name{"PIP_MIRROR_URL": dify.Sandbox, "ENDPOINT_URL_TEMPLATE": dify.API, "DIFYUP_X": dify.Web, "STANDIN_ADDRESS": dify.Web, "GCE_METADATA_HOST": dify.SSRFProxy, "STORAGE_EMULATOR_HOST": dify.Worker} {
+		s.Environment = nil
+		s.SecretEnvironment = map[dify.Name]map[string]dify.SecretVersion{n: {name: {Name: "mine", Version: 3}}}
+		if _, err := dify.Project(r, s, secrets); err == nil || err.Error() != "the secret mine@3 has no value" {
+			t.Errorf("without the value of a secret: %v", err)
+		}
+		secrets["mine@3"] = "MineAndNobodyElses"
+		if _, err := dify.Project(r, s, secrets); err == nil || !strings.Contains(err.Error(), name+" of "+string(n)+" cannot be set: ") || strings.Contains(err.Error(), secrets["mine@3"]) {
+			t.Errorf("%s of %s: %v", name, n, err)
+		}
+		delete(secrets, "mine@3")
+	}
+	if why := dify.Reserved(r, dify.Web, "PIP_MIRROR_URL"); why != "" {
+		t.Errorf("what is another service's: %s", why)
+	}
+	s.SecretEnvironment = map[dify.Name]map[string]dify.SecretVersion{dify.API: {"SENTRY_DSN": {Name: "mine", Version: 3}, "ANOTHER": {Name: "mine", Version: 4}}}
+	secrets["mine@3"], secrets["mine@4"] = "MineAndNobodyElses", "x"
+	s.Environment = map[dify.Name]map[string]string{dify.Web: {"MARKETPLACE_URL": "x"}, dify.API: {"PLAIN": "y"}}
 	s.Registry, s.PipMirror = "mirror.example.com/hub/", "https://pypi.example.com/simple"
 	services := project(t, dify.Default, s, secrets)
 	if got := services[dify.Web]; got.Environment["MARKETPLACE_URL"] != "x" || got.Image != "mirror.example.com/hub/langgenius/dify-web:"+dify.Default {
+		t.Errorf("got %+v", got)
+	}
+	if got := services[dify.API]; got.Environment["SENTRY_DSN"] != "MineAndNobodyElses" || got.Environment["ANOTHER"] != "x" || !slices.Equal(got.Secrets, []string{"ANOTHER", "SENTRY_DSN"}) ||
+		!got.Secret("SENTRY_DSN") || !got.Secret("SECRET_KEY") || got.Secret("PLAIN") || services[dify.Sandbox].Environment["SENTRY_DSN"] != "" {
 		t.Errorf("got %+v", got)
 	}
 	if _, ok := services[dify.API].Environment["MARKETPLACE_URL"]; ok {

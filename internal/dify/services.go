@@ -1,6 +1,7 @@
 package dify
 
 import (
+	"slices"
 	"strings"
 	"time"
 )
@@ -50,6 +51,7 @@ type Service struct {
 	Image       string            // REPOSITORY:TAG
 	Command     []string          // nil = the image's own
 	Environment map[string]string // all that it is given, and nothing that is another's
+	Secrets     []string          // names of variables whose values are secret, whatever the names say
 	Port        int               // 0 = it serves nobody
 	Health      *Health           // nil = that it runs is all that is known of it
 	Needs       []Name            // are started before it, and stopped after it
@@ -91,7 +93,10 @@ func Subnets() map[Network]string {
 	return map[Network]string{Outward: "198.18.240.0/24", Inward: "198.18.241.0/24", "docker0": "172.17.0.0/16"}
 }
 
-// Secret says whether a variable's value is secret, for what shows environments.
+// Secret says whether the value of one of the service's variables is secret.
+func (s Service) Secret(name string) bool { return slices.Contains(s.Secrets, name) || Secret(name) }
+
+// Secret says by a variable's name whether its value is secret, for what shows environments.
 func Secret(name string) bool {
 	for _, word := range []string{"PASSWORD", "SECRET", "KEY", "BROKER_URL", "EVENT_BUS_REDIS_URL", "CREDENTIALS", "BASE64"} {
 		if strings.Contains(name, word) && name != "REDIS_KEY_PREFIX" {

@@ -1,5 +1,12 @@
 package dify
 
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
 // Settings is what an instance is told, in its metadata, under the key difyup-config. It holds no secret: those are
 // named, and fetched at boot.
 type Settings struct {
@@ -10,8 +17,9 @@ type Settings struct {
 	DifyVersion string `json:"difyVersion"`
 	Domain      string `json:"domain"` // "" = reached by address
 	Stores      Stores `json:"stores"`
-	// Secrets gives the Secret Manager name for each purpose of Purposes.
-	Secrets map[string]string `json:"secrets"`
+	// Secrets gives, for each purpose of Purposes, the version of a secret that instances read: this one and no other, for as
+	// long as they live.
+	Secrets map[string]SecretVersion `json:"secrets"`
 
 	Machine Machine `json:"machine"`
 	Tuning  Tuning  `json:"tuning,omitzero"`
@@ -23,6 +31,8 @@ type Settings struct {
 	PipMirror string `json:"pipMirror,omitempty"`
 	// Environment is what the user adds to the environment of services. What difyup sets itself cannot be set there.
 	Environment map[Name]map[string]string `json:"environment,omitempty"`
+	// SecretEnvironment is the same for values that are in Secret Manager.
+	SecretEnvironment map[Name]map[string]SecretVersion `json:"secretEnvironment,omitempty"`
 }
 
 // Stores are where Dify's data is.
@@ -48,6 +58,31 @@ type Address struct {
 	Port int    `json:"port"`
 }
 
+// SecretVersion is one version of a secret in Secret Manager. Its text is NAME@VERSION.
+type SecretVersion struct {
+	Name    string
+	Version int // from 1
+}
+
+func (v SecretVersion) String() string { return v.Name + "@" + strconv.Itoa(v.Version) }
+
+// MarshalText gives its text.
+func (v SecretVersion) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
+
+// UnmarshalText reads its text. A secret without a version is refused: the newest is another one tomorrow.
+func (v *SecretVersion) UnmarshalText(text []byte) error {
+	name, number, ok := strings.Cut(string(text), "@")
+	n, err := strconv.Atoi(number)
+	switch {
+	case !ok || name == "":
+		return errors.New("a version of a secret is written NAME@VERSION")
+	case err != nil || n < 1 || strconv.Itoa(n) != number:
+		return fmt.Errorf("the version of the secret %s is not a number from 1", name)
+	}
+	*v = SecretVersion{Name: name, Version: n}
+	return nil
+}
+
 // The purposes of secrets.
 const (
 	SecretKey      = "SECRET_KEY"
@@ -65,19 +100,21 @@ type Purpose struct {
 	Key    string // in Settings.Secrets
 	Name   string // its secret is called STACK-Name
 	Length int    // characters of [A-Za-z0-9] to generate; 0 = Redis makes it
+	// Held says that a new value takes more than new instances: a store knows the old one, or data were encrypted with it.
+	Held bool
 }
 
 // Purposes gives the secrets of a stack, one for each purpose. All are alphanumeric: the plugin daemon builds its DSN, and
 // Celery's URL is built, without quoting.
 func Purposes() []Purpose {
 	return []Purpose{
-		{SecretKey, "secret-key", 48},
-		{InitPassword, "init-password", 24}, // Dify takes 30 at most
-		{PluginKey, "plugin-key", 48},
-		{InnerKey, "inner-key", 48},
-		{SandboxKey, "sandbox-key", 48},
-		{DBPassword, "db-password", 32},
-		{VectorPassword, "vector-password", 32},
-		{RedisAuth, "redis-auth", 0},
+		{SecretKey, "secret-key", 48, true},
+		{InitPassword, "init-password", 24, false}, // Dify takes 30 at most
+		{PluginKey, "plugin-key", 48, false},
+		{InnerKey, "inner-key", 48, false},
+		{SandboxKey, "sandbox-key", 48, false},
+		{DBPassword, "db-password", 32, true},
+		{VectorPassword, "vector-password", 32, true},
+		{RedisAuth, "redis-auth", 0, true},
 	}
 }

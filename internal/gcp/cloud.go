@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -208,21 +210,55 @@ func (c *Client) deleteByHand(r *resource.Resource) string {
 func (c *Client) Output(ctx context.Context, r *resource.Resource, p resource.Path) (string, error) {
 	switch {
 	case r.Kind.Name == "secretmanager.secrets" && p == "payload":
-		var version struct {
-			Payload struct{ Data string }
+		which := "latest"
+		if n, ok := r.Body["version"].(float64); ok {
+			which = strconv.Itoa(int(n))
 		}
-		if err := c.Do(ctx, Call{API: r.Kind.API, Method: http.MethodGet, Path: r.Link() + "/versions/latest:access", Out: &version, For: r.ID()}); err != nil {
-			return "", err
-		}
-		raw, err := base64.StdEncoding.DecodeString(version.Payload.Data)
-		if err != nil {
-			return "", fmt.Errorf("decode the payload of %s: %w", r.ID(), err)
-		}
-		return string(raw), nil
+		_, payload, err := c.SecretVersion(ctx, r, which)
+		return payload, err
 	case r.Kind.Name == "redis.instances" && p == "authString":
 		var auth struct{ AuthString string }
 		err := c.Do(ctx, Call{API: r.Kind.API, Method: http.MethodGet, Path: r.Link() + "/authString", Out: &auth, For: r.ID()})
 		return auth.AuthString, err
 	}
 	return "", fmt.Errorf("%s has no output %s. This is a bug in difyup", r.ID(), p)
+}
+
+// SecretVersion gives a version of a secret, "3" or "latest": its number and its payload, which must not be shown.
+func (c *Client) SecretVersion(ctx context.Context, r *resource.Resource, which string) (number int, payload string, err error) {
+	var version struct {
+		Name    string
+		Payload struct{ Data string }
+	}
+	if err := c.Do(ctx, Call{API: r.Kind.API, Method: http.MethodGet, Path: r.Link() + "/versions/" + which + ":access", Out: &version, For: r.ID()}); err != nil {
+		return 0, "", err
+	}
+	raw, err := base64.StdEncoding.DecodeString(version.Payload.Data)
+	if err != nil {
+		return 0, "", fmt.Errorf("decode the payload of %s: %w", r.ID(), err)
+	}
+	number, err = numberIn(version.Name)
+	return number, string(raw), err
+}
+
+// SecretState gives a version's number and state, "ENABLED"; 0 and "" when it is not there.
+func (c *Client) SecretState(ctx context.Context, r *resource.Resource, which string) (number int, state string, err error) {
+	var version map[string]any
+	err = c.Do(ctx, Call{API: r.Kind.API, Method: http.MethodGet, Path: r.Link() + "/versions/" + which, Out: &version, For: r.ID()})
+	if version, err = Absent(version, err); err != nil || version == nil {
+		return 0, "", err
+	}
+	name, _ := version["name"].(string)
+	state, _ = version["state"].(string)
+	number, err = numberIn(name)
+	return number, state, err
+}
+
+// numberIn reads the number of a version from its name, "projects/1/secrets/s/versions/3".
+func numberIn(name string) (int, error) {
+	n, err := strconv.Atoi(name[strings.LastIndexByte(name, '/')+1:])
+	if err != nil {
+		return 0, fmt.Errorf("the name of a secret's version, %q, has no number", name)
+	}
+	return n, nil
 }

@@ -19,9 +19,10 @@ type Binding struct {
 	Members []string `json:"members"` // "serviceAccount:EMAIL"
 }
 
-// Secret is the body of Secrets: the secret and how its one value comes about.
+// Secret is the body of Secrets: the secret, how its value comes about, and which of its versions has it.
 type Secret struct {
 	Labels   map[string]string `json:"labels"`
+	Version  int               `json:"version"`            // the last that difyup added; live, what it wrote down of that
 	Payload  string            `json:"payload,omitempty"`  // taken from what another service makes, or "" to generate
 	Generate int               `json:"generate,omitempty"` // length in characters of [A-Za-z0-9]
 }

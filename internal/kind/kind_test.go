@@ -91,7 +91,7 @@ func TestReferences(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := topology.Build(spec, topology.Agent{Path: "agent", SHA256: strings.Repeat("0", 64)}, nil)
+	g, err := topology.Build(spec, topology.Agent{Path: "agent", SHA256: strings.Repeat("0", 64)}, topology.Given{})
 	if err != nil {
 		t.Fatal(err)
 	}

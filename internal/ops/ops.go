@@ -41,7 +41,7 @@ type Options struct {
 // Stack is a stack that can be worked on.
 type Stack struct {
 	opts   Options
-	graph  *resource.Graph // nil when there is no Spec; with images by their tags until there is a plan
+	graph  *resource.Graph // by the file and the pins alone: a plan's may have another template; nil when there is no Spec
 	pins   []state.Pin     // that the graph has
 	client *gcp.Client
 	store  *state.Store
@@ -53,7 +53,7 @@ func Open(ctx context.Context, o Options) (*Stack, error) {
 	if o.Spec != nil {
 		o.Identity = o.Spec.Identity()
 		var err error
-		if g, err = topology.Build(o.Spec, o.Agent, nil); err != nil {
+		if g, err = topology.Build(o.Spec, o.Agent, topology.Given{}); err != nil {
 			return nil, err
 		}
 	}
@@ -74,7 +74,7 @@ func Open(ctx context.Context, o Options) (*Stack, error) {
 // Close drops connections.
 func (s *Stack) Close() { s.client.Close() }
 
-// Graph is what is wanted.
+// Graph is what is wanted, as far as the file alone says it.
 func (s *Stack) Graph() *resource.Graph { return s.graph }
 
 // Requests counts the HTTP requests so far.
@@ -115,7 +115,7 @@ func (s *Stack) plan(ctx context.Context, st *state.State) (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := plan.Make(ctx, owner, s.graph, s.client, st.Owned, kind.ByName)
+	p, err := s.compare(ctx, owner, st)
 	var faults fault.List
 	if err != nil || p.Count(plan.Create) > 0 {
 		// In a place that there is not, not even reading goes well.
@@ -225,9 +225,9 @@ func (s *Stack) Apply(ctx context.Context, o RunOptions) (res *Result, err error
 		if s.opts.Digest != nil {
 			st.Pins = s.pins
 		}
-		owned := s.graph.Refs()
+		owned := p.Graph.Refs()
 		for _, ref := range st.Owned {
-			if s.graph.Get(ref.ID) == nil {
+			if p.Graph.Get(ref.ID) == nil {
 				owned = append(owned, ref)
 			}
 		}

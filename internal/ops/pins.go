@@ -66,16 +66,24 @@ func (s *Stack) pin(ctx context.Context, st *state.State) error {
 		}
 		return err
 	}
-	digests := map[string]string{}
-	for _, p := range pins {
-		digests[p.Tag] = p.Digest
-	}
-	graph, err := topology.Build(s.opts.Spec, s.opts.Agent, digests)
+	graph, err := topology.Build(s.opts.Spec, s.opts.Agent, topology.Given{Pins: digests(pins)})
 	if err != nil {
 		return err
 	}
 	s.graph, s.pins = graph, pins
 	return nil
+}
+
+// digests gives the digests by their tags; nil for none.
+func digests(pins []state.Pin) map[string]string {
+	if pins == nil {
+		return nil
+	}
+	out := map[string]string{}
+	for _, p := range pins {
+		out[p.Tag] = p.Digest
+	}
+	return out
 }
 
 func samePins(a, b []state.Pin) bool {

@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -9,7 +10,7 @@ import (
 	"github.com/difyup/difyup/internal/resource"
 )
 
-// Secret gives the newest value of one of the stack's secrets, by its purpose. Whoever asks must not show it.
+// Secret gives the value of one of the stack's secrets that instances are to read, by its purpose. Whoever asks must not show it.
 func (s *Stack) Secret(ctx context.Context, purpose string) (string, error) {
 	for _, p := range dify.Purposes() {
 		if p.Key != purpose {
@@ -17,7 +18,15 @@ func (s *Stack) Secret(ctx context.Context, purpose string) (string, error) {
 		}
 		for _, r := range s.graph.Resources() {
 			if r.Kind == kind.Secrets.Kind && r.Leaf() == s.opts.Spec.Stack+"-"+p.Name {
-				value, err := s.client.Output(ctx, r, "payload")
+				live, err := s.client.Read(ctx, r)
+				if err != nil {
+					return "", fmt.Errorf("read the secret %s: %w", r.Leaf(), err)
+				}
+				which := cmp.Or(kind.Annotation(live, kind.SecretAdded), "latest")
+				if !p.Held {
+					which = cmp.Or(kind.Annotation(live, kind.SecretUsed), which)
+				}
+				_, value, err := s.client.SecretVersion(ctx, r, which)
 				if err != nil {
 					return "", fmt.Errorf("read the secret %s: %w", r.Leaf(), err)
 				}

@@ -43,6 +43,8 @@ type Plan struct {
 	Unchanged int `json:"unchanged"`
 	// Release is a change of Dify's release that the steps bring; nil when it stays, or nothing ran yet.
 	Release *dify.Change `json:"release,omitempty"`
+	// Notes are what people should know besides the steps.
+	Notes []string `json:"notes,omitempty"`
 	// Graph is what is wanted; nil for a plan that destroys.
 	Graph *resource.Graph `json:"-"`
 	// Kept is what the state names and what is not deleted, because nothing shows that it is the stack's.

@@ -1,8 +1,12 @@
 package topology
 
 import (
+	"maps"
+	"slices"
+
 	"google.golang.org/api/iam/v1"
 
+	"github.com/difyup/difyup/internal/config"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/resource"
@@ -43,11 +47,12 @@ func (b *builder) identityLayer(f files) identity {
 // secrets are the stack's, by purpose.
 type secrets map[string]*resource.Resource
 
-// secretLayer makes the secrets and lets the instances read them.
-func (b *builder) secretLayer(i identity, redis *resource.Resource) secrets {
-	all := secrets{}
+// secretLayer makes the secrets and lets the instances read them, and those that the user made for Dify's containers.
+// The second result is the rights to the latter, which instances have for as long as a template names the secrets.
+func (b *builder) secretLayer(i identity, redis *resource.Resource) (all secrets, rights []*resource.Resource) {
+	all = secrets{}
 	for _, p := range dify.Purposes() {
-		body := &kind.Secret{Labels: b.labels(), Generate: p.Length}
+		body := &kind.Secret{Labels: b.labels(), Version: b.given.Versions.of(p.Key).Added, Generate: p.Length}
 		secret := b.add(kind.Secrets.New(b.name(p.Name), b.params(), body))
 		if p.Key == dify.RedisAuth {
 			secret.Take("payload", redis.Output("authString")) // Memorystore makes it
@@ -55,5 +60,19 @@ func (b *builder) secretLayer(i identity, redis *resource.Resource) secrets {
 		all[p.Key] = secret
 		b.add(kind.SecretIAM.New(secret.Name, b.params("member", i.member, "secret", secret.Name), i.grant("roles/secretmanager.secretAccessor")).After(i.account, secret))
 	}
-	return all
+	for _, name := range userSecrets(b.spec) {
+		rights = append(rights, b.add(kind.SecretIAM.New(name, b.params("member", i.member, "secret", name), i.grant("roles/secretmanager.secretAccessor")).After(i.account)))
+	}
+	return all, rights
+}
+
+// userSecrets gives the names of the secrets that the user made for Dify's containers, sorted.
+func userSecrets(s *config.Spec) []string {
+	names := map[string]bool{}
+	for _, of := range s.SecretVariables() {
+		for _, v := range of {
+			names[v.Name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
 }

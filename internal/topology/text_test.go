@@ -43,7 +43,7 @@ func FuzzText(f *testing.F) {
 				t.Errorf("the output %s begins with %q", o.Name, o.Text)
 			}
 		}
-		g, err := topology.Build(spec, agent, nil)
+		g, err := topology.Build(spec, agent, topology.Given{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,7 +64,7 @@ func filled(t *testing.T, data []byte, text string) *config.Spec {
 		t.Fatal(err)
 	}
 	// These are parts of names, by which the edges are compared; or choose what there is.
-	keep := map[string]bool{"Stack": true, "Project": true, "Bucket": true, "Domain": true, "CIDR": true, "ServicesCIDR": true, "Certificate": true, "SSHRanges": true, "Persistence": true}
+	keep := map[string]bool{"Stack": true, "Project": true, "Bucket": true, "Domain": true, "CIDR": true, "ServicesCIDR": true, "Certificate": true, "SSHRanges": true, "Persistence": true, "EnvironmentSecrets": true}
 	n := fill(reflect.ValueOf(spec).Elem(), keep, text)
 	if n < 25 {
 		t.Fatalf("only %d options were filled", n)
@@ -107,7 +107,7 @@ func fill(v reflect.Value, keep map[string]bool, text string) int {
 // edges gives what each resource needs and takes. The names of templates and certificates follow what is in them.
 func edges(t *testing.T, spec *config.Spec) map[string]string {
 	t.Helper()
-	g, err := topology.Build(spec, agent, nil)
+	g, err := topology.Build(spec, agent, topology.Given{})
 	if err != nil {
 		t.Fatal(err)
 	}

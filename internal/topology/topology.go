@@ -34,23 +34,29 @@ func APIs() []string {
 type builder struct {
 	spec     *config.Spec
 	agent    Agent
-	pins     map[string]string
+	given    Given
 	all      []*resource.Resource
 	services *resource.Resource // all but itself wait for it
 }
 
-// Build gives the graph of a stack whose instances run agent, and images by the digests that pins has for them (Images).
-func Build(s *config.Spec, agent Agent, pins map[string]string) (*resource.Graph, error) {
-	b := &builder{spec: s, agent: agent, pins: pins}
+// Given is what a graph is built of besides the file and the agent: what was decided before, or read.
+type Given struct {
+	Pins     map[string]string // the digests of images, by their tags (Images); one without runs by its tag
+	Versions Versions          // of the stack's secrets
+}
+
+// Build gives the graph of a stack whose instances run agent.
+func Build(s *config.Spec, agent Agent, given Given) (*resource.Graph, error) {
+	b := &builder{spec: s, agent: agent, given: given}
 	b.services = b.add(kind.Services.New("enabled", b.params(), &kind.ServiceList{Services: APIs()}))
 	network := b.networkLayer()
 	files := b.storageLayer()
 	identity := b.identityLayer(files)
 	redis := b.cacheLayer(network)
-	secrets := b.secretLayer(identity, redis)
+	secrets, rights := b.secretLayer(identity, redis)
 	databases := b.databaseLayer(network, secrets)
 	b.namingLayer(network, databases, redis)
-	group := b.computeLayer(network, files, identity)
+	group := b.computeLayer(network, files, identity, rights)
 	b.edgeLayer(group)
 	return resource.NewGraph(b.all...)
 }
@@ -90,6 +96,11 @@ func (b *builder) labels() map[string]string {
 // host gives a name in the stack's private zone: "db" gives "db.demo.internal".
 func (b *builder) host(name string) string { return name + "." + b.spec.Stack + ".internal" }
 
+// redisID is the ID of the Redis instance.
+func (b *builder) redisID() resource.ID {
+	return resource.ID(kind.RedisInstances.Name + "/" + b.name("redis"))
+}
+
 // accountEmail is the email of the service account that instances have; it is known before the account exists.
 func (b *builder) accountEmail() string { return Account(b.spec.Stack, b.spec.Project) }
 
@@ -119,11 +130,12 @@ func (b *builder) settings() dify.Settings {
 			Redis:    dify.Address{Host: b.host("redis"), Port: 6379},
 			Bucket:   s.Storage.Bucket,
 		},
-		Secrets: map[string]string{},
-		Machine: s.Machine(), Tuning: s.Tuning(), Registry: s.Dify.Registry, PipMirror: s.Dify.PipMirror, Pins: b.pins,
+		Secrets:     map[string]dify.SecretVersion{},
+		Environment: s.Variables(), SecretEnvironment: s.SecretVariables(),
+		Machine: s.Machine(), Tuning: s.Tuning(), Registry: s.Dify.Registry, PipMirror: s.Dify.PipMirror, Pins: b.given.Pins,
 	}
 	for _, p := range dify.Purposes() {
-		out.Secrets[p.Key] = b.name(p.Name)
+		out.Secrets[p.Key] = dify.SecretVersion{Name: b.name(p.Name), Version: b.given.Versions.of(p.Key).Used}
 	}
 	return out
 }

@@ -30,7 +30,7 @@ func build(t *testing.T, file string, data []byte) *resource.Graph {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := topology.Build(spec, agent, nil)
+	g, err := topology.Build(spec, agent, topology.Given{})
 	if err != nil {
 		t.Fatal(err)
 	}

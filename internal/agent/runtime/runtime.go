@@ -90,13 +90,21 @@ func Ask(ctx context.Context, client *http.Client, address string, h dify.Health
 	return nil
 }
 
-// Hide replaces the secret values of services in a text, also as they are written in URLs and between quotes.
+// Hide replaces the secret values of services in a text, also as they are written in URLs and between quotes. Values of three
+// characters and less are left: they are in every text.
 func Hide(text string, services ...dify.Service) string {
 	for _, s := range services {
 		for name, value := range s.Environment {
-			if len(value) > 3 && dify.Secret(name) {
-				for _, form := range []string{value, url.PathEscape(value), url.QueryEscape(value), strings.Trim(strconv.Quote(value), `"`)} {
-					text = strings.ReplaceAll(text, form, "***")
+			if len(value) <= 3 || !s.Secret(name) {
+				continue
+			}
+			for _, form := range []string{value, url.PathEscape(value), url.QueryEscape(value), strings.Trim(strconv.Quote(value), `"`)} {
+				text = strings.ReplaceAll(text, form, "***")
+			}
+			// Of a key of several lines, a program may show one.
+			for line := range strings.Lines(value) {
+				if line = strings.TrimSpace(line); len(line) > 3 {
+					text = strings.ReplaceAll(text, line, "***")
 				}
 			}
 		}

@@ -78,7 +78,13 @@ func Plan(w io.Writer, c Palette, h Heading, p *plan.Plan) {
 			printf(w, "    %s %s\n", c.yellow("!"), r.ID())
 		}
 	}
-	if len(p.Steps)+len(p.Kept) > 0 {
+	if len(p.Notes) > 0 {
+		printf(w, "\n")
+	}
+	for _, note := range p.Notes {
+		printf(w, "  %s %s\n", c.yellow("!"), note)
+	}
+	if len(p.Steps)+len(p.Kept)+len(p.Notes) > 0 {
 		printf(w, "\n")
 	}
 	if p.Empty() {
@@ -210,7 +216,8 @@ func PlanJSON(stack, project string, p *plan.Plan) any {
 		Steps     []planStep    `json:"steps"`
 		Kept      []resource.ID `json:"kept,omitempty"`    // not deleted, for they do not bear the stack's mark
 		Release   *dify.Change  `json:"release,omitempty"` // a change of Dify's release
-	}{stack, project, p.Empty(), p.Count(plan.Create), p.Count(plan.Update), p.Count(plan.Delete), p.Unchanged, steps, kept, p.Release}
+		Notes     []string      `json:"notes,omitempty"`
+	}{stack, project, p.Empty(), p.Count(plan.Create), p.Count(plan.Update), p.Count(plan.Delete), p.Unchanged, steps, kept, p.Release, p.Notes}
 }
 
 // Applied says what a run did.

@@ -132,6 +132,10 @@ func takes(o config.Option) string {
 		if o.Shape != nil {
 			return "list, each " + o.Shape.Says
 		}
+	case config.Map:
+		if o.Shape != nil {
+			return "map, each " + o.Shape.Says
+		}
 	case config.Text:
 		if o.Shape != nil {
 			return o.Shape.Says

@@ -70,6 +70,9 @@ func (said texts) property(o config.Option) (map[string]any, error) {
 		p = map[string]any{"type": "array", "items": text(o)}
 	case config.Map:
 		p = map[string]any{"type": []string{"object", "null"}, "additionalProperties": text(o)}
+		if o.Keys != nil {
+			p["propertyNames"] = map[string]any{"pattern": o.Keys.Pattern}
+		}
 	case config.Switch:
 		p = map[string]any{"type": "boolean"}
 	case config.Number:

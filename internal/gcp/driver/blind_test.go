@@ -147,16 +147,16 @@ func TestNothingIsWrittenBlindly(t *testing.T) {
 	})
 	t.Run("somebody's annotations of a secret", func(t *testing.T) {
 		const secret = "/v1/projects/demo-project/secrets/s"
-		s := kind.Secrets.New("s", params(), &kind.Secret{Labels: resource.Labels("demo"), Payload: "x"})
+		s := kind.Secrets.New("s", params(), &kind.Secret{Labels: resource.Labels("demo"), Version: 7, Payload: "x"})
 		c, a := scripted(t, map[string][]string{
-			"POST /v1/projects/demo-project/secrets": {"200 {}"}, "GET " + secret + "/versions/latest:access": {`200 {"payload":{"data":"eA=="}}`},
-			"GET " + secret: {`200 {"annotations":{"team":"one"},"etag":"\"1\""}`, `200 {"annotations":{"team":"two"},"etag":"\"2\""}`}, "PATCH " + secret: {`409 {"error":{"code":409,"message":"etag"}}`, "200 {}"},
+			"POST /v1/projects/demo-project/secrets": {"200 {}"}, "GET " + secret + "/versions/latest:access": {`200 {"name":"projects/1/secrets/s/versions/7","payload":{"data":"eA=="}}`},
+			"GET " + secret: {`200 {"annotations":{"team":"one","difyup-complete":"1"},"etag":"\"1\""}`, `200 {"annotations":{"team":"two"},"etag":"\"2\""}`}, "PATCH " + secret: {`409 {"error":{"code":409,"message":"etag"}}`, "200 {}"},
 		})
 		must(t, c.Create(t.Context(), s, s.Body))
 		want := []string{
 			`POST /v1/projects/demo-project/secrets {"labels":{"difyup-stack":"demo","managed-by":"difyup"},"replication":{"automatic":{}}}`,
-			`PATCH ` + secret + ` {"annotations":{"difyup-complete":"1","team":"one"},"etag":"\"1\""}`,
-			`PATCH ` + secret + ` {"annotations":{"difyup-complete":"1","team":"two"},"etag":"\"2\""}`,
+			`PATCH ` + secret + ` {"annotations":{"difyup-version":"7","team":"one"},"etag":"\"1\""}`,
+			`PATCH ` + secret + ` {"annotations":{"difyup-version":"7","team":"two"},"etag":"\"2\""}`,
 		}
 		if d := cmp.Diff(want, a.changes()); d != "" {
 			t.Errorf("written (-want +got):\n%s", d)

@@ -5,6 +5,7 @@ package driver_test
 import (
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"google.golang.org/api/storage/v1"
 
+	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/gcp"
 	"github.com/difyup/difyup/internal/gcp/driver"
 	"github.com/difyup/difyup/internal/kind"
@@ -73,7 +75,7 @@ func TestDrivers(t *testing.T) {
 	}
 
 	t.Run("a secret that an interrupted run left", func(t *testing.T) {
-		s := kind.Secrets.New("s", params(), &kind.Secret{Labels: resource.Labels("demo"), Generate: 20})
+		s := kind.Secrets.New("s", params(), &kind.Secret{Labels: resource.Labels("demo"), Version: 1, Generate: 20})
 		call(kind.SecretManagerAPI, http.MethodPost, "projects/demo-project/secrets", url.Values{"secretId": {"s"}}, map[string]any{
 			"replication": map[string]any{"automatic": map[string]any{}}, "labels": resource.Labels("demo"),
 		})
@@ -81,7 +83,7 @@ func TestDrivers(t *testing.T) {
 		if err != nil || half == nil || c.Whole(s, half) {
 			t.Errorf("without its value it must be seen, as half made: %v, %v", half, err)
 		}
-		other := kind.Secrets.New("s2", params(), &kind.Secret{Labels: resource.Labels("demo"), Generate: 20})
+		other := kind.Secrets.New("s2", params(), &kind.Secret{Labels: resource.Labels("demo"), Version: 1, Generate: 20})
 		if all, err := c.ReadAll(ctx, []*resource.Resource{s, other}); err != nil || len(all) != 1 || all[s.ID()] == nil {
 			t.Errorf("in a list it must be seen too: %v, %v", all, err)
 		}
@@ -100,10 +102,55 @@ func TestDrivers(t *testing.T) {
 		if live, err := c.Read(ctx, s); err != nil || live == nil || strings.Contains(fmt.Sprint(live), first) {
 			t.Errorf("its body: %d fields, %v", len(live), err)
 		}
-		foreign := kind.Secrets.New("s", params(), &kind.Secret{Labels: resource.Labels("other"), Generate: 20})
+		foreign := kind.Secrets.New("s", params(), &kind.Secret{Labels: resource.Labels("other"), Version: 1, Generate: 20})
 		if err := c.Create(ctx, foreign, foreign.Body); err == nil || !strings.Contains(err.Error(), "A name is taken") {
 			t.Errorf("another stack took it: %v", err)
 		}
+	})
+
+	t.Run("the version of a secret", func(t *testing.T) {
+		secret := func(version int, payload string) *resource.Resource {
+			return kind.Secrets.New("v", params(), &kind.Secret{Labels: resource.Labels("demo"), Version: version, Payload: payload})
+		}
+		check := func(what string, version int, payloads ...string) {
+			t.Helper()
+			live, err := c.Read(ctx, secret(0, ""))
+			if err != nil || live["version"] != float64(version) || kind.Annotation(live, kind.SecretAdded) != fmt.Sprint(version) {
+				t.Errorf("%s: version %v is written down, want %d; %v", what, live["version"], version, err)
+			}
+			if all, err := c.ReadAll(ctx, []*resource.Resource{secret(0, ""), kind.Secrets.New("none", params(), &kind.Secret{})}); err != nil || all["secretmanager.secrets/v"]["version"] != float64(version) {
+				t.Errorf("%s: a list shows %v, %v", what, all, err)
+			}
+			for i, want := range payloads {
+				if number, got, err := c.SecretVersion(ctx, secret(0, ""), fmt.Sprint(i+1)); err != nil || got != want || number != i+1 {
+					t.Errorf("%s: version %d is number %d and %q, want %q; %v", what, i+1, number, got, want, err)
+				}
+			}
+			if number, _, err := c.SecretState(ctx, secret(0, ""), "latest"); err != nil || number != len(payloads) {
+				t.Errorf("%s: there are %d versions, want %d; %v", what, number, len(payloads), err)
+			}
+		}
+		if number, state, err := c.SecretState(ctx, secret(0, ""), "latest"); number != 0 || state != "" || err != nil {
+			t.Errorf("of no secret: %d %s %v", number, state, err)
+		}
+		// It takes the place of one of which version 2 was read.
+		must(t, c.Create(ctx, secret(3, "one"), secret(3, "one").Body))
+		check("created", 3, "one", "one", "one")
+		must(t, c.Update(ctx, secret(4, "two"), secret(4, "two").Body, nil, []resource.Path{"payload", "version"}))
+		check("renewed", 4, "one", "one", "one", "two")
+		if got, err := c.Output(ctx, secret(2, ""), "payload"); err != nil || got != "one" {
+			t.Errorf("what others take is %q of the newest version, not of the wanted one; %v", got, err)
+		}
+		must(t, c.Update(ctx, secret(4, "two"), secret(4, "two").Body, nil, []resource.Path{"version"}))
+		check("again", 4, "one", "one", "one", "two")
+		// Somebody adds one between the plan and the step: what is written down is where the value is, and the run says so.
+		call(kind.SecretManagerAPI, http.MethodPost, "projects/demo-project/secrets/v:addVersion", nil, map[string]any{"payload": map[string]any{"data": "eA=="}})
+		var f *fault.Fault
+		err := c.Update(ctx, secret(5, "three"), secret(5, "three").Body, nil, []resource.Path{"payload", "version"})
+		if !errors.As(err, &f) || f.Summary != "A secret got another version than planned" {
+			t.Errorf("it was told %v", err)
+		}
+		check("raced", 6, "one", "one", "one", "two", "x", "three")
 	})
 
 	t.Run("a policy that others change too", func(t *testing.T) {

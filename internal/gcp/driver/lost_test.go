@@ -85,7 +85,7 @@ func (r *rehearsal) graph() *resource.Graph {
 	content, err := os.ReadFile(r.agent)
 	must(r.t, err)
 	sum := sha256.Sum256(content)
-	g, err := topology.Build(spec, topology.Agent{Path: r.agent, SHA256: hex.EncodeToString(sum[:])}, nil)
+	g, err := topology.Build(spec, topology.Agent{Path: r.agent, SHA256: hex.EncodeToString(sum[:])}, topology.Given{})
 	must(r.t, err)
 	return g
 }

@@ -17,25 +17,46 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/difyup/difyup/internal/event"
+	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/gcp"
+	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/resource"
 )
 
-// secret makes a secret together with its value. Google takes two calls for that; the annotation below is written
-// third, so that a secret without it was interrupted half way.
+// secret makes a secret together with its value. Google takes two calls for that; the number of the version is written
+// down third, so that a secret without it was interrupted half way.
 type secret struct{ gcp.REST }
 
-const complete = "difyup-complete"
-
-var _ gcp.Stepwise = (*secret)(nil)
+var (
+	_ gcp.Stepwise = (*secret)(nil)
+	_ gcp.Picker   = (*secret)(nil)
+)
 
 // Whole says whether the last of the calls was made.
 func (d *secret) Whole(live map[string]any) bool {
-	annotations, _ := live["annotations"].(map[string]any)
-	return annotations[complete] != nil
+	return kind.SecretWhole(live)
+}
+
+// Read gives the secret, with the number of the version that was written down.
+func (d *secret) Read(ctx context.Context, r *resource.Resource) (map[string]any, error) {
+	live, err := d.REST.Read(ctx, r)
+	return numbered(live), err
+}
+
+// Pick does the same in a list.
+func (d *secret) Pick(r *resource.Resource, items []map[string]any) map[string]any {
+	return numbered(d.REST.Pick(r, items))
+}
+
+func numbered(live map[string]any) map[string]any {
+	if n, ok := kind.VersionIn(kind.Annotation(live, kind.SecretAdded)); ok {
+		live["version"] = float64(n)
+	}
+	return live
 }
 
 func (d *secret) Create(ctx context.Context, r *resource.Resource, body map[string]any) error {
@@ -58,10 +79,10 @@ func (d *secret) Create(ctx context.Context, r *resource.Resource, body map[stri
 	return d.complete(ctx, r, body)
 }
 
-// complete gives the secret its value, unless it has the right one, and marks it complete. A generated value is
-// never generated twice.
+// complete gives the secret its value, unless it has the right one, in the version that is wanted, and writes the number
+// down. A generated value is never generated twice.
 func (d *secret) complete(ctx context.Context, r *resource.Resource, body map[string]any) error {
-	have, err := d.Output(ctx, r, "payload")
+	number, have, err := d.SecretVersion(ctx, r, "latest")
 	if err != nil && !gcp.Is(err, 404) {
 		return err
 	}
@@ -74,45 +95,74 @@ func (d *secret) complete(ctx context.Context, r *resource.Resource, body map[st
 			}
 		}
 	}
-	if payload != have {
-		sum := crc32.Checksum([]byte(payload), crc32.MakeTable(crc32.Castagnoli))
-		err := d.Do(ctx, gcp.Call{
-			API: r.Kind.API, Method: http.MethodPost, Path: r.Link() + ":addVersion", For: r.ID(),
-			Body: map[string]any{"payload": map[string]any{
-				"data": base64.StdEncoding.EncodeToString([]byte(payload)), "dataCrc32c": strconv.FormatUint(uint64(sum), 10),
-			}},
-			// Versions have no names of ours, so that a second request would be a second version.
-			Carried: func(ctx context.Context) (bool, error) {
-				now, err := d.Output(ctx, r, "payload")
-				if gcp.Is(err, http.StatusNotFound) {
-					return false, nil
-				}
-				return now == payload, err
-			},
-		})
-		if err != nil {
+	wanted, _ := body["version"].(float64)
+	// In place of a secret that is gone there is one whose versions begin at 1 again; those that were read are passed by.
+	for payload != have || number < int(wanted) {
+		if number, err = d.add(ctx, r, payload, number); err != nil {
 			return err
 		}
+		have = payload
 	}
-	return d.markComplete(ctx, r)
+	if err := d.writeDown(ctx, r, number); err != nil {
+		return err
+	}
+	if number > int(wanted) {
+		return &fault.Fault{
+			Summary: "A secret got another version than planned",
+			Detail:  fmt.Sprintf("%s: its value is in version %d, not in %.0f, which somebody else added meanwhile. Instances would read that.", r.ID(), number, wanted),
+			Remedy:  "Apply again:\n    difyup apply",
+		}
+	}
+	return nil
 }
 
-// markComplete adds the annotation to those that are there.
-func (d *secret) markComplete(ctx context.Context, r *resource.Resource) error {
+// add adds a version after the one that is the newest, and gives its number.
+func (d *secret) add(ctx context.Context, r *resource.Resource, payload string, newest int) (int, error) {
+	sum := crc32.Checksum([]byte(payload), crc32.MakeTable(crc32.Castagnoli))
+	var added struct{ Name string }
+	err := d.Do(ctx, gcp.Call{
+		API: r.Kind.API, Method: http.MethodPost, Path: r.Link() + ":addVersion", For: r.ID(), Out: &added,
+		Body: map[string]any{"payload": map[string]any{
+			"data": base64.StdEncoding.EncodeToString([]byte(payload)), "dataCrc32c": strconv.FormatUint(uint64(sum), 10),
+		}},
+		// Versions have no names of ours, so that a second request would be a second version.
+		Carried: func(ctx context.Context) (bool, error) {
+			number, now, err := d.SecretVersion(ctx, r, "latest")
+			if gcp.Is(err, http.StatusNotFound) {
+				return false, nil
+			}
+			return number > newest && now == payload, err
+		},
+	})
+	if err != nil {
+		return 0, err
+	}
+	if n, ok := kind.VersionIn(added.Name[strings.LastIndexByte(added.Name, '/')+1:]); ok {
+		return n, nil
+	}
+	number, _, err := d.SecretVersion(ctx, r, "latest") // the answer was lost
+	return number, err
+}
+
+// writeDown sets the annotation that says which version difyup added, beside those that are there.
+func (d *secret) writeDown(ctx context.Context, r *resource.Resource, number int) error {
 	for try := 0; ; try++ {
 		live, err := d.REST.Read(ctx, r)
 		if err != nil {
 			return err
 		}
-		have, _ := live["annotations"].(map[string]any)
 		switch {
 		case live["etag"] == nil:
 			return fmt.Errorf("complete %s: it was read without its etag, and is not written blindly", r.ID())
-		case have[complete] != nil:
+		case kind.Annotation(live, kind.SecretAdded) == strconv.Itoa(number):
 			return nil
 		}
-		annotations := map[string]any{complete: "1"}
-		maps.Copy(annotations, have)
+		annotations := map[string]any{}
+		if have, ok := live["annotations"].(map[string]any); ok {
+			annotations = maps.Clone(have)
+		}
+		delete(annotations, kind.SecretFormer)
+		annotations[kind.SecretAdded] = strconv.Itoa(number)
 		err = d.Do(ctx, gcp.Call{
 			API: r.Kind.API, Method: http.MethodPatch, Path: r.Link(), Query: url.Values{"updateMask": {"annotations"}}, For: r.ID(),
 			Body: map[string]any{"annotations": annotations, "etag": live["etag"]},
@@ -128,12 +178,13 @@ func (d *secret) markComplete(ctx context.Context, r *resource.Resource) error {
 }
 
 func (d *secret) Update(ctx context.Context, r *resource.Resource, body, live map[string]any, changed []resource.Path) error {
-	if slices.Contains(changed, "payload") {
+	ours := func(p resource.Path) bool { return p == "payload" || p == "version" }
+	if slices.ContainsFunc(changed, ours) {
 		if err := d.complete(ctx, r, body); err != nil {
 			return err
 		}
 	}
-	rest := slices.DeleteFunc(slices.Clone(changed), func(p resource.Path) bool { return p == "payload" })
+	rest := slices.DeleteFunc(slices.Clone(changed), ours)
 	if len(rest) == 0 {
 		return nil
 	}

@@ -103,7 +103,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"edit": edit, "get": get, "meet": meet, "gone": gone, "secretless": secretless, "held": held, "bucket": bucket, "listed": listed, "until": until,
-			"recorded": recorded, "forget": forget,
+			"recorded": recorded, "forget": forget, "secret": secret, "environ": environ, "noop": noop,
 		},
 	})
 }
@@ -326,7 +326,7 @@ func listed(ts *testscript.TestScript, neg bool, args []string) {
 func secretless(ts *testscript.TestScript, neg bool, args []string) {
 	i := info(ts)
 	secrets := secretsOf(ts, i, "demo-project")
-	if len(secrets) != 8 {
+	if len(secrets) < 8 { // and those that its user made
 		ts.Fatalf("the stack has %d secrets, not 8", len(secrets))
 	}
 	check := func(where string, text []byte) {
