@@ -2,6 +2,7 @@ package boot_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -18,11 +19,13 @@ import (
 	"io"
 	"log"
 	"math/big"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -32,6 +35,7 @@ import (
 
 	"github.com/difyup/difyup/internal/config"
 	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/localcloud/plane"
 	"github.com/difyup/difyup/internal/report"
 	"github.com/difyup/difyup/internal/test/boot"
 	"github.com/difyup/difyup/internal/test/cloud"
@@ -42,6 +46,8 @@ import (
 // Addresses of the machine's network, all on its loopback.
 const (
 	metadataAt = "169.254.169.254"
+	mainAt     = "198.51.100.6" // the database
+	vectorAt   = "198.51.100.7" // and the other
 	googleAt   = "198.51.100.8" // storage.googleapis.com and all others
 	archiveAt  = "198.51.100.9" // Ubuntu's
 	machineAt  = "10.64.0.7"
@@ -55,8 +61,10 @@ type google struct {
 	mu       sync.Mutex
 	items    map[string]string // the instance's metadata
 	agent    []byte
-	refusals int // of the bucket, while rights spread
-	asked    map[string]int
+	refusals int             // of the bucket, while rights spread
+	half     chan<- struct{} // is told when half of the agent was sent, after which nothing comes
+	fetched  int             // how often the agent was sent whole
+	objects  map[string]string
 	reports  []report.Document
 }
 
@@ -102,7 +110,6 @@ func (g *google) metadata(w http.ResponseWriter, r *http.Request) {
 func (g *google) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.asked[r.Host]++
 	if r.Header.Get("Authorization") != "Bearer token-1" {
 		http.Error(w, "no token", http.StatusUnauthorized)
 		return
@@ -116,9 +123,46 @@ func (g *google) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "Permission denied", http.StatusForbidden)
 			return
 		}
+		if half := g.half; half != nil {
+			g.half = nil
+			w.Header().Set("Content-Length", fmt.Sprint(len(g.agent)))
+			w.Write(g.agent[:len(g.agent)/2])
+			_ = http.NewResponseController(w).Flush() // whoever asked may be gone
+			g.mu.Unlock()
+			half <- struct{}{}
+			<-r.Context().Done()
+			g.mu.Lock()
+			return
+		}
+		g.fetched++
 		w.Write(g.agent)
 	default:
+		g.files(w, r)
+	}
+}
+
+// files is the bucket of Dify's files.
+func (g *google) files(w http.ResponseWriter, r *http.Request) {
+	const root = "/storage/v1/b/demo-project-demo-files"
+	name := strings.TrimPrefix(r.URL.Path, root+"/o/")
+	switch {
+	case r.URL.Path == root:
+		io.WriteString(w, `{"name":"demo-project-demo-files"}`)
+	case r.URL.Path == root+"/o":
+		io.WriteString(w, `{}`)
+	case r.Method == http.MethodPost && r.URL.Path == "/upload"+root+"/o":
+		raw, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		g.objects[r.URL.Query().Get("name")] = string(raw)
+		io.WriteString(w, `{"generation":"1"}`)
+	case g.objects[name] == "":
 		http.NotFound(w, r)
+	case r.Method == http.MethodDelete:
+		delete(g.objects, name)
+	default:
+		io.WriteString(w, g.objects[name])
 	}
 }
 
@@ -129,7 +173,6 @@ type world struct {
 	names   map[string]string // for the name server, with the dot at the end
 	ca      []byte
 	archive string // the directory of the package archive
-	closed  func() // closes the archive's door
 }
 
 func newWorld(t *testing.T) *world {
@@ -139,12 +182,14 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { n.Close() })
-	if err := n.Up("lo", metadataAt+"/32", googleAt+"/32", archiveAt+"/32", machineAt+"/32"); err != nil {
+	if err := n.Up("lo", metadataAt+"/32", googleAt+"/32", archiveAt+"/32", machineAt+"/32", mainAt+"/32", vectorAt+"/32"); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{google: &google{asked: map[string]int{}, items: map[string]string{}}, n: n, archive: t.TempDir(), names: map[string]string{
+	w := &world{google: &google{objects: map[string]string{}, items: map[string]string{}}, n: n, archive: t.TempDir(), names: map[string]string{
 		"metadata.google.internal.": metadataAt, "storage.googleapis.com.": googleAt, "secretmanager.googleapis.com.": googleAt, "archive.ubuntu.test.": archiveAt,
+		"db.demo.internal.": mainAt, "redis.demo.internal.": mainAt, "vector.demo.internal.": vectorAt,
 	}}
+	w.serve(t, googleAt+":8080", w.google, nil)
 	w.serve(t, metadataAt+":80", http.HandlerFunc(w.metadata), nil)
 	w.serve(t, googleAt+":443", w.google, w.certificate(t, "storage.googleapis.com", "secretmanager.googleapis.com"))
 	w.nameServer(t)
@@ -359,40 +404,272 @@ func (w *world) machine(t *testing.T) *boot.Machine {
 	return m
 }
 
-const patience = 100 * time.Second
+// stores starts the databases and Redis, and has them answer in the machine's network.
+func (w *world) stores(t *testing.T) {
+	t.Helper()
+	n, err := plane.Claim()
+	if err != nil {
+		t.Fatal(err)
+	}
+	supervisor := plane.NewSupervisor(nil)
+	t.Cleanup(func() {
+		if err := errors.Join(supervisor.Close(context.Background(), 10*time.Second), n.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	dir := t.TempDir()
+	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) { // PostgreSQL runs as another user
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	postgres, err := plane.FindPostgres()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := plane.FindRedis()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := map[string]string{}
+	sql := plane.NewSQL(n, supervisor, postgres, dir)
+	for instance, address := range map[string]string{"p/main": mainAt, "p/vector": vectorAt} {
+		real, err := sql.Create(t.Context(), instance, nil)
+		if err == nil {
+			err = sql.SetUser(t.Context(), instance, "dify", secretValue)
+		}
+		for _, name := range []string{"dify", "dify_plugin"} {
+			if err == nil {
+				err = sql.CreateDatabase(t.Context(), instance, name)
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		at[address+":5432"] = netip.AddrPortFrom(real, 5432).String()
+	}
+	redis, err := plane.NewCache(n, supervisor, server, dir).Create(t.Context(), "p/redis", secretValue, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at[mainAt+":6379"] = netip.AddrPortFrom(redis, 6379).String()
+	for from, to := range at {
+		l, err := w.n.Listen(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(engine.Relay(l, func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "tcp", to) }))
+	}
+}
+
+// images puts images of the stand-in's on the machine, under the names of a mirror that there is not.
+func (w *world) images(t *testing.T, m *boot.Machine) {
+	t.Helper()
+	w.mu.Lock()
+	var settings dify.Settings
+	err := json.Unmarshal([]byte(w.items["difyup-config"]), &settings)
+	w.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, err := dify.Lookup(settings.DifyVersion)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets := map[string]string{}
+	for _, p := range dify.Purposes() {
+		secrets[p.Key] = secretValue
+	}
+	services, err := dify.Project(release, settings, secrets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refs := map[string]string{}
+	for _, s := range services {
+		refs[s.Image] = string(s.Name)
+		if s.Name == dify.API || s.Name == dify.Worker || s.Name == dify.WorkerBeat { // are one image
+			refs[s.Image] = ""
+		}
+	}
+	docker := func(ctx context.Context, stdin []byte, args ...string) (string, error) {
+		return m.Run(ctx, stdin, "env", append([]string{"DOCKER_BUILDKIT=0", "docker"}, args...)...)
+	}
+	if err := engine.Images(t.Context(), docker, t.TempDir(), settings.DifyVersion, refs); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// patience is how long a test waits for what it must see, on a busy machine.
+const patience = 4 * time.Minute
 
 // until waits until a condition holds.
 func until(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	end := time.Now().Add(patience)
-	for !holds() {
+	for end := time.Now().Add(patience); !holds(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%s: not after %s", what, patience)
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 }
 
-// TestBoot is an instance's first boot: cloud-init's own stages with the user data of the template, from a metadata server at its
-// real address.
+// says waits until the console says something that it did not say before; from is how much it had said, and the result how much
+// it has now.
+func says(t *testing.T, m *boot.Machine, from int, words string) int {
+	t.Helper()
+	until(t, "the console says "+words, func() bool { return strings.Contains(m.Console.String()[from:], words) })
+	return len(m.Console.String())
+}
+
+// health gives the status of the front door's /health, 0 if there is none.
+func (w *world) health() int {
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: w.n.Dial, DisableKeepAlives: true}}
+	resp, err := client.Get("http://" + machineAt + ":1080/health")
+	if err != nil {
+		return 0
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+// TestBoot is an instance's first boot, with the user data of the template from a metadata server at its real address:
+// cloud-init's own stages, then Docker, which comes when the archive can be reached, the agent, which comes when its bucket may
+// be read, and Dify's containers, until the front door serves. Then it starts once more, with nobody to fetch anything from.
 func TestBoot(t *testing.T) {
 	boot.Need(t)
 	w := newWorld(t)
-	w.instance(t, func(*dify.Settings) {})
+	w.stores(t)
+	w.instance(t, func(s *dify.Settings) {
+		bucket := map[string]string{"STORAGE_EMULATOR_HOST": "http://" + googleAt + ":8080"} // no certificates are in the stand-in's images
+		s.Machine = dify.Machine{CPUs: 2, MemoryMiB: 8192}                                   // no container may have more processors than there are
+		s.Environment = map[dify.Name]map[string]string{dify.API: bucket, dify.Worker: bucket, dify.PluginDaemon: bucket}
+	})
 	w.packages(t)
-	w.refusals = 3
+	w.refusals = 2
 	m := w.machine(t)
 	if err := m.Boot(); err != nil {
 		t.Fatal(err)
 	}
-	says := func(words string) {
+	run := func(name string, args ...string) string {
 		t.Helper()
-		until(t, "the console says "+words, func() bool { return strings.Contains(m.Console.String(), words) })
+		out, err := m.Run(t.Context(), nil, name, args...)
+		if err != nil {
+			t.Error(err)
+		}
+		return out
 	}
-	says("waiting for Docker: the package archive is not reached")
+	says(t, m, 0, "waiting for Docker: the package archive is not reached: ")
+	closeArchive := w.serve(t, archiveAt+":80", http.FileServer(http.Dir(w.archive)), nil)
+	says(t, m, 0, "is installed and held")
+	says(t, m, 0, "may not be read yet (403): rights take up to 7 minutes to work")
+	says(t, m, 0, "the metadata are read")
+	w.images(t, m)
+	until(t, "the front door serves", func() bool { return w.health() == http.StatusOK })
+	until(t, "the instance says that it serves", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return len(w.reports) > 0 && w.reports[len(w.reports)-1].Phase == report.Serves
+	})
+
+	var result struct {
+		V1 struct {
+			Datasource string
+			Errors     []string
+		}
+	}
+	if err := json.Unmarshal([]byte(run("cat", "/run/cloud-init/result.json")), &result); err != nil || result.V1.Datasource != "DataSourceGCE" || len(result.V1.Errors) > 0 {
+		t.Errorf("cloud-init: %+v, %v", result, err)
+	}
+	if got := strings.Fields(run("apt-mark", "showhold")); !slices.Equal(got, []string{"containerd", "docker-compose-v2", "docker.io", "runc"}) {
+		t.Errorf("held are %v", got)
+	}
+	if got := run("apt-config", "dump", "Unattended-Upgrade::Package-Blacklist"); strings.Count(got, `$"`) != 4 {
+		t.Errorf("unattended upgrades spare %s", got)
+	}
+	if got := run("docker", "info", "--format", "{{.LiveRestoreEnabled}} {{.LoggingDriver}}"); got != "true local\n" {
+		t.Errorf("Docker's settings: %s", got)
+	}
+	for _, id := range strings.Fields(run("docker", "network", "ls", "--quiet", "--filter", "driver=bridge")) {
+		if got := run("docker", "network", "inspect", "--format", `{{.Name}} {{index .Options "com.docker.network.driver.mtu"}}`, id); !strings.HasSuffix(got, " 1460\n") {
+			t.Errorf("a network and its MTU: %s", got)
+		}
+	}
+	if got := run("systemctl", "--failed", "--plain", "--no-legend"); got != "" {
+		t.Errorf("units that failed: %s", got)
+	}
+
+	closeArchive()
+	w.mu.Lock()
+	fetched := w.fetched
+	w.mu.Unlock()
+	from := len(m.Console.String())
+	run("systemctl", "--no-block", "reboot")
+	select {
+	case <-m.Ended():
+	case <-time.After(patience):
+		t.Fatal("the machine does not go down")
+	}
+	if got := m.Console.String()[from:]; !strings.Contains(got, "ending: no new requests are wanted") {
+		t.Error("the agent was not told to end before the machine went down")
+	}
+	from = len(m.Console.String())
+	if err := m.Boot(); err != nil {
+		t.Fatal(err)
+	}
+	says(t, m, from, "the metadata are read")
+	until(t, "the front door serves after the second start", func() bool { return w.health() == http.StatusOK })
+	if got := m.Console.String()[from:]; strings.Contains(got, "waiting for Docker") || w.fetched != fetched {
+		t.Errorf("it fetched again what it had: the agent %d and %d times", fetched, w.fetched)
+	}
+	if strings.Contains(m.Console.String(), secretValue) || strings.Contains(m.Console.String(), "token-1") {
+		t.Error("the console shows a secret")
+	}
+}
+
+// TestPowerCut takes the power away from a machine on its first boot, at several points, and starts it again.
+func TestPowerCut(t *testing.T) {
+	boot.Need(t)
+	w := newWorld(t)
+	w.instance(t, func(*dify.Settings) {})
+	w.packages(t)
+	m := w.machine(t)
+	half := make(chan struct{}, 1)
+	w.half = half
+	cut := func(what string) {
+		t.Helper()
+		t.Log("cut off", what)
+		m.Cut()
+	}
+	start := func() int {
+		t.Helper()
+		from := len(m.Console.String())
+		if err := m.Boot(); err != nil {
+			t.Fatal(err)
+		}
+		return from
+	}
+	says(t, m, start(), "running 'init'")
+	// cloud-init takes note of what it has begun, and would not do it again.
+	until(t, "files are written", func() bool {
+		out, err := m.Run(t.Context(), nil, "ls", "/var/lib/cloud/instance/sem/")
+		return err == nil && strings.Contains(out, "config_write_files")
+	})
+	cut("while files are written")
+	says(t, m, start(), "waiting for Docker")
+	cut("while the archive is not reached")
+	from := start()
+	says(t, m, from, "waiting for Docker")
 	w.serve(t, archiveAt+":80", http.FileServer(http.Dir(w.archive)), nil)
-	says("is installed and held")
-	says("may not be read yet (403)")
-	says("the metadata are read")
-	until(t, "a report", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.reports) > 0 })
+	until(t, "the packages are unpacked", func() bool {
+		out, err := m.Run(t.Context(), nil, "dpkg-query", "--show", "--showformat=${db:Status-Status}", "containerd")
+		return err == nil && out != "" && out != "not-installed"
+	})
+	cut("while packages are installed")
+	from = start()
+	select {
+	case <-half:
+	case <-time.After(patience):
+		t.Fatal("the agent is not fetched")
+	}
+	cut("while the agent is fetched")
+	says(t, m, start(), "the metadata are read")
 }
