@@ -40,6 +40,9 @@ func derive(s *Spec) {
 	}
 }
 
+// AgentBucket is the name of the bucket that instances get their program from.
+func (s *Spec) AgentBucket() string { return s.Project + "-" + s.Stack + "-agent" }
+
 // Machine gives what an instance has; zeros for a machine type that there is not.
 func (s *Spec) Machine() dify.Machine {
 	m, problem, _ := machineNamed(s.Compute.MachineType)

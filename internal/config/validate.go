@@ -44,6 +44,9 @@ func names(r *reader, s *Spec) {
 		case b == s.Project+"-"+s.Stack+"-difyup":
 			r.at("storage.bucket", "Reserved name", quote(b)+" is the bucket in which difyup keeps the state of the stack.",
 				"Remove the line to get "+quote(s.Project+"-"+s.Stack+"-files")+".")
+		case b == s.AgentBucket():
+			r.at("storage.bucket", "Reserved name", quote(b)+" is the bucket that instances get their program from, which they must not be able to write.",
+				"Remove the line to get "+quote(s.Project+"-"+s.Stack+"-files")+".")
 		}
 	}
 	if n := len(s.Domain); r.ok("domain") && n > 253 {

@@ -14,12 +14,15 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/difyup/difyup/internal/config"
 	"github.com/difyup/difyup/internal/event"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/gcp"
 	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/ops"
+	"github.com/difyup/difyup/internal/plan"
 	"github.com/difyup/difyup/internal/resource"
 	"github.com/difyup/difyup/internal/test/cloud"
 	"github.com/difyup/difyup/internal/topology"
@@ -338,21 +341,53 @@ func TestSquattedBuckets(t *testing.T) {
 			t.Error("it was used")
 		}
 	})
-	t.Run("the files'", func(t *testing.T) {
-		p := newPlace(t)
-		p.makeBucket("demo-project-demo-files", "other-project", resource.Labels("demo"))
-		_, err := p.open(false).Apply(t.Context(), ops.RunOptions{Command: "apply"})
-		wantFault(t, err, "A name is taken", "storage.buckets/demo-project-demo-files exists in another project")
-		if p.hasNetwork("demo-net") {
-			t.Error("something was made")
+	for whose, name := range map[string]string{"the files'": "demo-project-demo-files", "the agent's": "demo-project-demo-agent"} {
+		t.Run(whose, func(t *testing.T) {
+			p := newPlace(t)
+			p.makeBucket(name, "other-project", resource.Labels("demo"))
+			_, err := p.open(false).Apply(t.Context(), ops.RunOptions{Command: "apply"})
+			wantFault(t, err, "A name is taken", "storage.buckets/"+name+" exists in another project")
+			if p.hasNetwork("demo-net") {
+				t.Error("something was made")
+			}
+			p.state("demo", ref(kind.Buckets.Kind, name))
+			_, err = p.destroy(false)
+			wantFault(t, err, "Not everything was deleted", "storage.buckets/"+name)
+			if !p.there(kind.StorageAPI, "b/"+name) {
+				t.Error("it was deleted")
+			}
+		})
+	}
+}
+
+// TestFormerAgent checks what becomes of the agent of a stack that has it in the bucket of Dify's files, as difyup once did.
+func TestFormerAgent(t *testing.T) {
+	p := newPlace(t)
+	const files, object = "demo-project-demo-files", "agent/difyup-agent-0123456789ab"
+	p.makeBucket(bucket, project, resource.Labels("demo"))
+	p.makeBucket(files, project, resource.Labels("demo"))
+	api := *kind.StorageAPI
+	api.Base = "upload/" + api.Base
+	if err := p.client.Do(t.Context(), gcp.Call{API: &api, Method: http.MethodPost, Path: "b/" + files + "/o", Query: url.Values{"uploadType": {"media"}, "name": {object}}, Raw: []byte("x"), Type: "application/octet-stream"}); err != nil {
+		t.Fatal(err)
+	}
+	former := ref(kind.BucketObjects.Kind, files+"/"+object)
+	former.Params["bucket"] = files
+	p.state("demo", ref(kind.Buckets.Kind, files), former)
+	made, err := p.open(false).Plan(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[resource.ID]plan.Action{}
+	for _, s := range made.Steps {
+		if s.Action == plan.Delete || strings.HasPrefix(string(s.ID), "storage.buckets/") {
+			got[s.ID] = s.Action
 		}
-		p.state("demo", ref(kind.Buckets.Kind, "demo-project-demo-files"))
-		_, err = p.destroy(false)
-		wantFault(t, err, "Not everything was deleted", "storage.buckets/demo-project-demo-files")
-		if !p.there(kind.StorageAPI, "b/demo-project-demo-files") {
-			t.Error("it was deleted")
-		}
-	})
+	}
+	want := map[resource.ID]plan.Action{former.ID: plan.Delete, "storage.buckets/demo-project-demo-agent": plan.Create, "storage.buckets/" + files: plan.Update}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("the plan (-want +got):\n%s", d)
+	}
 }
 
 // TestIntent checks that the state says what a run that did not end was about, and that the next one says so.

@@ -23,7 +23,7 @@ const servicePort = 1080
 var userData string
 
 // computeLayer gives the group of instances.
-func (b *builder) computeLayer(n network, f files, i identity, rights []*resource.Resource) *resource.Resource {
+func (b *builder) computeLayer(n network, p program, i identity, rights []*resource.Resource) *resource.Resource {
 	o := b.spec.Compute
 	settings, err := json.Marshal(b.settings())
 	if err != nil {
@@ -32,7 +32,7 @@ func (b *builder) computeLayer(n network, f files, i identity, rights []*resourc
 	metadata := &compute.Metadata{}
 	for _, item := range []struct{ key, value string }{
 		{"block-project-ssh-keys", "TRUE"},
-		{"difyup-agent", "gs://" + f.agent.Name},
+		{"difyup-agent", "gs://" + p.object.Name},
 		{"difyup-agent-sha256", b.agent.SHA256},
 		{SettingsKey, string(settings)},
 		{"difyup-stack", b.spec.Stack},
@@ -62,7 +62,7 @@ func (b *builder) computeLayer(n network, f files, i identity, rights []*resourc
 	template := b.add(kind.InstanceTemplates.New(name, b.params(), &compute.InstanceTemplate{
 		Name: name, Description: b.mark(), Properties: properties,
 	}).Refer("properties.networkInterfaces[0].network", n.vpc, n.vpc.URL()).
-		Refer("properties.networkInterfaces[0].subnetwork", n.subnetwork, n.subnetwork.URL()).After(i.account, f.agent).After(rights...))
+		Refer("properties.networkInterfaces[0].subnetwork", n.subnetwork, n.subnetwork.URL()).After(i.account, p.object).After(rights...))
 
 	// It takes longer to call an instance healthy than the load balancer's check does, so that a rolling update takes an
 	// old one away only when the new one has got traffic for some time.

@@ -15,8 +15,12 @@ import (
 // What instances may do: write logs and metrics, and connect to the stores.
 var projectRoles = []string{"roles/cloudsql.client", "roles/logging.logWriter", "roles/monitoring.metricWriter", "roles/redis.dbConnectionUser"}
 
-// What they may do with their own bucket: everything with its objects, and see the bucket, which clients ask for first.
-var bucketRoles = []string{"roles/storage.legacyBucketReader", "roles/storage.objectAdmin"}
+// What they may do with the bucket of Dify's files: everything with its objects, and see the bucket, which clients ask for
+// first. And with that of their own program: read it. Whoever could write it would be root on every instance to come.
+var (
+	filesRoles   = []string{"roles/storage.legacyBucketReader", "roles/storage.objectAdmin"}
+	programRoles = []string{"roles/storage.objectViewer"}
+)
 
 // identity is whom the instances are, and how they are given roles.
 type identity struct {
@@ -33,14 +37,15 @@ func (i identity) grant(roles ...string) *kind.Policy {
 	return p
 }
 
-// identityLayer makes the service account of the instances, which may use the project's services and their own bucket.
-func (b *builder) identityLayer(f files) identity {
+// identityLayer makes the service account of the instances, which may use the project's services and their buckets.
+func (b *builder) identityLayer(files *resource.Resource, p program) identity {
 	account := b.add(kind.ServiceAccounts.New(b.name("vm"), b.params(), &iam.ServiceAccount{
 		DisplayName: "Instances of the stack " + b.spec.Stack, Description: b.mark(),
 	}))
 	i := identity{account: account, member: "serviceAccount:" + b.accountEmail()}
 	b.add(kind.ProjectIAM.New(b.name("vm"), b.params("member", i.member), i.grant(projectRoles...)).After(account))
-	b.add(kind.BucketIAM.New(f.bucket.Name, b.params("member", i.member, "bucket", f.bucket.Name), i.grant(bucketRoles...)).After(account, f.bucket))
+	b.add(kind.BucketIAM.New(files.Name, b.params("member", i.member, "bucket", files.Name), i.grant(filesRoles...)).After(account, files))
+	b.add(kind.BucketIAM.New(p.bucket.Name, b.params("member", i.member, "bucket", p.bucket.Name), i.grant(programRoles...)).After(account, p.bucket))
 	return i
 }
 

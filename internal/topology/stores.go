@@ -119,10 +119,8 @@ func (b *builder) cacheLayer(n network) *resource.Resource {
 	}).Refer("authorizedNetwork", n.vpc, n.vpc.Link()).After(n.connection))
 }
 
-// files is the bucket, and in it the program that instances run.
-type files struct{ bucket, agent *resource.Resource }
-
-func (b *builder) storageLayer() files {
+// storageLayer gives the bucket of Dify's files.
+func (b *builder) storageLayer() *resource.Resource {
 	o := b.spec.Storage
 	cors := make([]*storage.BucketCors, 0, len(o.CORS))
 	for _, c := range o.CORS {
@@ -135,7 +133,7 @@ func (b *builder) storageLayer() files {
 	for _, r := range o.Lifecycle {
 		rules = append(rules, lifecycleRule(r))
 	}
-	bucket := b.add(kind.Buckets.New(o.Bucket, b.params(), &storage.Bucket{
+	return b.add(kind.Buckets.New(o.Bucket, b.params(), &storage.Bucket{
 		Name: o.Bucket, Location: strings.ToUpper(o.Location), StorageClass: "STANDARD", Labels: b.labels(),
 		Versioning: &storage.BucketVersioning{Enabled: o.Versioning, ForceSendFields: []string{"Enabled"}},
 		IamConfiguration: &storage.BucketIamConfiguration{
@@ -144,11 +142,27 @@ func (b *builder) storageLayer() files {
 		SoftDeletePolicy: &storage.BucketSoftDeletePolicy{RetentionDurationSeconds: int64(o.SoftDeleteDays) * 86400, ForceSendFields: []string{"RetentionDurationSeconds"}},
 		Cors:             cors, Lifecycle: &storage.BucketLifecycle{Rule: rules, ForceSendFields: []string{"Rule"}}, ForceSendFields: []string{"Cors"},
 	}))
-	file := "agent/difyup-agent-" + b.agent.SHA256[:min(12, len(b.agent.SHA256))]
-	agent := b.add(kind.BucketObjects.New(o.Bucket+"/"+file, b.params("bucket", o.Bucket), &kind.Object{
+}
+
+// program is what instances run, in a bucket of its own: they may read it, and not write it.
+type program struct{ bucket, object *resource.Resource }
+
+func (b *builder) programLayer() program {
+	name := b.spec.AgentBucket()
+	bucket := b.add(kind.Buckets.New(name, b.params(), &storage.Bucket{
+		Name: name, Location: strings.ToUpper(b.spec.Region), StorageClass: "STANDARD", Labels: b.labels(),
+		// An agent of other bytes has another name, so that nothing is ever written over.
+		Versioning: &storage.BucketVersioning{Enabled: false, ForceSendFields: []string{"Enabled"}},
+		IamConfiguration: &storage.BucketIamConfiguration{
+			PublicAccessPrevention: "enforced", UniformBucketLevelAccess: &storage.BucketIamConfigurationUniformBucketLevelAccess{Enabled: true},
+		},
+		SoftDeletePolicy: &storage.BucketSoftDeletePolicy{ForceSendFields: []string{"RetentionDurationSeconds"}},
+		Cors:             []*storage.BucketCors{}, Lifecycle: &storage.BucketLifecycle{ForceSendFields: []string{"Rule"}}, ForceSendFields: []string{"Cors"},
+	}))
+	file := "difyup-agent-" + b.agent.SHA256[:min(12, len(b.agent.SHA256))]
+	return program{bucket: bucket, object: b.add(kind.BucketObjects.New(name+"/"+file, b.params("bucket", name), &kind.Object{
 		Name: file, SHA256: b.agent.SHA256, Source: b.agent.Path,
-	}).Refer("bucket", bucket, bucket.Name))
-	return files{bucket: bucket, agent: agent}
+	}).Refer("bucket", bucket, bucket.Name))}
 }
 
 func lifecycleRule(r config.LifecycleRule) *storage.BucketLifecycleRule {

@@ -179,7 +179,12 @@ func (e *Engine) Docker(ctx context.Context, stdin []byte, args ...string) (stri
 // Images makes the images of the stand-in's, from scratch: REPOSITORY/SERVICE:TAG for each of the names, and REPOSITORY/api,
 // whose MODE says what it is.
 func (e *Engine) Images(ctx context.Context, version string, refs map[string]string) error {
-	program := filepath.Join(e.dir, "standin")
+	return Images(ctx, e.Docker, e.dir, version, refs)
+}
+
+// Images is Engine.Images for any engine: docker runs the docker program, and dir is for what is built.
+func Images(ctx context.Context, docker func(ctx context.Context, stdin []byte, args ...string) (string, error), dir, version string, refs map[string]string) error {
+	program := filepath.Join(dir, "standin")
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "github.com/difyup/difyup/internal/test/engine/cmd/standin")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -211,7 +216,7 @@ func (e *Engine) Images(ctx context.Context, version string, refs map[string]str
 		return err
 	}
 	const base = "difyup-standin/base:latest"
-	if _, err := e.Docker(ctx, b.Bytes(), "import", "--change", `ENTRYPOINT ["/standin"]`, "--change", "ENV PATH=/bin STANDIN_VERSION="+version, "-", base); err != nil {
+	if _, err := docker(ctx, b.Bytes(), "import", "--change", `ENTRYPOINT ["/standin"]`, "--change", "ENV PATH=/bin STANDIN_VERSION="+version, "-", base); err != nil {
 		return err
 	}
 	for ref, command := range refs {
@@ -219,7 +224,7 @@ func (e *Engine) Images(ctx context.Context, version string, refs map[string]str
 		if command != "" {
 			text += fmt.Sprintf("CMD [%q]\n", command)
 		}
-		if _, err := e.Docker(ctx, []byte(text), "build", "--tag", ref, "-"); err != nil {
+		if _, err := docker(ctx, []byte(text), "build", "--tag", ref, "-"); err != nil {
 			return err
 		}
 	}

@@ -101,6 +101,15 @@ func (n *Namespace) Listen(address string) (l net.Listener, err error) {
 	return l, err
 }
 
+// ListenPacket is Listen for UDP.
+func (n *Namespace) ListenPacket(address string) (c net.PacketConn, err error) {
+	err = n.do(func() error {
+		c, err = net.ListenPacket("udp", address)
+		return err
+	})
+	return c, err
+}
+
 // Relay passes on what comes to a listener, until the listener is closed. The function that it gives closes it, and all that
 // it passes on.
 func Relay(l net.Listener, dial func(ctx context.Context) (net.Conn, error)) (stop func()) {

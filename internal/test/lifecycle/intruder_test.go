@@ -479,10 +479,25 @@ sleep 600
 	if token == "" {
 		t.Fatal("the instance got no token of its own")
 	}
+	const program = "storage/v1/b/demo-project-demo-agent" // may be read, and not written
+	listed, ok := must("GET", program+"/o", "")["items"].([]any)
+	if !ok || len(listed) != 1 {
+		t.Fatalf("the bucket of the agent has %v", listed)
+	}
+	agent := program + "/o/" + fmt.Sprint(listed[0].(map[string]any)["name"])
 	for _, r := range []struct {
 		method, path, body string
 		code               int
 	}{
+		{"GET", agent, "", 200},
+		{"GET", agent + "?alt=media", "", 200},
+		{"POST", "upload/" + program + "/o?uploadType=media&name=more", "x", 403},
+		{"POST", "upload/" + strings.Replace(agent, "/o/", "/o?uploadType=media&name=", 1), "x", 403},
+		{"PATCH", agent, `{"metadata":{"x":"y"}}`, 403},
+		{"DELETE", agent, "", 403},
+		{"PATCH", program, `{"labels":{}}`, 403},
+		{"GET", program + "/iam", "", 403},
+		{"PUT", program + "/iam", `{"bindings":[]}`, 403},
 		{"GET", "v1/projects/demo-project/secrets/demo-db-password/versions/latest:access", "", 200}, // what it is for
 		{"GET", "storage/v1/b/demo-project-demo-files/o", "", 200},
 		{"GET", "storage/v1/b/demo-project-demo-difyup/o/state.json", "", 403},

@@ -246,7 +246,7 @@ func TestGcloud(t *testing.T) {
 		{"compute instances list --format=value(name,status)", []string{"demo-vm-", "RUNNING"}},
 		{"sql instances list --format=value(name,state)", []string{"demo-main\tRUNNABLE", "demo-vector\tRUNNABLE"}},
 		{"redis instances list --region=asia-northeast1 --format=value(name,state)", []string{"demo-redis\tREADY"}},
-		{"storage buckets list --format=value(name)", []string{"demo-project-demo-files"}},
+		{"storage buckets list --format=value(name)", []string{"demo-project-demo-agent", "demo-project-demo-files"}},
 		{"secrets list --format=value(name)", []string{"demo-db-password", "demo-redis-auth", "demo-secret-key"}},
 		{"compute instance-groups managed list --format=value(name,targetSize)", []string{"demo-group\t2"}},
 		{"compute forwarding-rules list --format=value(name)", []string{"demo-http", "demo-https"}},

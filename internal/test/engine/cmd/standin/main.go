@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/difyup/difyup/internal/agent/standin"
+	"github.com/difyup/difyup/internal/dify"
 )
 
 func main() {
@@ -26,7 +27,11 @@ func main() {
 	default:
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
-		err = standin.Main(ctx, os.Args[1:], standin.Options{Env: os.Getenv, Resolver: net.DefaultResolver, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+		args := os.Args[1:]
+		if len(args) > 0 && args[0] == "/app/commandline" { // a program that only the plugin daemon's image has
+			args = append([]string{string(dify.PluginDaemon)}, args...)
+		}
+		err = standin.Main(ctx, args, standin.Options{Env: os.Getenv, Resolver: net.DefaultResolver, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -1,0 +1,39 @@
+package boot
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// CloudInit is where scripts/install-engine puts cloud-init: unpacked, since installed it would set this machine up.
+const CloudInit = "/opt/difyup/cloud-init"
+
+// MissingProgram says that there is no such program; "" when there is.
+func MissingProgram(name string) string {
+	if _, err := exec.LookPath(name); err != nil {
+		return "there is no " + name + " on this machine; to install: scripts/install-engine"
+	}
+	return ""
+}
+
+// MissingCloudInit says that there is no cloud-init; "" when there is.
+func MissingCloudInit() string {
+	if _, err := os.Stat(filepath.Join(CloudInit, "usr/bin/cloud-init")); err != nil {
+		return "there is no cloud-init in " + CloudInit + "; to install: scripts/install-engine"
+	}
+	return ""
+}
+
+// Require skips a test that lacks something, and says what; where CI is true it fails.
+func Require(t testing.TB, missing string) {
+	t.Helper()
+	switch {
+	case missing == "":
+	case os.Getenv("CI") == "true":
+		t.Fatal(missing)
+	default:
+		t.Skip(missing)
+	}
+}
