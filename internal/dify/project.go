@@ -84,9 +84,10 @@ func Project(r Release, s Settings, secrets map[string]string) ([]Service, error
 			svc.Secrets = append(svc.Secrets, name)
 		}
 		slices.Sort(svc.Secrets)
+		ours := Variables(r, svc.Name)
 		for name, value := range extra {
-			if why := Reserved(r, svc.Name, name); why != "" {
-				return nil, fmt.Errorf("%s of %s cannot be set: %s", name, svc.Name, why)
+			if slices.Contains(ours, name) {
+				return nil, fmt.Errorf("%s of %s cannot be set: %s", name, svc.Name, agreed)
 			}
 			svc.Environment[name] = value
 		}
@@ -105,11 +106,14 @@ func Variables(r Release, n Name) []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// Reserved says why a user cannot set a variable of a service's, or "".
+const agreed = "difyup sets it, and it has to agree with what the other containers and the stores are told"
+
+// Reserved says why a user cannot set a variable of a service's, or "". Project refuses what difyup sets; the others are
+// refused where the user writes them.
 func Reserved(r Release, n Name, name string) string {
 	switch {
 	case slices.Contains(Variables(r, n), name):
-		return "difyup sets it, and it has to agree with what the other containers and the stores are told"
+		return agreed
 	case strings.HasPrefix(name, "DIFYUP_"), strings.HasPrefix(name, "STANDIN_"):
 		return "difyup keeps names that begin so for itself"
 	case strings.HasPrefix(name, "GCE_METADATA_"), name == "STORAGE_EMULATOR_HOST":

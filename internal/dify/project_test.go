@@ -206,7 +206,7 @@ func TestProjectRefuses(t *testing.T) {
 	if _, err := dify.Project(r, s, secrets); err == nil || !strings.Contains(err.Error(), "HOSTNAME of web cannot be set") {
 		t.Errorf("a variable of difyup's: %v", err)
 	}
-	for name, n := range map[string]dify.Name{"PIP_MIRROR_URL": dify.Sandbox, "ENDPOINT_URL_TEMPLATE": dify.API, "DIFYUP_X": dify.Web, "STANDIN_ADDRESS": dify.Web, "GCE_METADATA_HOST": dify.SSRFProxy, "STORAGE_EMULATOR_HOST": dify.Worker} {
+	for name, n := range map[string]dify.Name{"PIP_MIRROR_URL": dify.Sandbox, "ENDPOINT_URL_TEMPLATE": dify.API} {
 		s.Environment = nil
 		s.SecretEnvironment = map[dify.Name]map[string]dify.SecretVersion{n: {name: {Name: "mine", Version: 3}}}
 		if _, err := dify.Project(r, s, secrets); err == nil || err.Error() != "the secret mine@3 has no value" {
@@ -217,6 +217,11 @@ func TestProjectRefuses(t *testing.T) {
 			t.Errorf("%s of %s: %v", name, n, err)
 		}
 		delete(secrets, "mine@3")
+	}
+	for _, name := range []string{"HOSTNAME", "DIFYUP_X", "STANDIN_ADDRESS", "GCE_METADATA_HOST", "GCE_METADATA_IP", "STORAGE_EMULATOR_HOST"} {
+		if dify.Reserved(r, dify.Web, name) == "" {
+			t.Errorf("a user may set %s", name)
+		}
 	}
 	if why := dify.Reserved(r, dify.Web, "PIP_MIRROR_URL"); why != "" {
 		t.Errorf("what is another service's: %s", why)
