@@ -40,27 +40,27 @@ func Project(r Release, s Settings, secrets map[string]string) ([]Service, error
 	both := []Network{Outward, Inward}
 	services := []Service{
 		{
-			Name: API, Image: apiImage + ":" + r.Version, Needs: tools, Networks: both, Grace: 15 * time.Second,
+			Name: API, Image: apiImage + ":" + r.Version, Needs: tools, Networks: both, Grace: ServerGrace,
 			Health: &Health{Path: "/health", Probe: "curl", Start: 3 * time.Minute},
 		},
 		// Asking Celery costs a Python of its own each time; stock compose has that switched off.
-		{Name: Worker, Image: apiImage + ":" + r.Version, Needs: slices.Concat([]Name{API}, tools), Networks: both, Grace: 60 * time.Second},
-		{Name: WorkerBeat, Image: apiImage + ":" + r.Version, Networks: []Network{Outward}, Grace: 10 * time.Second},
+		{Name: Worker, Image: apiImage + ":" + r.Version, Needs: slices.Concat([]Name{API}, tools), Networks: both, Grace: DrainTime},
+		{Name: WorkerBeat, Image: apiImage + ":" + r.Version, Networks: []Network{Outward}, Grace: ToolGrace},
 		{
-			Name: Web, Image: webImage + ":" + r.Version, Networks: []Network{Outward}, Grace: 5 * time.Second,
+			Name: Web, Image: webImage + ":" + r.Version, Networks: []Network{Outward}, Grace: ServerGrace,
 			Health: &Health{Path: "/", Probe: "node", Start: 2 * time.Minute},
 		},
 		{
-			Name: PluginDaemon, Image: daemonImage + ":" + r.PluginDaemon + "-local", Networks: []Network{Outward}, Grace: 15 * time.Second, Data: "/app/storage",
+			Name: PluginDaemon, Image: daemonImage + ":" + r.PluginDaemon + "-local", Networks: []Network{Outward}, Grace: ToolGrace, Data: "/app/storage",
 			Health: &Health{Path: "/health/check", Probe: "python3", Start: 2 * time.Minute},
 		},
 		{
 			// It changes its user and its root for each piece of code, which no-new-privileges breaks.
-			Name: Sandbox, Image: boxImage + ":" + r.Sandbox, Networks: []Network{Inward}, Grace: 5 * time.Second, Privileges: true,
+			Name: Sandbox, Image: boxImage + ":" + r.Sandbox, Networks: []Network{Inward}, Grace: ToolGrace, Privileges: true,
 			Health: &Health{Path: "/health", Probe: "curl", Start: 2 * time.Minute},
 		},
 		{
-			Name: SSRFProxy, Image: squidImage, Networks: both, Grace: 5 * time.Second,
+			Name: SSRFProxy, Image: squidImage, Networks: both, Grace: ToolGrace,
 			Health: &Health{Probe: "bash", Start: time.Minute},
 		},
 	}

@@ -425,7 +425,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer door.Close()
+	defer door.Close(ctx)
 	door.Ready()
 	report, err := smoke.Run(ctx, smoke.Options{
 		URL: "http://" + door.Addr().String(), Version: dify.Default, Instances: []string{"vm-1"}, Email: "owner@example.com", Password: "0wnerOfEverything", Setup: true,
