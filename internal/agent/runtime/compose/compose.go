@@ -205,9 +205,12 @@ func (e *engine) states(ctx context.Context, services []dify.Service) (map[dify.
 	}
 }
 
+// starts is the state of a container that may still come to answer.
+const starts = "does not answer yet"
+
 // worst gives the failure of the service that fails most plainly, or nil: one that ended before one that does not answer,
 // and that before one that has not answered yet.
-func (e *engine) worst(ctx context.Context, services []dify.Service, late bool) (*runtime.Failure, error) {
+func (e *engine) worst(ctx context.Context, services []dify.Service) (*runtime.Failure, error) {
 	states, err := e.states(ctx, services)
 	if err != nil {
 		return nil, err
@@ -231,11 +234,11 @@ func (e *engine) worst(ctx context.Context, services []dify.Service, late bool) 
 			consider(1, runtime.Failure{Service: s.Name, State: "is " + got.State, Ended: true})
 		case got.Health == "unhealthy":
 			consider(3, runtime.Failure{Service: s.Name, State: "runs, and does not answer"})
-		case got.Health == "starting" && late:
-			consider(2, runtime.Failure{Service: s.Name, State: "does not answer yet"})
+		case got.Health == "starting":
+			consider(2, runtime.Failure{Service: s.Name, State: starts})
 		}
 	}
-	if worst != nil {
+	if worst != nil && worst.State != starts {
 		if out, err := e.compose(ctx, short, services, nil, file, "logs", "--no-color", "--no-log-prefix", "--tail", "20", string(worst.Service)); err == nil {
 			worst.Lines = runtime.Hide(strings.TrimSpace(out), services...)
 		}
@@ -257,7 +260,10 @@ func (e *engine) Run(ctx context.Context, services []dify.Service) error {
 		return e.stop(ctx, services)
 	}
 	if err != nil {
-		if failure, lookErr := e.worst(ctx, services, true); lookErr == nil && failure != nil {
+		if failure, lookErr := e.worst(ctx, services); lookErr == nil && failure != nil {
+			if !failure.Ended { // the next Run would find it as it is
+				e.restart(ctx, services, failure.Service)
+			}
 			return failure
 		}
 		return err
@@ -265,34 +271,46 @@ func (e *engine) Run(ctx context.Context, services []dify.Service) error {
 	e.set(services, nil)
 	tick := time.NewTicker(e.opts.Look)
 	defer tick.Stop()
-	for bad := 0; ; {
+	for bad, hung := 0, 0; ; {
 		select {
 		case <-ctx.Done():
 			return e.stop(ctx, services)
 		case <-tick.C:
 		}
-		failure, err := e.worst(ctx, services, false)
+		failure, err := e.worst(ctx, services)
 		switch {
 		case ctx.Err() != nil:
 			continue
 		case err != nil:
 			e.opts.Log.Warn("the engine does not say how the containers are", "error", err)
 			continue
-		}
-		e.set(services, failure)
-		if failure == nil {
-			bad = 0
+		case failure == nil:
+			bad, hung = 0, 0
+			e.set(services, nil)
+			continue
+		case failure.State == starts: // again, or it would not be here
+			e.set(services, nil)
 			continue
 		}
+		e.set(services, failure)
 		e.opts.Log.Warn("a container does not do its work", "error", failure)
-		if !failure.Ended { // it hangs: the engine sees that, and does nothing about it
-			if _, err := e.compose(ctx, 2*short, services, nil, file, "restart", "--no-deps", "--timeout", "5", string(failure.Service)); err != nil {
-				e.opts.Log.Warn("a container cannot be started again", "service", failure.Service, "error", err)
-			}
+		if bad++; !failure.Ended { // it hangs: the engine sees that, and does nothing about it
+			hung++
+			e.restart(ctx, services, failure.Service)
 		}
-		if bad++; bad >= 6 {
+		if bad >= mostBad || hung >= mostHung {
 			return failure
 		}
+	}
+}
+
+// How often in a row something is found wrong, and a container that hangs is started again, until Run gives up.
+const mostBad, mostHung = 6, 3
+
+// restart starts a container again that runs and does not answer. One that is stopped, as by SIGSTOP, has to be killed.
+func (e *engine) restart(ctx context.Context, services []dify.Service, n dify.Name) {
+	if _, err := e.compose(ctx, 2*short, services, nil, file, "restart", "--no-deps", "--timeout", "5", string(n)); err != nil && ctx.Err() == nil {
+		e.opts.Log.Warn("a container cannot be started again", "service", n, "error", err)
 	}
 }
 
