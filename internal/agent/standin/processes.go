@@ -49,9 +49,10 @@ type process struct {
 	done      chan struct{}      // closed when it has ended for good
 
 	// Guarded by processes.mu.
-	runs    bool // else it ended, and is started again
-	stopped bool // by Stop
-	killed  bool // its last process was
+	runs     bool // else it ended, and is started again
+	answered bool // since it runs
+	stopped  bool // by Stop
+	killed   bool // its last process was
 }
 
 // NewProcesses gives a runtime whose services are processes of the stand-in. They die with this one.
@@ -181,7 +182,7 @@ func (p *processes) once(life, hard context.Context, pr *process) *runtime.Failu
 		hung  error
 	)
 	watch.Go(func() {
-		if hung = p.hangs(watching, pr.Service); hung != nil {
+		if hung = p.hangs(watching, pr); hung != nil {
 			kill()
 		}
 	})
@@ -189,7 +190,7 @@ func (p *processes) once(life, hard context.Context, pr *process) *runtime.Failu
 		var exit *exec.ExitError
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		pr.runs, pr.killed = runs, errors.As(err, &exit) && signalOf(exit) == killed
+		pr.runs, pr.answered, pr.killed = runs, false, errors.As(err, &exit) && signalOf(exit) == killed
 	}
 	note(true, nil)
 	s := pr.Service
@@ -213,33 +214,47 @@ const killed = 9
 
 // hangs returns with the reason when a service that answered, or should by now, has not done so three times in a row, and
 // with nil when ctx ends.
-func (p *processes) hangs(ctx context.Context, s dify.Service) error {
-	if s.Health == nil {
+func (p *processes) hangs(ctx context.Context, pr *process) error {
+	if pr.Service.Health == nil {
 		<-ctx.Done()
 		return nil
 	}
 	tick := time.NewTicker(p.opts.Look)
 	defer tick.Stop()
-	answered, fails, began := false, 0, time.Now()
+	fails, began := 0, time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
-		err := runtime.Ask(ctx, p.client, p.Address(s.Name), *s.Health)
+		err := p.ask(ctx, pr)
+		p.mu.Lock()
+		answered := pr.answered
+		p.mu.Unlock()
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err == nil:
-			answered, fails = true, 0
-		case answered || time.Since(began) > s.Health.Start:
+			fails = 0
+		case answered || time.Since(began) > pr.Service.Health.Start:
 			fails++
 		}
 		if fails >= 3 {
 			return err
 		}
 	}
+}
+
+// ask asks a service that has a health how it is.
+func (p *processes) ask(ctx context.Context, pr *process) error {
+	err := runtime.Ask(ctx, p.client, p.Address(pr.Name), *pr.Service.Health)
+	if err == nil {
+		p.mu.Lock()
+		pr.answered = true
+		p.mu.Unlock()
+	}
+	return err
 }
 
 func (p *processes) Stop(ctx context.Context, names []dify.Name) error {
@@ -274,27 +289,27 @@ func (p *processes) Stop(ctx context.Context, names []dify.Name) error {
 
 func (p *processes) Health(ctx context.Context) error {
 	p.mu.Lock()
-	now := map[dify.Name]process{}
-	for n, pr := range p.all {
-		now[n] = process{Service: pr.Service, runs: pr.runs, stopped: pr.stopped}
-	}
+	all := p.all
 	p.mu.Unlock()
-	if len(now) == 0 {
+	if len(all) == 0 {
 		return errors.New("nothing runs yet")
 	}
 	for _, n := range dify.Names() {
-		s, known := now[n]
-		if !known || s.stopped {
+		pr := all[n]
+		if pr == nil {
 			continue
 		}
-		if !s.runs {
+		p.mu.Lock()
+		runs, stopped := pr.runs, pr.stopped
+		p.mu.Unlock()
+		switch {
+		case stopped:
+		case !runs:
 			return &runtime.Failure{Service: n, State: "does not run", Ended: true}
-		}
-		if s.Service.Health == nil {
-			continue
-		}
-		if err := runtime.Ask(ctx, p.client, p.Address(n), *s.Service.Health); err != nil {
-			return &runtime.Failure{Service: n, State: "does not answer: " + err.Error()}
+		case pr.Service.Health != nil:
+			if err := p.ask(ctx, pr); err != nil {
+				return &runtime.Failure{Service: n, State: "does not answer: " + err.Error()}
+			}
 		}
 	}
 	return nil

@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// worker plays Dify's worker: it indexes documents and cleans up after data sets.
+// worker plays Dify's worker: it indexes documents, cleans up after data sets, and runs workflows.
 type worker struct {
 	*backend
 	log *slog.Logger
@@ -69,6 +69,8 @@ func (w *worker) do(ctx context.Context, t task) {
 		}
 	case "clean":
 		err = w.clean(ctx, t)
+	case "run":
+		err = w.execute(ctx, t)
 	default:
 		err = fmt.Errorf("the stand-in knows no task %q", t.Name)
 	}
