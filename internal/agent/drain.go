@@ -43,8 +43,8 @@ func (a *agent) drain() error {
 		defer cancel()
 		a.stop(ctx, steps[0].Services)
 	})
-	closing, cancel := by(dify.DrainTime)
-	err := a.door.Close(closing)
+	draining, cancel := by(dify.DrainTime)
+	a.door.Drain(draining)
 	cancel()
 	first.Wait()
 	for _, s := range steps[1:] {
@@ -52,6 +52,7 @@ func (a *agent) drain() error {
 		a.stop(ctx, s.Services)
 		cancel()
 	}
+	err := a.door.Close(ctx)
 	a.log.Info("everything has ended", "took", time.Since(began).Round(time.Millisecond))
 	return err
 }

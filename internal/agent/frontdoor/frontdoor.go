@@ -37,7 +37,7 @@ type Options struct {
 	Backend  func(dify.Name) string // IP:PORT of a service
 	// Alive says whether /alive is to say yes, and if not, why. nil = always yes.
 	Alive func() (ok bool, why string)
-	// Notice is how long Close at least goes on serving: what the load balancer takes to see that /health fails.
+	// Notice is how long Drain at least waits: what the load balancer takes to see that /health fails.
 	Notice time.Duration
 	Log    *slog.Logger
 }
@@ -244,9 +244,9 @@ func (d *Door) answer(w http.ResponseWriter, code int, v map[string]any) {
 	_ = json.NewEncoder(w).Encode(v) // the client may be gone
 }
 
-// Close fails /health, answers requests until the load balancer has had time to notice and none is in hand, and closes. When
-// ctx ends, it cuts off what is still in hand, and names each in the log. Its error is that the door broke before.
-func (d *Door) Close(ctx context.Context) error {
+// Drain fails /health, and returns when the load balancer has had time to notice and no request is in hand, or when ctx ends:
+// then it names in the log what still is, which is about to be cut off. The door goes on answering: whoever asks /alive meanwhile must not take the instance for dead.
+func (d *Door) Drain(ctx context.Context) {
 	began := time.Now()
 	d.mu.Lock()
 	d.ending = true
@@ -276,10 +276,11 @@ func (d *Door) Close(ctx context.Context) error {
 	if len(cut) > most {
 		d.opts.Log.Warn("more requests could not end in time and are cut off", "requests", len(cut)-most)
 	}
-	if len(cut) > 0 {
-		_ = d.server.Close()
-	}
-	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+}
+
+// Close closes, and cuts off what is still in hand. Its error is that the door broke before.
+func (d *Door) Close(ctx context.Context) error {
+	late, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	if d.server.Shutdown(late) != nil {
 		_ = d.server.Close()

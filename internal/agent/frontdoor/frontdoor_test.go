@@ -359,7 +359,7 @@ func TestClose(t *testing.T) {
 	}()
 	<-begun
 	closed := make(chan error, 1)
-	go func() { closed <- d.Close(t.Context()) }()
+	go func() { d.Drain(t.Context()); closed <- d.Close(t.Context()) }()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
@@ -404,7 +404,7 @@ func TestNotice(t *testing.T) {
 	d.Ready()
 	began := time.Now()
 	closed := make(chan error, 1)
-	go func() { closed <- d.Close(t.Context()) }()
+	go func() { d.Drain(t.Context()); closed <- d.Close(t.Context()) }()
 	time.Sleep(notice * 2 / 3)
 	// On a machine that is so busy that this comes too late, it shows nothing, and must not fail.
 	if code, _ := get(t, url+"/v1/late"); code != http.StatusOK && time.Since(began) < notice {
@@ -447,11 +447,15 @@ func TestCutOff(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if err := d.Close(ctx); err != nil {
-		t.Error(err)
-	}
+	d.Drain(ctx)
 	if ctx.Err() == nil {
 		t.Error("it did not wait for what is in hand")
+	}
+	if code, _ := get(t, url+"/alive"); code != http.StatusOK {
+		t.Errorf("/alive of a door that has drained gets %d", code)
+	}
+	if err := d.Close(ctx); err != nil {
+		t.Error(err)
 	}
 	for range 3 {
 		if err := <-cut; err == nil {
