@@ -34,6 +34,10 @@ func (a *api) postRun(w http.ResponseWriter, r *http.Request, u user) error {
 	if err != nil {
 		return err
 	}
+	var in struct{ Inputs map[string]any }
+	if err := read(r, &in); err != nil {
+		return err
+	}
 	t := task{Name: "run", ID: newID(), Tenant: u.tenant, App: app}
 	events := a.cache.Subscribe(r.Context(), channel(t.ID))
 	defer events.Close()
