@@ -23,8 +23,25 @@ import (
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// The first signal asks to end, the second to end at once.
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
+	over := make(chan struct{})
+	defer close(over)
+	cut := make(chan struct{})
+	go func() {
+		for _, told := range []func(){stop, func() { close(cut) }} {
+			select {
+			case <-signals:
+				told()
+			case <-over:
+				return
+			}
+		}
+	}()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	resolver := agent.Resolver(os.Getenv("DIFYUP_DNS"))
 	var err error
@@ -37,7 +54,11 @@ func run(args []string) int {
 	case len(args) == 0:
 		var self string
 		if self, err = os.Executable(); err == nil {
-			err = agent.Run(ctx, agent.Options{MetadataHost: os.Getenv("GCE_METADATA_HOST"), DNS: os.Getenv("DIFYUP_DNS"), Runtimes: runtimes(self), Log: log})
+			dir, metadata := stateDir, os.Getenv("GCE_METADATA_HOST")
+			if metadata != "" { // a rehearsal's instance does not outlive its agent
+				dir = ""
+			}
+			err = agent.Run(ctx, agent.Options{MetadataHost: metadata, DNS: os.Getenv("DIFYUP_DNS"), Dir: dir, Runtimes: runtimes(self), Cut: cut, Log: log})
 		}
 	case args[0] == "version":
 		fmt.Println(build.Current())
@@ -56,12 +77,15 @@ func run(args []string) int {
 	return 0
 }
 
+// stateDir is where the agent keeps what outlives it.
+const stateDir = "/var/lib/difyup"
+
 // runtimes gives what the agent can run Dify with. It is the one place that knows them all.
 func runtimes(self string) map[string]func(agent.Instance) runtime.Runtime {
 	return map[string]func(agent.Instance) runtime.Runtime{
 		"compose": func(i agent.Instance) runtime.Runtime {
 			return compose.New(compose.Options{
-				Dir: "/var/lib/difyup/compose", Project: "dify", Pull: "missing", Log: i.Log,
+				Dir: stateDir + "/compose", Project: "dify", Pull: "missing", Log: i.Log,
 				Environ: []string{"PATH=" + os.Getenv("PATH"), "HOME=/root"},
 			})
 		},

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -34,7 +35,11 @@ type Options struct {
 	DNS          string // IP:PORT of the name server; "" = the system's
 	// Runtimes make the runtimes that there are, by the names that settings call them. Each is called once at most.
 	Runtimes map[string]func(Instance) runtime.Runtime
-	Log      *slog.Logger
+	// Dir is where the agent keeps what must outlive it; "" = nothing must.
+	Dir string
+	// Cut ends at once, when it is closed, what Run still waits for after its context has ended. nil = never.
+	Cut <-chan struct{}
+	Log *slog.Logger
 }
 
 // Instance is what a runtime is told of the machine.
@@ -54,17 +59,19 @@ type agent struct {
 	resolver *net.Resolver
 	door     *frontdoor.Door
 	report   *reporter
+	vitals   *vitals
 	runtime  runtime.Runtime
 	release  dify.Release
 
 	name     string
 	zone     string // projects/NUMBER/zones/ZONE
 	address  netip.Addr
-	endpoint string // of all APIs; "" on Google
+	endpoint string  // of all APIs; "" on Google
+	scale    float64 // of Google's times: 1 on Google
 	settings dify.Settings
 }
 
-// Run serves until ctx ends, then lets requests finish and returns nil.
+// Run serves until ctx ends, then lets requests and tasks finish, within dify.EndTime, and returns nil.
 func Run(ctx context.Context, o Options) error {
 	if o.MetadataHost == "" {
 		o.MetadataHost = "metadata.google.internal"
@@ -96,8 +103,12 @@ func Run(ctx context.Context, o Options) error {
 	if a.release, err = dify.Lookup(a.settings.DifyVersion); err != nil {
 		return err
 	}
+	a.vitals = newVitals(o.Dir, a.log)
 	a.runtime = open(Instance{Name: a.name, Address: a.address, Endpoint: a.endpoint, Settings: a.settings, Log: a.log})
-	door, err := frontdoor.Open(netip.AddrPortFrom(a.address, Port), frontdoor.Options{Instance: a.name, Log: a.log, Backend: a.runtime.Address})
+	door, err := frontdoor.Open(netip.AddrPortFrom(a.address, Port), frontdoor.Options{
+		Instance: a.name, Log: a.log, Backend: a.runtime.Address, Notice: a.scaled(dify.NoticeTime, 0),
+		Alive: func() (bool, string) { return a.vitals.facts().alive(a.scaled(BootPatience, shortestBoot)) },
+	})
 	if err != nil {
 		return err
 	}
@@ -115,7 +126,7 @@ func Run(ctx context.Context, o Options) error {
 		// Without a door the instance is of no use; whoever started the agent starts it again.
 		a.log.Error("ending: the front door broke")
 	}
-	err = door.Close()
+	err = a.drain()
 	end()
 	serving.Wait()
 	return err
@@ -154,6 +165,13 @@ func (a *agent) learn(ctx context.Context) error {
 	var err error
 	if a.endpoint, err = a.google.optional(ctx, "project/attributes/difyup-api-endpoint"); err != nil {
 		return err
+	}
+	scale, err := a.google.optional(ctx, "project/attributes/difyup-time-scale")
+	if err != nil {
+		return err
+	}
+	if a.scale, err = strconv.ParseFloat(scale, 64); err != nil {
+		a.scale = 1
 	}
 	if a.address, err = netip.ParseAddr(ip); err != nil {
 		return fmt.Errorf("the instance's address: %w", err)
@@ -239,7 +257,9 @@ func (a *agent) serve(ctx, life context.Context) {
 				}
 				prepared = true
 			}
-			return a.reach(ctx, secrets)
+			err := a.reach(ctx, secrets)
+			a.vitals.stores(err == nil)
+			return err
 		}) != nil {
 			return
 		}
@@ -252,13 +272,14 @@ func (a *agent) serve(ctx, life context.Context) {
 		a.log.Info("the stores answer; starting", "runtime", a.settings.Runtime, "dify", a.settings.DifyVersion)
 		a.wait(report.Starts, "the runtime has not answered yet")
 		began := time.Now()
-		err := a.run(life, services, secrets)
+		err := a.run(ctx, life, services, secrets)
 		if time.Since(began) > 5*time.Minute {
 			wait = time.Second
 		}
 		if life.Err() != nil {
 			return
 		}
+		a.vitals.restarted()
 		a.wait(report.Starts, "the runtime ended and is started again")
 		a.log.Error("the runtime ended; starting it again", "error", hide(err, secrets), "in", wait)
 		timer := time.NewTimer(wait)
@@ -367,33 +388,47 @@ func (a *agent) stores(secrets map[string]string) []store {
 	}
 }
 
-// run has the runtime run services, and tells the front door when they answer. It returns when they have ended.
-func (a *agent) run(life context.Context, services []dify.Service, secrets map[string]string) error {
-	ctx, cancel := context.WithCancel(life)
+// run has the runtime run services until life ends, and tells the front door when they answer, as long as ctx lasts. It
+// returns when they have ended: with errSilent when they did not answer for long.
+func (a *agent) run(ctx, life context.Context, services []dify.Service, secrets map[string]string) error {
+	life, end := context.WithCancelCause(life)
+	watching, stop := context.WithCancel(life)
+	defer context.AfterFunc(ctx, stop)()
 	var watches sync.WaitGroup
-	watches.Go(func() { a.watch(ctx) })
-	watches.Go(func() { a.keepChecking(ctx, secrets) })
-	err := a.runtime.Run(ctx, services)
-	cancel()
+	watches.Go(func() { a.watch(watching, end) })
+	watches.Go(func() { a.keepChecking(watching, secrets) })
+	err := a.runtime.Run(life, services)
+	if cause := context.Cause(life); errors.Is(cause, errSilent) {
+		err = cause
+	}
+	end(nil)
+	stop()
 	watches.Wait()
 	return err
 }
 
-// watch asks the runtime how its services are, and tells the front door.
-func (a *agent) watch(ctx context.Context) {
+// silence is how long the runtime may not answer until all of it is started again. What a single service lacks, the runtime
+// sees and mends much sooner.
+const silence = 15 * time.Minute
+
+var errSilent = errors.New("the runtime did not answer")
+
+// watch asks the runtime how its services are, and tells the front door. It ends the runtime when they do not answer for long.
+func (a *agent) watch(ctx context.Context, end context.CancelCauseFunc) {
 	// The stand-in answers after some milliseconds, Dify after a minute.
 	const first, starting, serving = 20 * time.Millisecond, 500 * time.Millisecond, 2 * time.Second
 	pause, fails := first, 0
-	ready := false
+	ready, answered := false, time.Now()
 	for ctx.Err() == nil {
 		err := a.runtime.Health(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err == nil:
-			fails = 0
-			if !ready {
-				ready, pause = true, serving
+			fails, answered = 0, time.Now()
+			a.vitals.answered()
+			if pause = serving; !ready {
+				ready = true
 				a.log.Info("ready for traffic")
 				a.door.Ready()
 				a.report.phase(report.Serves, "")
@@ -408,13 +443,15 @@ func (a *agent) watch(ctx context.Context) {
 				ready, pause = false, first
 				a.log.Warn("the runtime does not answer", "error", err)
 				a.wait(report.Starts, "the runtime "+words(err))
+			default:
+				pause = starting // to know soon
+			}
+			if time.Since(answered) > silence {
+				end(errSilent)
+				return
 			}
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if sleep(ctx, pause) != nil {
 			return
 		}
 	}

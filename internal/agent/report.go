@@ -265,6 +265,7 @@ func (a *agent) keepChecking(ctx context.Context, secrets map[string]string) {
 			return
 		}
 		a.report.checks(now)
+		a.vitals.stores(!slices.ContainsFunc(now, func(c report.Check) bool { return !c.Well }))
 		if sleep(ctx, checkEvery) != nil {
 			return
 		}

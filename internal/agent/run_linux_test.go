@@ -136,6 +136,7 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		v, ok := map[string]string{
 			"instance/name": "vm-1", "instance/zone": "projects/1/zones/r-b", "instance/network-interfaces/0/ip": c.ip.String(),
 			"instance/attributes/difyup-config": c.config, "project/attributes/difyup-api-endpoint": "http://" + r.Host + "/",
+			"project/attributes/difyup-time-scale":    "0",
 			"instance/service-accounts/default/token": `{"access_token":"token-1","expires_in":3600,"token_type":"Bearer"}`,
 		}[path]
 		if !ok {
@@ -547,7 +548,7 @@ func TestRun(t *testing.T) {
 			t.Errorf("the reports show %q", words)
 		}
 	}
-	for _, words := range []string{"the metadata are read", "403 Forbidden", "the stores answer", "ready for traffic", "starting it again", "ending"} {
+	for _, words := range []string{"the metadata are read", "403 Forbidden", "the stores answer", "ready for traffic", "starting it again", "ending", "everything has ended"} {
 		if !strings.Contains(log.String(), words) {
 			t.Errorf("the log does not say %q", words)
 		}

@@ -145,7 +145,8 @@ type LoadBalancer struct {
 	MinTLS string `yaml:"min_tls" default:"1.2" enum:"1.2 1.3" accept:"numbers" change:"in place"`
 	// How long one request may take, in seconds. An answer that streams is one request, and so is a WebSocket.
 	TimeoutSeconds int `yaml:"timeout_seconds" default:"3600" min:"30" max:"86400" change:"in place"`
-	// How long an instance that leaves may finish its requests, in seconds.
+	// How long an instance that leaves may finish its requests, in seconds, before Google tells it to end; it then has 55 s
+	// more.
 	DrainSeconds int `yaml:"drain_seconds" default:"60" min:"0" max:"3600" change:"in place"`
 	// Whether requests are recorded in Cloud Logging.
 	AccessLogs bool `yaml:"access_logs" default:"true" change:"in place"`
@@ -176,7 +177,7 @@ type Compute struct {
 	// update never lowers the number that serve.
 	MaxUnavailable int `yaml:"max_unavailable" default:"0" min:"0" max:"1000" change:"in place"`
 	// How long a new instance may take until it serves, in seconds, before it is replaced. The first ones wait for Cloud SQL,
-	// which takes up to 20 minutes to be created.
+	// which takes up to 20 minutes to be created. With 1260 and more, one that still waits then is kept, whatever it waits for.
 	HealingDelaySeconds int `yaml:"healing_delay_seconds" default:"1800" min:"0" max:"3600" change:"in place"`
 }
 

@@ -31,27 +31,27 @@ func Project(r Release, s Settings, secrets map[string]string) ([]Service, error
 	both := []Network{Outward, Inward}
 	services := []Service{
 		{
-			Name: API, Needs: tools, Networks: both, Grace: 15 * time.Second,
+			Name: API, Needs: tools, Networks: both, Grace: ServerGrace,
 			Health: &Health{Path: "/health", Probe: "curl", Start: 3 * time.Minute},
 		},
 		// Asking Celery costs a Python of its own each time; stock compose has that switched off.
-		{Name: Worker, Needs: slices.Concat([]Name{API}, tools), Networks: both, Grace: 60 * time.Second},
-		{Name: WorkerBeat, Networks: []Network{Outward}, Grace: 10 * time.Second},
+		{Name: Worker, Needs: slices.Concat([]Name{API}, tools), Networks: both, Grace: DrainTime},
+		{Name: WorkerBeat, Networks: []Network{Outward}, Grace: ToolGrace},
 		{
-			Name: Web, Networks: []Network{Outward}, Grace: 5 * time.Second,
+			Name: Web, Networks: []Network{Outward}, Grace: ServerGrace,
 			Health: &Health{Path: "/", Probe: "node", Start: 2 * time.Minute},
 		},
 		{
-			Name: PluginDaemon, Networks: []Network{Outward}, Grace: 15 * time.Second, Data: "/app/storage",
+			Name: PluginDaemon, Networks: []Network{Outward}, Grace: ToolGrace, Data: "/app/storage",
 			Health: &Health{Path: "/health/check", Probe: "python3", Start: 2 * time.Minute},
 		},
 		{
 			// It changes its user and its root for each piece of code, which no-new-privileges breaks.
-			Name: Sandbox, Networks: []Network{Inward}, Grace: 5 * time.Second, Privileges: true,
+			Name: Sandbox, Networks: []Network{Inward}, Grace: ToolGrace, Privileges: true,
 			Health: &Health{Path: "/health", Probe: "curl", Start: 2 * time.Minute},
 		},
 		{
-			Name: SSRFProxy, Networks: both, Grace: 5 * time.Second,
+			Name: SSRFProxy, Networks: both, Grace: ToolGrace,
 			Health: &Health{Probe: "bash", Start: time.Minute},
 		},
 	}

@@ -15,13 +15,15 @@ const InstanceHeader = "Difyup-Instance"
 type Route struct {
 	Prefix  string
 	Service Name // "" = refused: for the containers among themselves
+	// Open says that who knows a path below it is let in, so that the path is a secret.
+	Open bool
 }
 
 // routes are Dify's, longest prefix first. Source: docker/nginx/conf.d/default.conf.template of the releases that are known, the
 // WebSocket of 1.14 included.
 var routes = []Route{
-	{"/console/api", API}, {"/socket.io", API}, {"/inner/api", ""}, {"/triggers", API}, {"/openapi", API}, {"/explore", Web}, {"/files", API}, {"/api", API},
-	{"/mcp", API}, {"/v1", API}, {"/e", PluginDaemon}, {"/", Web},
+	{"/console/api", API, false}, {"/socket.io", API, false}, {"/inner/api", "", false}, {"/triggers", API, true}, {"/openapi", API, false},
+	{"/explore", Web, false}, {"/files", API, true}, {"/api", API, false}, {"/mcp", API, true}, {"/v1", API, false}, {"/e", PluginDaemon, true}, {"/", Web, false},
 }
 
 // Routes gives Dify's routes, longest prefix first.

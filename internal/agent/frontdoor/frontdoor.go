@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,17 +29,19 @@ const (
 	// Gunicorn, which is before Dify's API, closes connections that were idle for 2 s. A request that meets that moment
 	// is lost, if it has a body and so cannot be sent again; hence we close first.
 	backendIdle = time.Second
-	// On ending, requests are answered until none has come for quiet; the load balancer needs some seconds to see that
-	// the instance is leaving. At last, after longest, what still runs is cut off.
-	quiet   = 500 * time.Millisecond
-	longest = 70 * time.Second
+	// On ending, the load balancer has seen that the instance leaves when no request has come for quiet, Options.Notice over.
+	quiet = 500 * time.Millisecond
 )
 
 // Options say where requests go.
 type Options struct {
 	Instance string
 	Backend  func(dify.Name) string // IP:PORT of a service
-	Log      *slog.Logger
+	// Alive says whether /alive is to say yes, and if not, why. nil = always yes.
+	Alive func() (ok bool, why string)
+	// Notice is how long Drain at least waits: what the load balancer takes to see that /health fails.
+	Notice time.Duration
+	Log    *slog.Logger
 }
 
 // Door is an open front door.
@@ -52,11 +56,16 @@ type Door struct {
 
 	mu      sync.Mutex
 	ready   bool
-	served  bool // it was ready once
 	ending  bool
 	waiting string
-	busy    int       // requests in hand
-	last    time.Time // when the last one came or went
+	inHand  map[*inHand]struct{}
+	last    time.Time // when a request last came or went
+}
+
+// inHand is a request that is being answered.
+type inHand struct {
+	method, path string // the path as far as a log may show it
+	began        time.Time
 }
 
 // Open begins to listen. Until Ready is called, it says that the instance is not ready.
@@ -65,7 +74,7 @@ func Open(at netip.AddrPort, o Options) (*Door, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the front door: %w", err)
 	}
-	d := &Door{opts: o, listener: l, proxies: map[dify.Name]*httputil.ReverseProxy{}, done: make(chan struct{}), waiting: "its start"}
+	d := &Door{opts: o, listener: l, proxies: map[dify.Name]*httputil.ReverseProxy{}, done: make(chan struct{}), waiting: "its start", inHand: map[*inHand]struct{}{}}
 	d.transport = &http.Transport{
 		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext, MaxIdleConnsPerHost: 64, IdleConnTimeout: backendIdle, DisableCompression: true,
 	}
@@ -95,7 +104,7 @@ func (d *Door) Addr() net.Addr { return d.listener.Addr() }
 func (d *Door) Ready() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.ready, d.served, d.waiting = true, true, ""
+	d.ready, d.waiting = true, ""
 }
 
 // Wait says that the instance is not ready, and for what it waits. The text is shown to everybody.
@@ -167,15 +176,17 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.health(w)
 		return
 	}
+	at := routed(r.URL)
+	this := &inHand{method: r.Method, path: shown(at), began: time.Now()}
 	d.mu.Lock()
 	ready, ending, waiting := d.ready, d.ending, d.waiting
-	d.busy++
-	d.last = time.Now()
+	d.inHand[this] = struct{}{}
+	d.last = this.began
 	d.mu.Unlock()
 	defer func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.busy--
+		delete(d.inHand, this)
 		d.last = time.Now()
 	}()
 	// The load balancer is not to send the next request on a connection that is about to be closed.
@@ -187,7 +198,6 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.answer(w, http.StatusServiceUnavailable, map[string]any{"error": "this instance is not ready", "waitingFor": waiting})
 		return
 	}
-	at := routed(r.URL)
 	if at == "" {
 		http.Error(w, "the path is not one of Dify's", http.StatusBadRequest)
 		return
@@ -215,18 +225,17 @@ func (d *Door) health(w http.ResponseWriter) {
 	}
 }
 
-// alive is no until the instance was ready once: a rolling update waits for that before it takes an old instance away,
-// and healing leaves a new one alone for some time. From then on it is yes: what a ready instance comes to lack, a
-// database say, its replacement would lack as well.
+// alive is for healing, which replaces an instance that says no, and for a rolling update, which waits for a yes.
 func (d *Door) alive(w http.ResponseWriter) {
-	d.mu.Lock()
-	served, waiting := d.served, d.waiting
-	d.mu.Unlock()
-	if served {
+	ok, why := true, ""
+	if d.opts.Alive != nil {
+		ok, why = d.opts.Alive()
+	}
+	if ok {
 		d.answer(w, http.StatusOK, map[string]any{"alive": true})
 		return
 	}
-	d.answer(w, http.StatusServiceUnavailable, map[string]any{"alive": false, "waitingFor": waiting})
+	d.answer(w, http.StatusServiceUnavailable, map[string]any{"alive": false, "because": why})
 }
 
 func (d *Door) answer(w http.ResponseWriter, code int, v map[string]any) {
@@ -237,32 +246,46 @@ func (d *Door) answer(w http.ResponseWriter, code int, v map[string]any) {
 	_ = json.NewEncoder(w).Encode(v) // the client may be gone
 }
 
-// Close fails /health, answers requests until they have ceased, and closes. Its error is that the door broke before.
-func (d *Door) Close() error {
+// Drain fails /health, and returns when the load balancer has had time to notice and no request is in hand, or when ctx ends:
+// then it names in the log what still is, which is about to be cut off. The door goes on answering: whoever asks /alive meanwhile must not take the instance for dead.
+func (d *Door) Drain(ctx context.Context) {
+	began := time.Now()
 	d.mu.Lock()
 	d.ending = true
-	d.last = time.Now()
+	d.last = began
 	d.mu.Unlock()
-	end := time.NewTimer(longest)
-	defer end.Stop()
 	tick := time.NewTicker(quiet / 10)
 	defer tick.Stop()
 	for waiting := true; waiting; {
 		select {
-		case <-end.C:
+		case <-ctx.Done():
 			waiting = false
 		case <-tick.C:
 			d.mu.Lock()
-			waiting = d.busy > 0 || time.Since(d.last) < quiet
+			waiting = len(d.inHand) > 0 || time.Since(d.last) < quiet || time.Since(began) < d.opts.Notice
 			d.mu.Unlock()
 		case <-d.done: // it broke
 			waiting = false
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	d.mu.Lock()
+	cut := slices.SortedFunc(maps.Keys(d.inHand), func(a, b *inHand) int { return a.began.Compare(b.began) })
+	d.mu.Unlock()
+	const most = 50
+	for _, r := range cut[:min(len(cut), most)] {
+		d.opts.Log.Warn("a request could not end in time and is cut off", "method", r.method, "path", r.path, "took", time.Since(r.began).Round(time.Millisecond))
+	}
+	if len(cut) > most {
+		d.opts.Log.Warn("more requests could not end in time and are cut off", "requests", len(cut)-most)
+	}
+}
+
+// Close closes, and cuts off what is still in hand. Its error is that the door broke before.
+func (d *Door) Close(ctx context.Context) error {
+	late, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	if d.server.Shutdown(ctx) != nil {
-		_ = d.server.Close() // what outlasted all that is cut off
+	if d.server.Shutdown(late) != nil {
+		_ = d.server.Close()
 	}
 	<-d.done
 	d.transport.CloseIdleConnections()

@@ -2,6 +2,7 @@ package frontdoor_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -24,15 +25,19 @@ import (
 // open opens a front door before servers that say which service they are.
 func open(t *testing.T, handler func(s dify.Name) http.Handler) (*frontdoor.Door, string) {
 	t.Helper()
+	return openWith(t, handler, frontdoor.Options{Log: slog.New(slog.DiscardHandler)})
+}
+
+func openWith(t *testing.T, handler func(s dify.Name) http.Handler, o frontdoor.Options) (*frontdoor.Door, string) {
+	t.Helper()
 	backends := map[dify.Name]string{}
 	for _, s := range dify.Services() {
 		server := httptest.NewServer(handler(s))
 		t.Cleanup(server.Close)
 		backends[s] = server.Listener.Addr().String()
 	}
-	d, err := frontdoor.Open(netip.MustParseAddrPort("127.0.0.1:0"), frontdoor.Options{
-		Instance: "vm-1", Backend: func(s dify.Name) string { return backends[s] }, Log: slog.New(slog.DiscardHandler),
-	})
+	o.Instance, o.Backend = "vm-1", func(s dify.Name) string { return backends[s] }
+	d, err := frontdoor.Open(netip.MustParseAddrPort("127.0.0.1:0"), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +77,7 @@ func TestInstance(t *testing.T) {
 	d, url := open(t, func(dify.Name) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set(dify.InstanceHeader, "another") })
 	})
-	defer d.Close()
+	defer d.Close(t.Context())
 	for _, ready := range []bool{false, true} {
 		if ready {
 			d.Ready()
@@ -95,7 +100,7 @@ func TestAsItCame(t *testing.T) {
 	d, url := open(t, func(dify.Name) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.RequestURI) })
 	})
-	defer d.Close()
+	defer d.Close(t.Context())
 	d.Ready()
 	for _, uri := range []string{"/v1/x?a=1;b=2&c=%zz", "/files/a%2Fb%20c?sign=%2B+", "/triggers/webhook/x?", "/v1//double", "/v1/a..b/.c", "/"} {
 		if _, got := get(t, url+uri); got != uri {
@@ -110,7 +115,7 @@ func TestPathsThatLeadElsewhere(t *testing.T) {
 	d, _ := open(t, func(s dify.Name) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "%s got %s", s, r.RequestURI) })
 	})
-	defer d.Close()
+	defer d.Close(t.Context())
 	d.Ready()
 	raw := func(target string) string {
 		conn, err := net.Dial("tcp", d.Addr().String())
@@ -177,7 +182,7 @@ func TestClientAddress(t *testing.T) {
 			fmt.Fprintf(w, "for=%s proto=%s host=%t", strings.Join(r.Header.Values("X-Forwarded-For"), "+"), r.Header.Get("X-Forwarded-Proto"), r.Header.Get("X-Forwarded-Host") == r.Host)
 		})
 	})
-	defer d.Close()
+	defer d.Close(t.Context())
 	d.Ready()
 	for _, tc := range []struct {
 		header []string
@@ -199,7 +204,7 @@ func TestClientAddress(t *testing.T) {
 
 func TestRoutes(t *testing.T) {
 	d, url := open(t, echo)
-	defer d.Close()
+	defer d.Close(t.Context())
 	d.Ready()
 	got := map[string]string{}
 	want := map[string]string{
@@ -228,8 +233,11 @@ func TestRoutes(t *testing.T) {
 }
 
 func TestHealth(t *testing.T) {
-	d, url := open(t, echo)
-	defer d.Close()
+	dead := "" // why the instance is
+	d, url := openWith(t, echo, frontdoor.Options{
+		Log: slog.New(slog.DiscardHandler), Alive: func() (bool, string) { return dead == "", dead },
+	})
+	defer d.Close(t.Context())
 	state := func() string {
 		code, body := get(t, url+"/health")
 		var answer struct{ Status, WaitingFor, Instance string }
@@ -241,16 +249,19 @@ func TestHealth(t *testing.T) {
 		return fmt.Sprint(code, " ", answer.Status, " ", answer.WaitingFor, " alive ", alive, " traffic ", through)
 	}
 	d.Wait("the database")
-	if got, want := state(), "503 waiting the database alive 503 traffic 503"; got != want {
+	if got, want := state(), "503 waiting the database alive 200 traffic 503"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	d.Ready()
 	if got, want := state(), "200 ready  alive 200 traffic 200"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	d.Wait("Redis")
-	if got, want := state(), "503 waiting Redis alive 200 traffic 503"; got != want {
+	dead = "it is of no use"
+	if got, want := state(), "200 ready  alive 503 traffic 200"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+	if _, body := get(t, url+"/alive"); !strings.Contains(body, dead) {
+		t.Errorf("/alive does not say why: %s", body)
 	}
 }
 
@@ -281,7 +292,7 @@ func TestStreams(t *testing.T) {
 			fmt.Fprint(w, "data: last\n")
 		})
 	})
-	defer d.Close()
+	defer d.Close(t.Context())
 	d.Ready()
 	resp, err := http.Get(url + "/v1/chat-messages")
 	if err != nil {
@@ -348,7 +359,7 @@ func TestClose(t *testing.T) {
 	}()
 	<-begun
 	closed := make(chan error, 1)
-	go func() { closed <- d.Close() }()
+	go func() { d.Drain(t.Context()); closed <- d.Close(t.Context()) }()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
@@ -386,6 +397,81 @@ func TestClose(t *testing.T) {
 	}
 }
 
+// TestNotice checks that a door that closes goes on serving until the load balancer has had its time, though nobody comes.
+func TestNotice(t *testing.T) {
+	const notice = 1500 * time.Millisecond
+	d, url := openWith(t, echo, frontdoor.Options{Log: slog.New(slog.DiscardHandler), Notice: notice})
+	d.Ready()
+	began := time.Now()
+	closed := make(chan error, 1)
+	go func() { d.Drain(t.Context()); closed <- d.Close(t.Context()) }()
+	time.Sleep(notice * 2 / 3)
+	// On a machine that is so busy that this comes too late, it shows nothing, and must not fail.
+	if code, _ := get(t, url+"/v1/late"); code != http.StatusOK && time.Since(began) < notice {
+		t.Errorf("a request that comes while the balancer does not know yet gets %d", code)
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took < notice {
+		t.Errorf("it closed after %s, want %s at least", took, notice)
+	}
+}
+
+// TestCutOff has a request not end while the door closes: when the time is over it is cut off, and the log names it, without
+// its query, and without a path that lets in who knows it.
+func TestCutOff(t *testing.T) {
+	begun, over := make(chan struct{}, 3), make(chan struct{})
+	var log bytes.Buffer
+	d, url := openWith(t, func(dify.Name) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			if fmt.Fprint(w, "data: first\n"); http.NewResponseController(w).Flush() != nil {
+				return
+			}
+			begun <- struct{}{}
+			<-over
+		})
+	}, frontdoor.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	defer close(over)
+	d.Ready()
+	cut := make(chan error, 3)
+	for _, uri := range []string{"/v1/chat-messages?key=s3cret", "/mcp/server/s3cret/mcp", "/e/s3cret/x"} {
+		resp, err := http.Post(url+uri, "application/json", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		go func() { _, err := io.ReadAll(resp.Body); cut <- err }()
+		<-begun
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	d.Drain(ctx)
+	if ctx.Err() == nil {
+		t.Error("it did not wait for what is in hand")
+	}
+	if code, _ := get(t, url+"/alive"); code != http.StatusOK {
+		t.Errorf("/alive of a door that has drained gets %d", code)
+	}
+	if err := d.Close(ctx); err != nil {
+		t.Error(err)
+	}
+	for range 3 {
+		if err := <-cut; err == nil {
+			t.Error("a stream that was cut off ended well")
+		}
+	}
+	for _, words := range []string{"method=POST path=/v1/chat-messages took=", "path=/mcp/… took=", "path=/e/… took="} {
+		if !strings.Contains(log.String(), words) {
+			t.Errorf("the log does not say %q:\n%s", words, log.String())
+		}
+	}
+	if strings.Contains(log.String(), "s3cret") {
+		t.Errorf("the log shows a secret:\n%s", log.String())
+	}
+}
+
 func TestTooLarge(t *testing.T) {
 	d, url := open(t, func(dify.Name) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -394,7 +480,7 @@ func TestTooLarge(t *testing.T) {
 			}
 		})
 	})
-	defer d.Close()
+	defer d.Close(t.Context())
 	d.Ready()
 	// Dify takes videos of 100 MiB, to which a form adds a little.
 	for size, want := range map[int64]int{100<<20 + 4096: http.StatusOK, 111 << 20: http.StatusRequestEntityTooLarge} {

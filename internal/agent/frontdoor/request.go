@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"path"
 	"strings"
+
+	"github.com/difyup/difyup/internal/dify"
 )
 
 // routed gives the path of a request by which it is routed, or "" for one that is refused. What is forwarded is the path as
@@ -27,6 +29,18 @@ func routed(u *url.URL) string {
 		}
 	}
 	return path.Clean(p) // without dots: slashes are merged
+}
+
+// shown gives as much of a routed path as may be read by others: below some routes the path itself is what lets one in.
+func shown(at string) string {
+	r := dify.RouteFor(at)
+	switch {
+	case at == "":
+		return "(refused)"
+	case r.Open && at != r.Prefix:
+		return r.Prefix + "/…"
+	}
+	return at
 }
 
 // dropped are headers by which a request could say of itself what the load balancer says, in ways that Dify or its

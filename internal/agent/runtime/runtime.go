@@ -25,6 +25,10 @@ type Runtime interface {
 	// that need others first, and returns nil. Its error is that they cannot be kept running, a *Failure where one service is
 	// the cause; then nothing is left running that a second Run would not take over.
 	Run(ctx context.Context, services []dify.Service) error
+	// Stop tells services of Run's to end, and returns when they have; those that have not when ctx ends are killed. Until the
+	// next Run they are not started again, and Health does not ask for them. Its error joins a *Failure for each that was killed.
+	// Services that do not run are none of its business.
+	Stop(ctx context.Context, services []dify.Name) error
 	// Job runs one more container of a service's to its end. Its error is that this could not be done; how the program ended
 	// is in the result.
 	Job(ctx context.Context, job Job) (Result, error)
@@ -63,9 +67,15 @@ func (f *Failure) Error() string {
 	return text
 }
 
+// Killed is the state of a service that Stop had to kill.
+const Killed = "did not end in time and was killed"
+
+// patience is how long a service may take to say that it is well. One that hangs is known within three times that.
+const patience = 4 * time.Second
+
 // Ask asks a service at an address, as its health says, once.
 func Ask(ctx context.Context, client *http.Client, address string, h dify.Health) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if h.Path == "" {
 		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)

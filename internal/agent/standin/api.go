@@ -95,6 +95,7 @@ func (a *api) handler() http.Handler {
 	signed("GET /console/api/apps", a.getApps)
 	signed("DELETE /console/api/apps/{app}", a.deleteApp)
 	signed("POST /console/api/apps/{app}/workflows/draft", a.postDraft)
+	mux.Handle("POST /console/api/apps/{app}/workflows/draft/run", a.stream(a.postRun))
 	signed("GET /console/api/apps/{app}/export", a.getExport)
 	signed("GET /console/api/workspaces/current/default-model", a.getDefaultModel)
 	signed("GET /console/api/workspaces/current/plugin/list", a.getPlugins)

@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Apps exist so far that a workflow's draft can hold secrets, which the tenant's key encrypts.
+// Apps exist so far that a workflow's draft can hold secrets, which the tenant's key encrypts, and can be run.
 
 type variable struct {
 	ID    string `json:"id"`

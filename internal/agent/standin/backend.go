@@ -136,26 +136,27 @@ func (b *backend) row(ctx context.Context, into []any, query string, args ...any
 const datasetQueue = "dataset"
 
 type task struct {
-	Name      string   `json:"task"` // "index" or "clean"
+	Name      string   `json:"task"` // "index", "clean" or "run"
 	ID        string   `json:"id"`
 	Tenant    string   `json:"tenant"`
-	Dataset   string   `json:"dataset"`
+	App       string   `json:"app,omitempty"`
+	Dataset   string   `json:"dataset,omitempty"`
 	Documents []string `json:"documents,omitempty"`
 }
 
-func (b *backend) enqueue(ctx context.Context, t task) error {
+func (b *backend) enqueue(ctx context.Context, queue string, t task) error {
 	raw, err := json.Marshal(t)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	return b.queue.LPush(ctx, datasetQueue, raw).Err() // once: a task that may have been sent is not sent again
+	return b.queue.LPush(ctx, queue, raw).Err() // once: a task that may have been sent is not sent again
 }
 
 // dequeue waits some time for a task. Without one it gives nil.
 func (b *backend) dequeue(ctx context.Context) (*task, error) {
-	got, err := b.queue.BRPop(ctx, time.Second, datasetQueue).Result()
+	got, err := b.queue.BRPop(ctx, time.Second, datasetQueue, workflowQueue).Result()
 	if err == redis.Nil {
 		return nil, nil
 	}

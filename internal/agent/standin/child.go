@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// runChild runs a program until it ends or ctx does; then it is asked to end, and after some seconds made to. It dies
-// with this process where the system can do that.
-func runChild(ctx context.Context, program string, args, env []string, out io.Writer) error {
+// runChild runs a program until it ends or ctx does; then it is asked to end, and after grace, or when hard ends, made to. It
+// dies with this process where the system can do that.
+func runChild(ctx, hard context.Context, grace time.Duration, program string, args, env []string, out io.Writer) error {
 	// The kernel's signal at a parent's death is bound to the thread that forked.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -18,6 +18,11 @@ func runChild(ctx context.Context, program string, args, env []string, out io.Wr
 	cmd.Env, cmd.Stdout, cmd.Stderr = env, out, out
 	cmd.SysProcAttr = dieWithParent()
 	cmd.Cancel = func() error { return terminate(cmd.Process) }
-	cmd.WaitDelay = 5 * time.Second
-	return cmd.Run()
+	cmd.WaitDelay = grace
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(hard, func() { _ = cmd.Process.Kill() }) // it may be gone
+	defer stop()
+	return cmd.Wait()
 }

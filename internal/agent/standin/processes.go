@@ -27,7 +27,8 @@ type ProcessOptions struct {
 	Version     string   // the release that it says it is
 	Environ     []string // of which PATH and HOME are inherited
 	Environment map[string]string
-	Output      io.Writer // what the processes say
+	Output      io.Writer     // what the processes say
+	Look        time.Duration // between two looks at a process that answered; 0 = 5 s
 	Log         *slog.Logger
 }
 
@@ -37,14 +38,30 @@ type processes struct {
 	opts   ProcessOptions
 	client *http.Client
 
-	mu      sync.Mutex
-	running map[dify.Name]*dify.Service // nil = it ended, and is started again
+	mu  sync.Mutex
+	all map[dify.Name]*process // of the last Run
+}
+
+// process is a service, through one or more processes.
+type process struct {
+	dify.Service
+	end, kill context.CancelFunc // for good: politely, at once
+	done      chan struct{}      // closed when it has ended for good
+
+	// Guarded by processes.mu.
+	runs     bool // else it ended, and is started again
+	answered bool // since it runs
+	stopped  bool // by Stop
+	killed   bool // its last process was
 }
 
 // NewProcesses gives a runtime whose services are processes of the stand-in. They die with this one.
 func NewProcesses(o ProcessOptions) runtime.Runtime {
+	if o.Look == 0 {
+		o.Look = 5 * time.Second
+	}
 	return &processes{
-		opts: o, running: map[dify.Name]*dify.Service{},
+		opts: o, all: map[dify.Name]*process{},
 		client: &http.Client{
 			Transport:     &http.Transport{DisableKeepAlives: true},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -80,53 +97,68 @@ func (p *processes) env(s dify.Service, more map[string]string) []string {
 	return vars
 }
 
-// Run starts what ends again, as a container is. It gives no error: what cannot be kept running is seen by Health.
+// Run starts again what ends, as a container is, and what answered and does not any more. What ends too often in a row is its
+// error.
 func (p *processes) Run(ctx context.Context, services []dify.Service) error {
-	var all sync.WaitGroup
-	ended := map[dify.Name]chan struct{}{}
-	p.mu.Lock()
-	for _, s := range services {
-		ended[s.Name], p.running[s.Name] = make(chan struct{}), nil
-	}
-	p.mu.Unlock()
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	all := map[dify.Name]*process{}
+	var running sync.WaitGroup
 	for _, s := range services {
 		life, end := context.WithCancel(context.WithoutCancel(ctx))
-		all.Go(func() {
-			defer close(ended[s.Name])
-			p.keep(life, s)
+		hard, kill := context.WithCancel(context.WithoutCancel(ctx))
+		defer kill()
+		pr := &process{Service: s, end: end, kill: kill, done: make(chan struct{})}
+		all[s.Name] = pr
+		running.Go(func() {
+			defer close(pr.done)
+			if failure := p.keep(life, hard, pr); failure != nil {
+				fail(failure)
+			}
 		})
-		all.Go(func() {
-			defer end()
-			<-ctx.Done()
+	}
+	p.mu.Lock()
+	p.all = all
+	p.mu.Unlock()
+	for _, s := range services {
+		running.Go(func() {
+			defer all[s.Name].end()
+			select {
+			case <-ctx.Done():
+			case <-all[s.Name].done: // it was stopped
+			}
 			for _, other := range services { // who needs it ends first
 				if slices.Contains(other.Needs, s.Name) {
-					<-ended[other.Name]
+					<-all[other.Name].done
 				}
 			}
 		})
 	}
-	all.Wait()
+	running.Wait()
+	var failure *runtime.Failure
+	if errors.As(context.Cause(ctx), &failure) {
+		return failure
+	}
 	return nil
 }
 
-// keep runs a service's process again and again until life ends.
-func (p *processes) keep(life context.Context, s dify.Service) {
+// mostEnds is how often a service may end before it has run for some time.
+const mostEnds = 6
+
+// keep runs a service's process again and again until life ends. Its failure is that this has no use.
+func (p *processes) keep(life, hard context.Context, pr *process) *runtime.Failure {
 	wait := time.Second
-	for life.Err() == nil {
-		var said runtime.Tail
+	for ends := 1; ; ends++ {
 		began := time.Now()
-		p.set(s.Name, &s)
-		err := runChild(life, p.opts.Program, []string{"standin", string(s.Name)}, p.env(s, nil), io.MultiWriter(p.opts.Output, &said))
-		p.set(s.Name, nil)
+		failure := p.once(life, hard, pr)
 		if life.Err() != nil {
-			return
+			return nil
 		}
 		if time.Since(began) > 5*time.Minute {
-			wait = time.Second
+			wait, ends = time.Second, 1
 		}
-		failure := &runtime.Failure{Service: s.Name, State: "ended", Lines: runtime.Hide(said.String(), s)}
-		if err != nil {
-			failure.State = "ended with " + err.Error()
+		if ends >= mostEnds {
+			return failure
 		}
 		p.opts.Log.Error("a service ended; starting it again", "error", failure, "in", wait)
 		timer := time.NewTimer(wait)
@@ -134,37 +166,150 @@ func (p *processes) keep(life context.Context, s dify.Service) {
 		case <-timer.C:
 		case <-life.Done():
 			timer.Stop()
+			return nil
 		}
 		wait = min(2*wait, time.Minute)
 	}
 }
 
-func (p *processes) set(n dify.Name, s *dify.Service) {
+// once runs a service's process until it ends, life does, or it answers no more and is killed. It says how it ended.
+func (p *processes) once(life, hard context.Context, pr *process) *runtime.Failure {
+	hard, kill := context.WithCancel(hard)
+	watching, over := context.WithCancel(life)
+	var (
+		said  runtime.Tail
+		watch sync.WaitGroup
+		hung  error
+	)
+	watch.Go(func() {
+		if hung = p.hangs(watching, pr); hung != nil {
+			kill()
+		}
+	})
+	note := func(runs bool, err error) {
+		var exit *exec.ExitError
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		pr.runs, pr.answered, pr.killed = runs, false, errors.As(err, &exit) && signalOf(exit) == killed
+	}
+	note(true, nil)
+	s := pr.Service
+	err := runChild(life, hard, s.Grace, p.opts.Program, []string{"standin", string(s.Name)}, p.env(s, nil), io.MultiWriter(p.opts.Output, &said))
+	note(false, err)
+	over()
+	watch.Wait()
+	kill()
+	failure := &runtime.Failure{Service: s.Name, State: "ended", Lines: runtime.Hide(said.String(), s)}
+	switch {
+	case hung != nil:
+		failure.State = "did not answer and was killed: " + hung.Error()
+	case err != nil:
+		failure.State = "ended with " + err.Error()
+	}
+	return failure
+}
+
+// killed is the number of SIGKILL.
+const killed = 9
+
+// hangs returns with the reason when a service that answered, or should by now, has not done so three times in a row, and
+// with nil when ctx ends.
+func (p *processes) hangs(ctx context.Context, pr *process) error {
+	if pr.Service.Health == nil {
+		<-ctx.Done()
+		return nil
+	}
+	tick := time.NewTicker(p.opts.Look)
+	defer tick.Stop()
+	fails, began := 0, time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		err := p.ask(ctx, pr)
+		p.mu.Lock()
+		answered := pr.answered
+		p.mu.Unlock()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			fails = 0
+		case answered || time.Since(began) > pr.Service.Health.Start:
+			fails++
+		}
+		if fails >= 3 {
+			return err
+		}
+	}
+}
+
+// ask asks a service that has a health how it is.
+func (p *processes) ask(ctx context.Context, pr *process) error {
+	err := runtime.Ask(ctx, p.client, p.Address(pr.Name), *pr.Service.Health)
+	if err == nil {
+		p.mu.Lock()
+		pr.answered = true
+		p.mu.Unlock()
+	}
+	return err
+}
+
+func (p *processes) Stop(ctx context.Context, names []dify.Name) error {
+	var stopping []*process
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.running[n] = s
+	for _, n := range names {
+		if pr := p.all[n]; pr != nil && !pr.stopped {
+			pr.stopped = true
+			stopping = append(stopping, pr)
+		}
+	}
+	p.mu.Unlock()
+	for _, pr := range stopping {
+		pr.end()
+	}
+	var errs []error
+	for _, pr := range stopping {
+		select {
+		case <-pr.done:
+		case <-ctx.Done():
+			pr.kill()
+			<-pr.done
+		}
+		p.mu.Lock()
+		if pr.killed {
+			errs = append(errs, &runtime.Failure{Service: pr.Name, State: runtime.Killed, Ended: true})
+		}
+		p.mu.Unlock()
+	}
+	return errors.Join(errs...)
 }
 
 func (p *processes) Health(ctx context.Context) error {
 	p.mu.Lock()
-	now := maps.Clone(p.running)
+	all := p.all
 	p.mu.Unlock()
-	if len(now) == 0 {
+	if len(all) == 0 {
 		return errors.New("nothing runs yet")
 	}
 	for _, n := range dify.Names() {
-		s, known := now[n]
-		if !known {
+		pr := all[n]
+		if pr == nil {
 			continue
 		}
-		if s == nil {
+		p.mu.Lock()
+		runs, stopped := pr.runs, pr.stopped
+		p.mu.Unlock()
+		switch {
+		case stopped:
+		case !runs:
 			return &runtime.Failure{Service: n, State: "does not run", Ended: true}
-		}
-		if s.Health == nil {
-			continue
-		}
-		if err := runtime.Ask(ctx, p.client, p.Address(n), *s.Health); err != nil {
-			return &runtime.Failure{Service: n, State: "does not answer: " + err.Error()}
+		case pr.Service.Health != nil:
+			if err := p.ask(ctx, pr); err != nil {
+				return &runtime.Failure{Service: n, State: "does not answer: " + err.Error()}
+			}
 		}
 	}
 	return nil
@@ -176,7 +321,7 @@ func (p *processes) Job(ctx context.Context, j runtime.Job) (runtime.Result, err
 	if command == nil {
 		command = j.Service.Command
 	}
-	err := runChild(ctx, p.opts.Program, append([]string{"standin", string(j.Service.Name)}, command...), p.env(j.Service, j.Environment), &said)
+	err := runChild(ctx, context.WithoutCancel(ctx), j.Service.Grace, p.opts.Program, append([]string{"standin", string(j.Service.Name)}, command...), p.env(j.Service, j.Environment), &said)
 	result := runtime.Result{Lines: runtime.Hide(said.String(), j.Service)}
 	var exit *exec.ExitError
 	switch {

@@ -32,8 +32,9 @@ type Options struct {
 	Log      *slog.Logger
 }
 
-// grace is how long requests and tasks in hand may take when the stand-in is told to end.
-const grace = 3 * time.Second
+// grace is how long requests in hand may take when the stand-in is told to end: what Gunicorn gives them. Tasks may take as
+// long as they do, as Celery's warm shutdown has it. It is the runtime that makes an end.
+const grace = 30 * time.Second
 
 // part is a service that runs.
 type part struct {
@@ -57,7 +58,7 @@ func open(ctx context.Context, n dify.Name, o Options) (part, error) {
 			return part{}, err
 		}
 		w := &worker{b, o.Log}
-		return part{run: func(ctx context.Context) { w.run(ctx, grace) }, close: b.close}, nil
+		return part{run: w.run, close: b.close}, nil
 	case dify.WorkerBeat:
 		b, err := newBeat(env, o)
 		if err != nil {

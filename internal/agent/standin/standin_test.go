@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +20,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -556,7 +558,7 @@ func TestIdle(t *testing.T) {
 	}
 }
 
-// TestProcesses runs the services as processes: jobs, health, one that dies, and the end in good order.
+// TestProcesses runs the services as processes: jobs, health, one that hangs, some that end early, and the end in good order.
 func TestProcesses(t *testing.T) {
 	w := newWorld(t)
 	address, err := w.net.Addr(plane.Instance)
@@ -570,9 +572,10 @@ func TestProcesses(t *testing.T) {
 	services := w.services(t, "vm-0", address)
 	var log lockedBuffer
 	r := standin.NewProcesses(standin.ProcessOptions{
-		Program: self, Address: address, Instance: "vm-0", Version: "1.17.1", Output: &log, Log: slog.New(slog.NewTextHandler(&log, nil)),
+		Program: self, Address: address, Instance: "vm-0", Version: "1.17.1", Output: &log, Look: 100 * time.Millisecond,
+		Log: slog.New(slog.NewTextHandler(&log, nil)),
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	if err := r.Prepare(ctx, services); err != nil {
 		t.Fatal(err)
@@ -608,16 +611,94 @@ func TestProcesses(t *testing.T) {
 			t.Errorf("%s is at %q", n, at)
 		}
 	}
+	// One that hangs is known to, and is started again.
+	hung := processOf(t, dify.API)
+	if err := syscall.Kill(hung, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	var failure *runtime.Failure
+	for !errors.As(r.Health(ctx), &failure) {
+		if ctx.Err() != nil {
+			t.Fatal("an API that is stopped is said to be well")
+		}
+	}
+	if failure.Service != dify.API {
+		t.Errorf("the API hangs, and it is said: %v", failure)
+	}
+	well()
+	if again := processOf(t, dify.API); again == hung {
+		t.Errorf("the API is still the process %d", again)
+	}
+	if !strings.Contains(log.String(), "did not answer and was killed") {
+		t.Errorf("the log does not say that it hung:\n%s", log.String())
+	}
+
+	// A service ends before the others when it is told to, is not started again, and is not missed. One that does not end is killed.
+	if err := r.Stop(ctx, []dify.Name{dify.Worker, dify.WorkerBeat}); err != nil {
+		t.Errorf("the worker is told to end: %v", err)
+	}
+	if pid := processOf(t, dify.Worker); pid != 0 {
+		t.Errorf("the worker was told to end, and is the process %d", pid)
+	}
+	if err := syscall.Kill(processOf(t, dify.Sandbox), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	now, over := context.WithCancel(ctx)
+	over()
+	if err := r.Stop(now, []dify.Name{dify.Sandbox, dify.Worker}); !errors.As(err, &failure) || failure.Service != dify.Sandbox || failure.State != runtime.Killed {
+		t.Errorf("a sandbox that does not end: %v", err)
+	}
+	if err := r.Health(ctx); err != nil {
+		t.Errorf("what was told to end is missed: %v", err)
+	}
+
 	end()
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	if err := r.Health(ctx); err == nil {
-		t.Error("all is well after the end")
+	if err := r.Stop(ctx, dify.Names()); err != nil {
+		t.Errorf("nothing is told to end: %v", err)
 	}
+
+	// One that ends at once, again and again, is given up.
+	t.Run("given up", func(t *testing.T) {
+		broken := slices.Clone(services)
+		broken[1].Environment = maps.Clone(broken[1].Environment)
+		broken[1].Environment["CELERY_BROKER_URL"] = "amqp://x"
+		failed := r.Run(ctx, broken)
+		if !errors.As(failed, &failure) || failure.Service != dify.Worker || !strings.Contains(failure.Lines, "CELERY_BROKER_URL is no URL of Redis") {
+			t.Errorf("a worker that cannot run: %v", failed)
+		}
+	})
 	if strings.Contains(log.String(), password) {
 		t.Errorf("the log shows a secret:\n%s", log.String())
 	}
+}
+
+// processOf gives the process that plays a service, among those that we started; 0 for none.
+func processOf(t *testing.T, n dify.Name) int {
+	t.Helper()
+	threads, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range threads {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for pid := range strings.FieldsSeq(string(raw)) {
+			args, err := os.ReadFile("/proc/" + pid + "/cmdline")
+			if words := strings.Split(string(args), "\x00"); err == nil && len(words) > 2 && words[1] == "standin" && words[2] == string(n) {
+				number, err := strconv.Atoi(pid)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return number
+			}
+		}
+	}
+	return 0
 }
 
 type lockedBuffer struct {

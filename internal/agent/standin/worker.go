@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// worker plays Dify's worker: it indexes documents and cleans up after data sets.
+// worker plays Dify's worker: it indexes documents, cleans up after data sets, and runs workflows.
 type worker struct {
 	*backend
 	log *slog.Logger
@@ -20,23 +20,11 @@ type worker struct {
 // longestTask bounds a task, so that one that hangs does not hold the others up for ever.
 const longestTask = 5 * time.Minute
 
-// run takes tasks until ctx ends; those that it has taken are done then, or given up after grace.
-func (w *worker) run(ctx context.Context, grace time.Duration) {
-	life, end := context.WithCancel(context.WithoutCancel(ctx))
-	defer end()
-	stop := context.AfterFunc(ctx, func() {
-		timer := time.NewTimer(grace)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-			end()
-		case <-life.Done():
-		}
-	})
-	defer stop()
+// run takes tasks until ctx ends, and returns when those that it has taken are done: Celery's warm shutdown.
+func (w *worker) run(ctx context.Context) {
 	var all sync.WaitGroup
 	for range max(1, w.env.number("CELERY_WORKER_AMOUNT")) {
-		all.Go(func() { w.take(ctx, life) })
+		all.Go(func() { w.take(ctx, context.WithoutCancel(ctx)) })
 	}
 	all.Wait()
 }
@@ -81,6 +69,8 @@ func (w *worker) do(ctx context.Context, t task) {
 		}
 	case "clean":
 		err = w.clean(ctx, t)
+	case "run":
+		err = w.execute(ctx, t)
 	default:
 		err = fmt.Errorf("the stand-in knows no task %q", t.Name)
 	}

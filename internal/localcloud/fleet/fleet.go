@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -102,7 +103,11 @@ func New(opts Options) (*Fleet, error) {
 		Token:  func(email string) (string, time.Duration, error) { return opts.Issue(email, tokenLife), tokenLife, nil },
 		Number: opts.Number,
 		Project: func(string) map[string]string {
-			return map[string]string{"difyup-api-endpoint": opts.Endpoint}
+			return map[string]string{
+				"difyup-api-endpoint": opts.Endpoint,
+				// How long an instance must go on serving follows from how often it is asked for its health.
+				"difyup-time-scale": strconv.FormatFloat(opts.TimeScale, 'f', -1, 64),
+			}
 		},
 		DNS: names.Addr().String(), Dir: opts.Dir,
 		Members:   f.refresh,

@@ -240,14 +240,15 @@ func (e *Engine) Serve(address string, dial func(ctx context.Context) (net.Conn,
 	return Relay(l, dial), nil
 }
 
-// Kill kills a process with SIGKILL, by the number that it has among the engine's own, which is what docker inspect gives.
-func (e *Engine) Kill(ctx context.Context, pid string) error {
+// Signal sends a signal ("KILL") to a process, by the number that it has among the engine's own, which is what docker inspect
+// gives.
+func (e *Engine) Signal(ctx context.Context, pid, signal string) error {
 	dockerd, err := e.first()
 	if err != nil {
 		return err
 	}
-	if out, err := exec.CommandContext(ctx, "nsenter", "--target", dockerd, "--pid", "--mount", "--", "kill", "-KILL", pid).CombinedOutput(); err != nil {
-		return fmt.Errorf("kill %s: %w: %s", pid, err, out)
+	if out, err := exec.CommandContext(ctx, "nsenter", "--target", dockerd, "--pid", "--mount", "--", "kill", "-"+signal, pid).CombinedOutput(); err != nil {
+		return fmt.Errorf("send SIG%s to %s: %w: %s", signal, pid, err, out)
 	}
 	return nil
 }

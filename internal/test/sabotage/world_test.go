@@ -281,7 +281,7 @@ func (w *world) newStack(t *testing.T, size int) *stack {
 		var all sync.WaitGroup
 		for _, in := range s.instances {
 			all.Go(func() {
-				if err := in.door.Close(); err != nil {
+				if err := in.door.Close(context.Background()); err != nil {
 					t.Error(err)
 				}
 			})

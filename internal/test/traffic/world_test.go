@@ -90,7 +90,7 @@ func lay(t *testing.T, service string) way {
 		Endpoints: func(string) []balancer.Endpoint { return []balancer.Endpoint{{Instance: machine, Addr: at.Addr()}} },
 	})
 	t.Cleanup(func() {
-		if err := door.Close(); err != nil {
+		if err := door.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

@@ -48,6 +48,8 @@ type engine struct {
 	mu       sync.Mutex
 	services []dify.Service // that run, once they are up; nil = they do not
 	broken   *runtime.Failure
+	all      []dify.Service     // of the Run that is under way; nil = none is
+	stopped  map[dify.Name]bool // by Stop, since it began
 }
 
 // New gives a runtime whose services are containers of a Docker engine.
@@ -203,9 +205,12 @@ func (e *engine) states(ctx context.Context, services []dify.Service) (map[dify.
 	}
 }
 
+// starts is the state of a container that may still come to answer.
+const starts = "does not answer yet"
+
 // worst gives the failure of the service that fails most plainly, or nil: one that ended before one that does not answer,
 // and that before one that has not answered yet.
-func (e *engine) worst(ctx context.Context, services []dify.Service, late bool) (*runtime.Failure, error) {
+func (e *engine) worst(ctx context.Context, services []dify.Service) (*runtime.Failure, error) {
 	states, err := e.states(ctx, services)
 	if err != nil {
 		return nil, err
@@ -220,6 +225,7 @@ func (e *engine) worst(ctx context.Context, services []dify.Service, late bool) 
 	for _, s := range services {
 		got, there := states[s.Name]
 		switch {
+		case e.ended(s.Name):
 		case !there:
 			consider(1, runtime.Failure{Service: s.Name, State: "was not started", Ended: true})
 		case got.State == "restarting", got.State == "exited", got.State == "dead":
@@ -228,11 +234,11 @@ func (e *engine) worst(ctx context.Context, services []dify.Service, late bool) 
 			consider(1, runtime.Failure{Service: s.Name, State: "is " + got.State, Ended: true})
 		case got.Health == "unhealthy":
 			consider(3, runtime.Failure{Service: s.Name, State: "runs, and does not answer"})
-		case got.Health == "starting" && late:
-			consider(2, runtime.Failure{Service: s.Name, State: "does not answer yet"})
+		case got.Health == "starting":
+			consider(2, runtime.Failure{Service: s.Name, State: starts})
 		}
 	}
-	if worst != nil {
+	if worst != nil && worst.State != starts {
 		if out, err := e.compose(ctx, short, services, nil, file, "logs", "--no-color", "--no-log-prefix", "--tail", "20", string(worst.Service)); err == nil {
 			worst.Lines = runtime.Hide(strings.TrimSpace(out), services...)
 		}
@@ -246,13 +252,18 @@ func (e *engine) Run(ctx context.Context, services []dify.Service) error {
 	if err := e.write(file, services, false); err != nil {
 		return err
 	}
-	defer e.set(nil, nil)
+	e.begin(services)
+	defer e.begin(nil)
 	_, err := e.compose(ctx, e.opts.Start+short, services, nil, file, "up", "--detach", "--wait", "--wait-timeout", strconv.Itoa(int(e.opts.Start.Seconds())), "--remove-orphans", "--no-build")
 	if ctx.Err() != nil {
+		e.begin(services) // what was stopped may have been started since
 		return e.stop(ctx, services)
 	}
 	if err != nil {
-		if failure, lookErr := e.worst(ctx, services, true); lookErr == nil && failure != nil {
+		if failure, lookErr := e.worst(ctx, services); lookErr == nil && failure != nil {
+			if !failure.Ended { // the next Run would find it as it is
+				e.restart(ctx, services, failure.Service)
+			}
 			return failure
 		}
 		return err
@@ -260,47 +271,121 @@ func (e *engine) Run(ctx context.Context, services []dify.Service) error {
 	e.set(services, nil)
 	tick := time.NewTicker(e.opts.Look)
 	defer tick.Stop()
-	for bad := 0; ; {
+	for bad, hung := 0, 0; ; {
 		select {
 		case <-ctx.Done():
 			return e.stop(ctx, services)
 		case <-tick.C:
 		}
-		failure, err := e.worst(ctx, services, false)
+		failure, err := e.worst(ctx, services)
 		switch {
 		case ctx.Err() != nil:
 			continue
 		case err != nil:
 			e.opts.Log.Warn("the engine does not say how the containers are", "error", err)
 			continue
-		}
-		e.set(services, failure)
-		if failure == nil {
-			bad = 0
+		case failure == nil:
+			bad, hung = 0, 0
+			e.set(services, nil)
+			continue
+		case failure.State == starts: // again, or it would not be here
+			e.set(services, nil)
 			continue
 		}
+		e.set(services, failure)
 		e.opts.Log.Warn("a container does not do its work", "error", failure)
-		if !failure.Ended { // it hangs: the engine sees that, and does nothing about it
-			if _, err := e.compose(ctx, 2*short, services, nil, file, "restart", "--no-deps", "--timeout", "5", string(failure.Service)); err != nil {
-				e.opts.Log.Warn("a container cannot be started again", "service", failure.Service, "error", err)
-			}
+		if bad++; !failure.Ended { // it hangs: the engine sees that, and does nothing about it
+			hung++
+			e.restart(ctx, services, failure.Service)
 		}
-		if bad++; bad >= 6 {
+		if bad >= mostBad || hung >= mostHung {
 			return failure
 		}
 	}
 }
 
+// How often in a row something is found wrong, and a container that hangs is started again, until Run gives up.
+const mostBad, mostHung = 6, 3
+
+// restart starts a container again that runs and does not answer. One that is stopped, as by SIGSTOP, has to be killed.
+func (e *engine) restart(ctx context.Context, services []dify.Service, n dify.Name) {
+	if _, err := e.compose(ctx, 2*short, services, nil, file, "restart", "--no-deps", "--timeout", "5", string(n)); err != nil && ctx.Err() == nil {
+		e.opts.Log.Warn("a container cannot be started again", "service", n, "error", err)
+	}
+}
+
 // stop ends the containers, those first that need others. They are kept, and started again by the next Run.
 func (e *engine) stop(ctx context.Context, services []dify.Service) error {
-	most := short
+	most, left := short, false
 	for _, s := range services {
 		most += s.Grace
+		left = left || !e.ended(s.Name)
 	}
-	if _, err := e.compose(context.WithoutCancel(ctx), most, services, nil, file, "stop"); err != nil {
-		return err
+	if !left {
+		return nil
 	}
-	return nil
+	_, err := e.compose(context.WithoutCancel(ctx), most, services, nil, file, "stop")
+	return err
+}
+
+// killed is the exit status of a program that got SIGKILL.
+const killed = 128 + 9
+
+func (e *engine) Stop(ctx context.Context, names []dify.Name) error {
+	e.mu.Lock()
+	services := e.all
+	var words []string
+	for _, s := range services {
+		if slices.Contains(names, s.Name) && !e.stopped[s.Name] {
+			e.stopped[s.Name] = true
+			words = append(words, string(s.Name))
+		}
+	}
+	e.mu.Unlock()
+	if len(words) == 0 {
+		return nil
+	}
+	// The engine counts in seconds; and it kills, whatever becomes of us. It does so a second early, so that it can tell us in time.
+	grace := 0
+	if end, ok := ctx.Deadline(); ok {
+		grace = max(0, int(time.Until(end).Seconds())-1)
+	}
+	late := context.WithoutCancel(ctx)
+	_, err := e.compose(ctx, time.Duration(grace)*time.Second+short, services, nil, file, append([]string{"stop", "--timeout", strconv.Itoa(grace)}, words...)...)
+	if ctx.Err() != nil {
+		_, err = e.compose(late, short, services, nil, file, append([]string{"kill"}, words...)...)
+	}
+	states, lookErr := e.states(late, services)
+	if lookErr != nil {
+		return errors.Join(err, lookErr)
+	}
+	var errs []error
+	for _, s := range services {
+		got, there := states[s.Name]
+		switch {
+		case !there || !slices.Contains(words, string(s.Name)):
+		case got.State == "running" || got.State == "restarting":
+			errs = append(errs, &runtime.Failure{Service: s.Name, State: "cannot be stopped"}, err)
+		case got.ExitCode == killed:
+			errs = append(errs, &runtime.Failure{Service: s.Name, State: runtime.Killed, Ended: true})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// begin notes which services a Run has begun to run; none of them was stopped yet.
+func (e *engine) begin(services []dify.Service) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.all, e.stopped = services, map[dify.Name]bool{}
+	e.services, e.broken = nil, nil
+}
+
+// ended says whether Stop ended a service.
+func (e *engine) ended(n dify.Name) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.stopped[n]
 }
 
 func (e *engine) set(services []dify.Service, broken *runtime.Failure) {
@@ -327,7 +412,7 @@ func (e *engine) Health(ctx context.Context) error {
 		return broken
 	}
 	for _, s := range services {
-		if address := e.Address(s.Name); address != "" && s.Health != nil {
+		if address := e.Address(s.Name); address != "" && s.Health != nil && !e.ended(s.Name) {
 			if err := runtime.Ask(ctx, e.client, address, *s.Health); err != nil {
 				return &runtime.Failure{Service: s.Name, State: "does not answer: " + err.Error()}
 			}

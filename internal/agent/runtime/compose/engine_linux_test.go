@@ -425,7 +425,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer door.Close()
+	defer door.Close(ctx)
 	door.Ready()
 	report, err := smoke.Run(ctx, smoke.Options{
 		URL: "http://" + door.Addr().String(), Version: dify.Default, Instances: []string{"vm-1"}, Email: "owner@example.com", Password: "0wnerOfEverything", Setup: true,
@@ -453,7 +453,7 @@ func TestRun(t *testing.T) {
 		t.Error("a probe of nothing succeeds")
 	}
 	pid, _, _ := strings.Cut(first, " ")
-	if err := e.Kill(ctx, pid); err != nil {
+	if err := e.Signal(ctx, pid, "KILL"); err != nil {
 		t.Fatal(err)
 	}
 	for again := first; again == first || !strings.HasSuffix(again, " running"); again = id(dify.Worker) {
@@ -463,9 +463,63 @@ func TestRun(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 	}
 
+	// One that hangs is known to, and is started again too.
+	first = id(dify.API)
+	pid, _, _ = strings.Cut(first, " ")
+	if err := e.Signal(ctx, pid, "STOP"); err != nil {
+		t.Fatal(err)
+	}
+	began = time.Now()
+	var hangs *runtime.Failure
+	for hangs = nil; !errors.As(r.Health(ctx), &hangs); time.Sleep(50 * time.Millisecond) {
+		if ctx.Err() != nil {
+			t.Fatal("an API that is stopped is said to be well")
+		}
+	}
+	noticed := time.Since(began)
+	if hangs.Service != dify.API || noticed > 30*time.Second {
+		t.Errorf("after %s: %v", noticed, hangs)
+	}
+	for again := first; again == first || r.Health(ctx) != nil; again = id(dify.API) {
+		if ctx.Err() != nil {
+			t.Fatalf("the API is %s, and was %s\n%s", again, first, log.String())
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	t.Logf("a container that hangs is noticed after %s, and answers again after %s", noticed.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+
+	// A service ends before the others when it is told to, is not started again, and is not missed. One that does not end is killed.
+	ending, cancelEnding := context.WithTimeout(ctx, time.Minute)
+	defer cancelEnding()
+	if err := r.Stop(ending, []dify.Name{dify.Worker}); err != nil {
+		t.Errorf("the worker is told to end: %v", err)
+	}
+	pid, _, _ = strings.Cut(id(dify.PluginDaemon), " ")
+	if err := e.Signal(ctx, pid, "STOP"); err != nil {
+		t.Fatal(err)
+	}
+	ending, cancelEnding = context.WithTimeout(ctx, 3*time.Second)
+	defer cancelEnding()
+	var late *runtime.Failure
+	if err := r.Stop(ending, []dify.Name{dify.PluginDaemon, dify.Worker}); !errors.As(err, &late) || late.Service != dify.PluginDaemon || late.State != runtime.Killed {
+		t.Errorf("a daemon that does not end: %v", err)
+	}
+	time.Sleep(3 * o.Look)
+	for _, n := range []dify.Name{dify.Worker, dify.PluginDaemon} {
+		if now := id(n); !strings.HasSuffix(now, " exited") {
+			t.Errorf("%s was told to end, and is %s", n, now)
+		}
+	}
+	if err := r.Health(ctx); err != nil {
+		t.Errorf("what was told to end is missed: %v", err)
+	}
+
 	end()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+	if err := r.Stop(ctx, dify.Names()); err != nil {
+		t.Errorf("nothing is told to end: %v", err)
 	}
 	if out, err := e.Docker(ctx, nil, "ps", "--quiet"); err != nil || strings.TrimSpace(out) != "" {
 		t.Errorf("containers still run: %s %v", out, err)

@@ -177,9 +177,6 @@ type hop struct {
 func (h *hop) RoundTrip(r *http.Request) (*http.Response, error) {
 	tried := map[string]bool{}
 	body := r.Body
-	if body != nil {
-		defer body.Close()
-	}
 	for {
 		e, ok := h.b.pick(h.service, h.affinity, tried)
 		if !ok {
@@ -192,7 +189,9 @@ func (h *hop) RoundTrip(r *http.Request) (*http.Response, error) {
 		out := r.Clone(r.Context())
 		out.URL.Host = net.JoinHostPort(e.Addr.String(), itoa(e.port))
 		if body != nil {
-			out.Body = io.NopCloser(body) // the transport closes it even where it could not connect
+			// The transport closes it even where it could not connect, and may still be reading it when the answer begins; its real
+			// end is that of the handler, which closes it.
+			out.Body = io.NopCloser(body)
 		}
 		resp, err := h.b.transport.RoundTrip(out)
 		var op *net.OpError

@@ -38,12 +38,14 @@ const (
 
 // How long things take on Google, and how short a scaled cloud may make them.
 const (
-	provisioningTime     = 8 * time.Second
-	stagingTime          = 4 * time.Second
-	bootTime             = 40 * time.Second // kernel, cloud-init, packages
-	shutdownTime         = 90 * time.Second // what the operating system is given
-	shortestShutdown     = 10 * time.Second
-	shortestInitialDelay = 30 * time.Second
+	provisioningTime = 8 * time.Second
+	stagingTime      = 4 * time.Second
+	bootTime         = 40 * time.Second // kernel, cloud-init, packages
+	// shutdownTime is what the operating system is given. It is no latency but a limit, and what an instance has in hand then
+	// takes real time: it is not scaled. A cloud that ends as a whole gives closingTime.
+	shutdownTime         = 90 * time.Second
+	closingTime          = 10 * time.Second
+	shortestInitialDelay = 90 * time.Second
 	firstBackoff         = 10 * time.Second
 	shortestBackoff      = 250 * time.Millisecond
 	longestBackoff       = 5 * time.Minute
@@ -421,12 +423,20 @@ func (v *vm) die(ctx context.Context, proc Process, why error) {
 	}
 	if proc != nil {
 		// The process must be gone even if we are being closed.
-		grace := v.scaled(shutdownTime, shortestShutdown)
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace+10*time.Second)
-		if err := proc.Stop(stop, grace); err != nil {
+		stop, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		hurry := make(chan struct{})
+		unhurried := context.AfterFunc(ctx, func() {
+			defer close(hurry)
+			sleep(stop, closingTime)
+			cancel()
+		})
+		if err := proc.Stop(stop, shutdownTime); err != nil {
 			v.opts().Log.Debug("instance program ended", "instance", v.name, "error", err)
 		}
 		cancel()
+		if !unhurried() {
+			<-hurry
+		}
 	}
 	v.g.mu.Lock()
 	v.running = false
