@@ -381,6 +381,7 @@ func (a *agent) run(life context.Context, services []dify.Service, secrets map[s
 	watches.Go(func() { a.watch(ctx) })
 	watches.Go(func() { a.keepChecking(ctx, secrets) })
 	watches.Go(func() { a.watchSecrets(ctx, secrets, cancel) })
+	watches.Go(func() { a.schedule(ctx, secrets) })
 	err := a.runtime.Run(ctx, services)
 	if errors.Is(context.Cause(ctx), errSecretsChanged) {
 		err = errSecretsChanged
