@@ -133,6 +133,7 @@ func (s *scheduler) look(ctx context.Context) (t *term, holder string, err error
 
 // keep renews the lease while it is of use, and has beat's connections forwarded meanwhile.
 func (s *scheduler) keep(ctx context.Context, t *term) {
+	s.at("taken")
 	opens := s.Boot()
 	if err := t.fence(ctx); err != nil {
 		// Whoever held the lease before believes in it as long as it lasts, and no longer.
@@ -148,6 +149,7 @@ func (s *scheduler) keep(ctx context.Context, t *term) {
 	for why == "" {
 		if !open && s.Boot() >= opens {
 			open = true
+			s.at("open")
 			t.forget()
 			s.publish(t)
 			s.say(s.Instance)
