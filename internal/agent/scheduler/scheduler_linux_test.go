@@ -162,6 +162,16 @@ func (w *world) until(what string, n int, want func(arrival) bool) {
 	}
 }
 
+// wait waits until something is so.
+func wait(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	for end := time.Now().Add(2 * time.Minute); !so(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("it never happens that %s", what)
+		}
+	}
+}
+
 // gate holds who comes by while it is shut.
 type gate struct {
 	mu   sync.Mutex
@@ -206,16 +216,18 @@ type instance struct {
 	renewals    gate
 	ahead       atomic.Int64 // of its clock since boot
 	crashed     atomic.Bool
+	says        atomic.Value // where it says that the scheduler runs
 	relay       net.Listener
 	cancel      context.CancelFunc
+	leave       context.CancelFunc // ends beat alone
 	ended       sync.WaitGroup
 }
 
 // timing is how long a lease is.
-type timing struct{ lease, every, margin time.Duration }
+type timing struct{ lease, every, margin, idle time.Duration }
 
 // Short, so that much happens in a round; on a busy machine leases are lost more often, which must be as safe.
-var short = timing{400 * time.Millisecond, 60 * time.Millisecond, 80 * time.Millisecond}
+var short = timing{lease: 400 * time.Millisecond, every: 60 * time.Millisecond, margin: 80 * time.Millisecond}
 
 func (w *world) start(name string, by timing) *instance {
 	w.t.Helper()
@@ -224,12 +236,13 @@ func (w *world) start(name string, by timing) *instance {
 		w.t.Fatal(err)
 	}
 	i := &instance{w: w, name: name, relay: l}
+	i.says.Store("")
 	began := time.Now()
 	ctx, cancel := context.WithCancel(context.Background())
 	i.cancel = cancel
 	i.ended.Go(func() {
 		err := Run(ctx, Options{
-			Instance: name, Redis: w.options(), Say: func(string) {}, Log: slog.New(slog.DiscardHandler), Lease: by.lease, Every: by.every, Margin: by.margin,
+			Instance: name, Redis: w.options(), Say: func(at string) { i.says.Store(at) }, Log: slog.New(slog.DiscardHandler), Lease: by.lease, Every: by.every, Margin: by.margin, Idle: by.idle,
 			Boot: func() time.Duration { return time.Since(began) + time.Duration(i.ahead.Load()) },
 			hold: func(place string) {
 				i.agent.pass()
@@ -243,7 +256,9 @@ func (w *world) start(name string, by timing) *instance {
 			w.t.Errorf("%s: %v", name, err)
 		}
 	})
-	i.ended.Go(func() { i.schedule(ctx) })
+	beating, leave := context.WithCancel(ctx)
+	i.leave = leave
+	i.ended.Go(func() { i.schedule(beating) })
 	return i
 }
 
@@ -303,11 +318,7 @@ func TestFrozen(t *testing.T) {
 	b := w.start("b", short)
 	defer b.stop(false)
 	a.agent.shut()
-	for end := time.Now().Add(2 * time.Minute); a.agent.held.Load() < 2; time.Sleep(time.Millisecond) { // the writing and the renewal
-		if time.Now().After(end) {
-			t.Fatal("the first is not held")
-		}
-	}
+	wait(t, "the writing and the renewal are held", func() bool { return a.agent.held.Load() >= 2 })
 	n := len(w.seen(0))
 	w.until("the second takes over", n, func(x arrival) bool { return x.holder == "b" })
 	n = len(w.seen(0))
@@ -327,16 +338,12 @@ func TestFrozen(t *testing.T) {
 // is suspended, whatever Redis's says.
 func TestClock(t *testing.T) {
 	w := newWorld(t)
-	by := timing{3 * time.Second, 200 * time.Millisecond, 1500 * time.Millisecond}
+	by := timing{lease: 3 * time.Second, every: 200 * time.Millisecond, margin: 1500 * time.Millisecond}
 	a := w.start("a", by)
 	defer a.stop(false)
 	held := func(what string, g *gate) {
 		t.Helper()
-		for end := time.Now().Add(2 * time.Minute); g.held.Load() == 0; time.Sleep(time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatalf("%s is not held", what)
-			}
-		}
+		wait(t, what+" is held", func() bool { return g.held.Load() > 0 })
 	}
 	barrier := func() {
 		t.Helper()
@@ -350,11 +357,7 @@ func TestClock(t *testing.T) {
 	w.until("the first task", 0, func(arrival) bool { return true })
 	a.renewals.shut()
 	held("the renewal", &a.renewals)
-	for end := time.Now().Add(2 * time.Minute); w.redis.Exists(t.Context(), leaseKey).Val() > 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("the lease does not end")
-		}
-	}
+	wait(t, "the lease ends", func() bool { return w.redis.Exists(t.Context(), leaseKey).Val() == 0 })
 	for _, x := range w.seen(0) {
 		if x.lease == "" {
 			t.Errorf("after the lease ended in Redis: %s", x)
@@ -384,6 +387,79 @@ func TestClock(t *testing.T) {
 	if w.redis.Exists(t.Context(), leaseKey).Val() == 0 {
 		t.Log("the lease has ended in Redis as well: this machine is too slow for this to say more than the first half")
 	}
+}
+
+// TestHandOver ends the holder of a lease that lasts long: the next one need not wait for its end. Who has no beat does not
+// take it, and does not keep it.
+func TestHandOver(t *testing.T) {
+	w := newWorld(t)
+	if err := w.redis.SAdd(t.Context(), openKey, nobody).Err(); err != nil { // as in a stack that has run before
+		t.Fatal(err)
+	}
+	by := timing{lease: time.Hour, every: 20 * time.Millisecond, margin: time.Second, idle: 100 * time.Millisecond}
+	a := w.start("a", by)
+	w.until("the first", 0, func(x arrival) bool { return x.holder == "a" })
+	b, c := w.start("b", by), w.start("c", by)
+	defer b.stop(false)
+	c.leave()
+	defer c.stop(false)
+	wait(t, "all know where it runs", func() bool { return a.says.Load() == "a" && b.says.Load() == "a" && c.says.Load() == "a" })
+	a.stop(false)
+	w.until("the second", 0, func(x arrival) bool { return x.holder == "b" })
+	wait(t, "all know where it runs now", func() bool { return b.says.Load() == "b" && c.says.Load() == "b" })
+	b.leave()
+	wait(t, "it runs nowhere", func() bool {
+		return b.says.Load() == "" && c.says.Load() == "" && w.redis.Exists(t.Context(), leaseKey).Val() == 0
+	})
+	w.check("handed over")
+}
+
+// TestStrangers has somebody connect whose address is not beat's, and many who are.
+func TestStrangers(t *testing.T) {
+	w := newWorld(t)
+	run := func(peers string) (string, func()) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			ended <- Run(ctx, Options{
+				Instance: "a", Redis: w.options(), Say: func(string) {}, Log: slog.New(slog.DiscardHandler), Peers: netip.MustParsePrefix(peers),
+				listen: func() (net.Listener, error) { return l, nil },
+			})
+		}()
+		return l.Addr().String(), func() {
+			cancel()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	refused := func(at string) bool {
+		c, err := net.Dial("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		if err := c.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.Read(make([]byte, 1))
+		return !errors.Is(err, os.ErrDeadlineExceeded)
+	}
+	at, stop := run("127.0.0.2/32")
+	wait(t, "a stranger is refused", func() bool { return refused(at) })
+	stop()
+	at, stop = run("127.0.0.1/32")
+	defer stop()
+	for n := range mostConnections {
+		if refused(at) {
+			t.Fatalf("connection %d of beat's is refused", n)
+		}
+	}
+	wait(t, "one more is refused", func() bool { return refused(at) })
 }
 
 // TestOneScheduler has 1, 2 and 5 instances killed, ended, frozen and started again, and Redis lose the lease, everything, and
