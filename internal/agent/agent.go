@@ -397,6 +397,7 @@ func (a *agent) run(ctx, life context.Context, services []dify.Service, secrets 
 	var watches sync.WaitGroup
 	watches.Go(func() { a.watch(watching, end) })
 	watches.Go(func() { a.keepChecking(watching, secrets) })
+	watches.Go(func() { a.schedule(watching, secrets) })
 	err := a.runtime.Run(life, services)
 	if cause := context.Cause(life); errors.Is(cause, errSilent) {
 		err = cause

@@ -71,6 +71,15 @@ func (r *reporter) schema(s report.Schema) {
 	})
 }
 
+// scheduler notes on which instance the scheduler runs.
+func (r *reporter) scheduler(instance string) {
+	r.change(func(d *report.Document) bool {
+		changed := d.Scheduler != instance
+		d.Scheduler = instance
+		return changed
+	})
+}
+
 // checks notes how what the instance depends on is. How long a check took is no change.
 func (r *reporter) checks(now []report.Check) {
 	r.change(func(d *report.Document) bool {

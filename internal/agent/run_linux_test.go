@@ -46,6 +46,9 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == "agent" {
+		os.Exit(runAgent())
+	}
 	os.Exit(m.Run())
 }
 

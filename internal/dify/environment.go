@@ -29,10 +29,10 @@ func variables(r Release, s Settings, secrets map[string]string, b Budget) []var
 		site = "https://" + s.Domain
 	}
 	broker := url.URL{
-		Scheme: "redis", User: url.UserPassword("", secrets[RedisAuth]), Host: fmt.Sprintf("%s:%d", redis.Host, redis.Port), Path: "/1",
+		Scheme: "redis", User: url.UserPassword("", secrets[RedisAuth]), Host: fmt.Sprintf("%s:%d", redis.Host, redis.Port), Path: "/" + itoa(BrokerDatabase),
 	}
-	events := broker
-	events.Path = "/0"
+	events, relayed := broker, broker
+	events.Path, relayed.Host = "/0", fmt.Sprintf("%s:%d", RelayHost, RelayPort)
 	api, worker, beat, web := []Name{API}, []Name{Worker}, []Name{WorkerBeat}, []Name{Web}
 	daemon, box := []Name{PluginDaemon}, []Name{Sandbox}
 	with := func(sets ...[]Name) (all []Name) {
@@ -102,15 +102,19 @@ func variables(r Release, s Settings, secrets map[string]string, b Budget) []var
 		{"SQLALCHEMY_POOL_PRE_PING", "true", apps(), middleware + ": after a failover, connections that are dead would be used"},
 
 		// Redis: 0 is the cache, 1 Celery's. Streams lose the start of a workflow in 1.13.3 to 1.16.1, pubsub does not.
-		{"REDIS_HOST", redis.Host, with(apps(), daemon), middleware + "; " + config},
-		{"REDIS_PORT", itoa(redis.Port), with(apps(), daemon), middleware + "; " + config},
+		// Beat's way leads through the agent, which lets one beat of the stack at a time send something.
+		{"REDIS_HOST", redis.Host, with(serving(), daemon), middleware + "; " + config},
+		{"REDIS_PORT", itoa(redis.Port), with(serving(), daemon), middleware + "; " + config},
+		{"REDIS_HOST", RelayHost, beat, middleware},
+		{"REDIS_PORT", itoa(RelayPort), beat, middleware},
 		{"REDIS_USERNAME", "", apps(), middleware},
 		{"REDIS_PASSWORD", secrets[RedisAuth], with(apps(), daemon), middleware + "; daemon: REDIS_PASSWORD"},
 		{"REDIS_DB", "0", with(apps(), daemon), middleware + "; " + config},
 		{"REDIS_USE_SSL", "false", with(apps(), daemon), middleware + "; " + config},
 		{"REDIS_KEEPALIVE", "true", apps(), middleware + ": a connection that was dropped in silence is noticed"},
 		{"REDIS_KEY_PREFIX", "plugin_daemon", daemon, config},
-		{"CELERY_BROKER_URL", broker.String(), apps(), middleware},
+		{"CELERY_BROKER_URL", broker.String(), serving(), middleware},
+		{"CELERY_BROKER_URL", relayed.String(), beat, middleware},
 		{"EVENT_BUS_REDIS_URL", events.String(), serving(), middleware},
 		{"EVENT_BUS_REDIS_CHANNEL_TYPE", "pubsub", serving(), middleware},
 

@@ -93,6 +93,15 @@ func Subnets() map[Network]string {
 	return map[Network]string{Outward: "198.18.240.0/24", Inward: "198.18.241.0/24", "docker0": "172.17.0.0/16"}
 }
 
+// worker_beat reaches Redis through a relay of the agent's alone, under this name and port. The relay tells beat by its address.
+const (
+	RelayHost = "redis-relay"
+	RelayPort = 16379
+)
+
+// BrokerDatabase is the number of Redis's database that is Celery's.
+const BrokerDatabase = 1
+
 // Secret says whether the value of one of the service's variables is secret.
 func (s Service) Secret(name string) bool { return slices.Contains(s.Secrets, name) || Secret(name) }
 

@@ -282,6 +282,21 @@ func (i *Instance) Says(now time.Time) string {
 	}
 }
 
+// Scheduler gives the instances that say that the stack's scheduler runs on them, at a time; asked says whether any was able to
+// say so. There may be two for some seconds, as reports are older than what they tell.
+func (s *Status) Scheduler(now time.Time) (on []string, asked bool) {
+	for _, i := range s.Instances {
+		if i.Report == nil || now.Sub(i.Report.At) > report.Stale {
+			continue
+		}
+		asked = asked || i.Report.Phase == report.Serves
+		if i.Report.Scheduler == i.Name {
+			on = append(on, i.Name)
+		}
+	}
+	return on, asked || len(on) > 0
+}
+
 func ignoreAbsent(err error) error {
 	if gcp.Is(err, 404) {
 		return nil

@@ -47,7 +47,9 @@ type Document struct {
 	Since   time.Time `json:"since"`             // of the phase
 	Waiting string    `json:"waiting,omitempty"` // for what: "the vector database: refuses the password"
 	Schema  *Schema   `json:"schema,omitempty"`  // of the databases, once it is known
-	Checks  []Check   `json:"checks,omitempty"`  // of what the instance depends on, when it was last tried
+	// Scheduler is the instance on which the stack's scheduler runs, as far as this one knows; "" = on none.
+	Scheduler string  `json:"scheduler,omitempty"`
+	Checks    []Check `json:"checks,omitempty"` // of what the instance depends on, when it was last tried
 }
 
 // Schema is what the databases were migrated to.
@@ -113,6 +115,7 @@ func Parse(raw string) (Document, error) {
 		return d, fmt.Errorf("the instance's report cannot be read: %w", err)
 	}
 	d.Boot, d.Dify, d.Phase, d.Waiting = clean(d.Boot), clean(d.Dify), Phase(clean(string(d.Phase))), clean(d.Waiting)
+	d.Scheduler = clean(d.Scheduler)
 	if d.Schema != nil {
 		d.Schema.Version, d.Schema.Head = clean(d.Schema.Version), clean(d.Schema.Head)
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -34,6 +35,9 @@ type Runtime interface {
 	Job(ctx context.Context, job Job) (Result, error)
 	// Address gives where a service of Run's answers, IP:PORT; "" for one that cannot be reached from this machine.
 	Address(n dify.Name) string
+	// Relay gives the address of this machine at which worker_beat finds dify.RelayHost, and from where it comes; from anywhere
+	// if peers is not valid. The machine may have the address only while services run.
+	Relay() (at netip.Addr, peers netip.Prefix)
 	// Health gives nil if the services that Run runs answer, as far as they can be asked, else a *Failure of one that does not.
 	Health(ctx context.Context) error
 }

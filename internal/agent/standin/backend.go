@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS standin_datasets (id text PRIMARY KEY, tenant_id text
 CREATE TABLE IF NOT EXISTS standin_documents (id text PRIMARY KEY, dataset_id text NOT NULL, tenant_id text NOT NULL, batch text NOT NULL, position int NOT NULL, upload_file_id text NOT NULL, name text NOT NULL, status text NOT NULL, error text, created_at timestamptz NOT NULL DEFAULT now(), completed_at timestamptz);
 CREATE TABLE IF NOT EXISTS standin_segments (id text PRIMARY KEY, dataset_id text NOT NULL, document_id text NOT NULL, position int NOT NULL, content text NOT NULL, keywords text[] NOT NULL, status text NOT NULL);
 CREATE TABLE IF NOT EXISTS standin_keywords (dataset_id text NOT NULL, keyword text NOT NULL, segment_id text NOT NULL, PRIMARY KEY (dataset_id, keyword, segment_id));
+CREATE TABLE IF NOT EXISTS standin_polls (instance text PRIMARY KEY, polls bigint NOT NULL, latest timestamptz NOT NULL);
 CREATE TABLE IF NOT EXISTS standin_apps (id text PRIMARY KEY, tenant_id text NOT NULL, name text NOT NULL, mode text NOT NULL);
 CREATE TABLE IF NOT EXISTS standin_workflows (app_id text PRIMARY KEY, graph jsonb NOT NULL, features jsonb NOT NULL, environment jsonb NOT NULL, hash text NOT NULL)`
 
@@ -136,12 +137,13 @@ func (b *backend) row(ctx context.Context, into []any, query string, args ...any
 const datasetQueue = "dataset"
 
 type task struct {
-	Name      string   `json:"task"` // "index", "clean" or "run"
+	Name      string   `json:"task"` // "index", "clean", "run" or "poll"
 	ID        string   `json:"id"`
 	Tenant    string   `json:"tenant"`
 	App       string   `json:"app,omitempty"`
 	Dataset   string   `json:"dataset,omitempty"`
 	Documents []string `json:"documents,omitempty"`
+	From      string   `json:"from,omitempty"` // of "poll": the instance whose scheduler enqueued it
 }
 
 func (b *backend) enqueue(ctx context.Context, queue string, t task) error {
@@ -156,7 +158,7 @@ func (b *backend) enqueue(ctx context.Context, queue string, t task) error {
 
 // dequeue waits some time for a task. Without one it gives nil.
 func (b *backend) dequeue(ctx context.Context) (*task, error) {
-	got, err := b.queue.BRPop(ctx, time.Second, datasetQueue, workflowQueue).Result()
+	got, err := b.queue.BRPop(ctx, time.Second, datasetQueue, workflowQueue, polls).Result()
 	if err == redis.Nil {
 		return nil, nil
 	}

@@ -3,8 +3,10 @@ package standin
 import (
 	"context"
 	"crypto/hmac"
+	"encoding/json"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"time"
 
@@ -14,32 +16,54 @@ import (
 	"github.com/difyup/difyup/internal/dify"
 )
 
-// beat plays Dify's scheduler: it reaches the broker, as Celery's does with each tick, and enqueues nothing.
+// beat plays Dify's scheduler: it enqueues a task now and then, as Celery's does, and as that one it waits for an answer as long
+// as it takes.
 type beat struct {
 	broker *redis.Client
 	env    settings
 	log    *slog.Logger
 }
 
+// polls is the queue of what Dify's scheduler enqueues each minute.
+const polls = "schedule_poller"
+
 func newBeat(env settings, o Options) (*beat, error) {
 	options, err := redis.ParseURL(env("CELERY_BROKER_URL"))
 	if err != nil {
 		return nil, errors.New("the setting CELERY_BROKER_URL is no URL of Redis") // the cause would show its password
 	}
+	host, port, err := net.SplitHostPort(options.Addr)
+	if err != nil {
+		return nil, errors.New("the setting CELERY_BROKER_URL names no host and port")
+	}
 	dial := stores.RedisOptions(o.Resolver, "", 0, "")
+	options.Addr = net.JoinHostPort(env.elsewhere(host), port)
 	options.PoolSize, options.MaxRetries, options.DialerRetries, options.Dialer = 1, -1, 1, dial.Dialer
+	options.ReadTimeout, options.WriteTimeout = -1, -1
 	return &beat{redis.NewClient(options), env, o.Log}, nil
 }
 
 func (b *beat) run(ctx context.Context) {
-	const every = 5 * time.Second
+	// What waits for an answer ends when the connection does.
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(closed)
+		_ = b.broker.Close() // connections only
+	})
+	defer func() {
+		if !stop() {
+			<-closed
+		}
+	}()
+	const every = 2 * time.Second
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	said := ""
 	for {
-		late, cancel := context.WithTimeout(ctx, stores.Patience)
-		err := b.broker.Ping(late).Err()
-		cancel()
+		raw, err := json.Marshal(task{Name: "poll", ID: newID(), From: b.env("STANDIN_INSTANCE")})
+		if err == nil {
+			err = b.broker.LPush(ctx, polls, raw).Err()
+		}
 		text := ""
 		if err != nil && ctx.Err() == nil {
 			text = b.env.hide(err)
@@ -56,7 +80,7 @@ func (b *beat) run(ctx context.Context) {
 	}
 }
 
-func (b *beat) close() { _ = b.broker.Close() } // connections only
+func (b *beat) close() {} // run has done it
 
 // sandbox plays the code runner: it knows its key, and runs nothing.
 func sandbox(env settings) http.Handler {
@@ -86,7 +110,7 @@ func (s settings) elsewhere(host string) string {
 	if at == "" {
 		return host
 	}
-	for _, n := range dify.Names() {
+	for _, n := range append(dify.Names(), dify.RelayHost) {
 		if host == string(n) {
 			return at
 		}

@@ -79,6 +79,9 @@ func (p *processes) Address(n dify.Name) string {
 	return netip.AddrPortFrom(p.opts.Address, uint16(n.Port())).String()
 }
 
+// Relay: on the loopback, whose is a connection cannot be seen from its address.
+func (p *processes) Relay() (netip.Addr, netip.Prefix) { return p.opts.Address, netip.Prefix{} }
+
 // env gives the environment of a process of a service's.
 func (p *processes) env(s dify.Service, more map[string]string) []string {
 	all := maps.Clone(s.Environment)

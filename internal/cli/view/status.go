@@ -95,6 +95,11 @@ func Status(w io.Writer, c Palette, where, url string, s *ops.Status, now time.T
 		instance(t, c, &i, now)
 	}
 	_ = t.Flush()
+	if on, asked := s.Scheduler(now); len(on) > 0 {
+		printf(w, "    %s\n", c.dim("the scheduler runs on "+strings.Join(on, ", ")))
+	} else if asked {
+		printf(w, "    %s\n", c.yellow("the scheduler runs on no instance"))
+	}
 	printf(w, "\n  %s\n", c.bold("stores"))
 	for _, st := range s.Stores {
 		printf(t, "    %s\t%s\t%s\t%s\n", st.Name, st.What, st.State, st.Address)

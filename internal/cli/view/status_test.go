@@ -2,6 +2,7 @@ package view
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,11 +48,11 @@ func TestStatusTellsWhatInstancesSay(t *testing.T) {
 		return ops.Instance{Name: name, Zone: "z", Status: "RUNNING", Action: "NONE", Health: "HEALTHY"}
 	}
 	serves, waits, silent, closed := running("demo-a"), running("demo-b"), running("demo-c"), running("demo-d")
-	serves.Report = &report.Document{At: now, Dify: "1.17.1", Phase: report.Serves, Checks: []report.Check{
+	serves.Report = &report.Document{At: now, Dify: "1.17.1", Phase: report.Serves, Scheduler: "demo-a", Checks: []report.Check{
 		{Name: "the database", Well: true, Took: 3}, {Name: "the vector database", Says: "refuses the login"}, {Name: "Redis", Well: true, Took: 12},
 	}}
 	waits.Report = &report.Document{At: now.Add(-time.Minute), Dify: "1.17.1", Phase: report.Stores, Waiting: "the vector database refuses the login"}
-	silent.Report = &report.Document{At: now.Add(-time.Hour), Dify: "1.17.1", Phase: report.Serves}
+	silent.Report = &report.Document{At: now.Add(-time.Hour), Dify: "1.17.1", Phase: report.Serves, Scheduler: "demo-c"}
 	closed.Silent, closed.Serial = "its report cannot be read", "Kernel panic"
 	s := &ops.Status{Stack: "demo", Project: "p", Healthy: 4, Target: 4, Stable: true, Instances: []ops.Instance{serves, waits, silent, closed}}
 	var out bytes.Buffer
@@ -70,11 +71,20 @@ func TestStatusTellsWhatInstancesSay(t *testing.T) {
     demo-d  z  RUNNING  HEALTHY
       its report cannot be read
       its serial port says last: Kernel panic
+    the scheduler runs on demo-a
 
   stores
 
 `
 	if d := cmp.Diff(want, out.String()); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
+	}
+	for scheduler, want := range map[string]string{"": "runs on no instance", "demo-b": "runs on no instance", "demo-a": "runs on demo-a\n"} {
+		serves.Report.Scheduler = scheduler
+		out.Reset()
+		Status(&out, Palette{}, "Google Cloud", "", s, now)
+		if !strings.Contains(out.String(), "the scheduler "+want) {
+			t.Errorf("of the scheduler on %q it says:\n%s", scheduler, out.String())
+		}
 	}
 }

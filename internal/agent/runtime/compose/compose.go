@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -399,6 +400,11 @@ func (e *engine) Address(n dify.Name) string {
 		return ""
 	}
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(n.Port()))
+}
+
+// Relay: containers cannot take another address than theirs.
+func (e *engine) Relay() (netip.Addr, netip.Prefix) {
+	return netip.MustParseAddr(machineAt), netip.PrefixFrom(netip.MustParseAddr(beatAt), 32)
 }
 
 func (e *engine) Health(ctx context.Context) error {

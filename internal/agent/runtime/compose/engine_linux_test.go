@@ -419,6 +419,41 @@ func TestRun(t *testing.T) {
 		}
 	}
 
+	// Beat, and no other container, comes to where the agent's relay is.
+	machine, peers := r.Relay()
+	way, err := e.Listen(netip.AddrPortFrom(machine, dify.RelayPort).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	comes := make(chan string, 1)
+	go func() {
+		c, err := way.Accept()
+		if err != nil {
+			comes <- err.Error()
+			return
+		}
+		c.Close()
+		comes <- c.RemoteAddr().String()
+	}()
+	select {
+	case from := <-comes:
+		if at, err := netip.ParseAddrPort(from); err != nil || !peers.Contains(at.Addr()) {
+			t.Errorf("beat comes from %s, not %s", from, peers)
+		}
+	case <-ctx.Done():
+		t.Error("beat does not come")
+	}
+	way.Close()
+	for _, s := range all {
+		out, err := e.Docker(ctx, nil, "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}", "dify-"+string(s.Name)+"-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if has := slices.ContainsFunc(strings.Fields(out), func(a string) bool { return peers.Contains(netip.MustParseAddr(a)) }); has != (s.Name == dify.WorkerBeat) {
+			t.Errorf("%s has the addresses %s", s.Name, out)
+		}
+	}
+
 	// Smoke asks as users do.
 	at := "127.0.0.1:0"
 	door, err := frontdoor.Open(netip.MustParseAddrPort(at), frontdoor.Options{Instance: "vm-1", Log: slog.New(slog.DiscardHandler), Backend: relayed(t, e, r)})

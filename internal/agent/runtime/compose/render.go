@@ -32,6 +32,7 @@ type (
 		Environment map[string]string            `yaml:"environment"`
 		DependsOn   map[dify.Name]condition      `yaml:"depends_on,omitempty"`
 		Networks    map[dify.Network]*attachment `yaml:"networks"`
+		ExtraHosts  []string                     `yaml:"extra_hosts,omitempty"`
 		Ports       []string                     `yaml:"ports,omitempty"`
 		Volumes     []volume                     `yaml:"volumes,omitempty"`
 		Healthcheck *healthcheck                 `yaml:"healthcheck,omitempty"`
@@ -48,7 +49,8 @@ type (
 	}
 	condition  struct{ Condition string }
 	attachment struct {
-		Priority int `yaml:"priority,omitempty"`
+		Priority int    `yaml:"priority,omitempty"`
+		Address  string `yaml:"ipv4_address,omitempty"`
 	}
 	volume struct {
 		Type     string `yaml:"type"`
@@ -89,6 +91,14 @@ func published(n dify.Name) bool {
 	}
 	return false
 }
+
+// Beat finds the agent's relay at the machine's own address in the outward network, and is told there by its own, which no other
+// container gets: the engine takes those of the range for them.
+const (
+	machineAt    = "198.18.240.1"
+	othersWithin = "198.18.240.0/25"
+	beatAt       = "198.18.240.129"
+)
 
 // literal has compose take a text as it is: it replaces $NAME in what it reads.
 func literal(text string) string { return strings.ReplaceAll(text, "$", "$$") }
@@ -135,6 +145,12 @@ func render(name string, services []dify.Service, pull string, job bool) (Files,
 				"com.docker.network.bridge.name": "difyup-" + string(n), "com.docker.network.driver.mtu": mtu,
 			}}
 			net.IPAM.Config = []map[string]string{{"subnet": dify.Subnets()[n]}}
+			if n == dify.Outward {
+				net.IPAM.Config[0]["gateway"], net.IPAM.Config[0]["ip_range"] = machineAt, othersWithin
+			}
+			if n == dify.Outward && s.Name == dify.WorkerBeat {
+				out.Networks[n].Address, out.ExtraHosts = beatAt, []string{dify.RelayHost + ":" + machineAt}
+			}
 			p.Networks[n] = net
 		}
 		if job {
