@@ -109,7 +109,7 @@ func TestSchedulerMoves(t *testing.T) {
 		},
 	}
 	for _, p := range dify.Purposes() {
-		settings.Secrets[p.Key] = dify.SecretVersion{Name: "demo-" + p.Name, Version: 1}
+		settings.Secrets[p.Key] = dify.SecretVersion{Name: "demo-" + p.Name, Version: 2}
 	}
 	config, err := json.Marshal(settings)
 	if err != nil {
