@@ -672,7 +672,8 @@ func TestPowerCut(t *testing.T) {
 	select {
 	case <-half:
 	case <-time.After(patience):
-		t.Fatal("the agent is not fetched")
+		state, err := m.Run(t.Context(), nil, "sh", "-c", "dpkg --list containerd runc docker.io docker-compose-v2; dpkg --configure -a; dpkg --audit")
+		t.Fatalf("the agent is not fetched; packages: %v\n%s", err, state)
 	}
 	cut("while the agent is fetched")
 	says(t, m, start(), "the metadata are read")
