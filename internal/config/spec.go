@@ -53,8 +53,8 @@ type Spec struct {
 // Dify is what runs.
 type Dify struct {
 	// The Dify release. Each release comes with the plugin daemon and the sandbox that belong to it, so that one number
-	// says it all. Only releases that run on several machines without a key file are known. Any later one, and one of your own
-	// such as `1.17.1-mine.1`, runs with all `images` named.
+	// says it all. Only releases that run on several machines without a key file are known. Any other from 1.14.2 on, and one of
+	// your own such as `1.17.1-mine.1`, runs with all `images` named.
 	Version string `yaml:"version" default:"1.17.1" accept:"numbers" change:"rolling"`
 	// How many processes of the API an instance runs. Each has a CPU's worth of work and some 350 MB.
 	APIWorkers int `yaml:"api_workers" derived:"half the vCPUs of the machine type, 1 to 4" min:"1" max:"64" change:"rolling"`

@@ -127,10 +127,10 @@ func images(r *reader, s *Spec) {
 		if image == "" || !r.ok(path) {
 			continue
 		}
-		repository, tag, _ := dify.SplitImage(image)
+		repository, tag, digest := dify.SplitImage(image)
 		switch {
-		case repository == "sha256":
-			r.at(path, "Malformed value", quote(path)+" is a digest alone, which does not say of which repository.", "Write it with the repository: "+dify.Repository(n)+"@sha256:…")
+		case repository == "sha256", digest != "" && !strings.Contains(repository, "/"): // what stands before it is rather a tag
+			r.at(path, "Malformed value", quote(path)+" is a digest that does not say of which repository.", "Write it with the repository: "+dify.Repository(n)+"@sha256:…")
 		case n == dify.PluginDaemon && (repository == "" || repository == dify.Repository(n)) && dify.Older(tag, dify.Keyless):
 			r.at(path, "Plugin daemon is too old", fmt.Sprintf("The plugin daemon %s reaches Cloud Storage with a service account's key only; difyup hands out no keys.", quote(tag)),
 				"Use "+dify.Keyless+" or later.")

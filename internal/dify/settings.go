@@ -23,8 +23,8 @@ type Settings struct {
 
 	Machine Machine `json:"machine"`
 	Tuning  Tuning  `json:"tuning,omitzero"`
-	// Images are those that the user names, in place of the release's: a tag, "REPOSITORY:TAG", or either with a digest, which
-	// is then what counts: "REPOSITORY@sha256:…".
+	// Images are those that the user names, in place of the release's: a tag, "REPOSITORY:TAG", or "REPOSITORY@sha256:…", where a
+	// tag before the digest does not count.
 	Images map[Name]string `json:"images,omitempty"`
 	// Registry is a mirror of Docker Hub that images are taken from, "HOST/PATH"; "" = Docker Hub itself. It does not hold for
 	// those that the user names with their repository.
