@@ -100,7 +100,7 @@ func Run(ctx context.Context, o Options) error {
 		}
 	}
 	var err error
-	if a.release, err = dify.Lookup(a.settings.DifyVersion); err != nil {
+	if a.release, err = dify.Choose(a.settings.DifyVersion, a.settings.Images); err != nil {
 		return err
 	}
 	a.vitals = newVitals(o.Dir, a.log)

@@ -146,6 +146,18 @@ func TestUnknownRuntime(t *testing.T) {
 	}
 }
 
+// TestUnknownRelease checks that the images of the settings count, and that a version runs by none but them when it is not known.
+func TestUnknownRelease(t *testing.T) {
+	a, log := world(t, strings.Replace(config, `"runtime"`, `"difyVersion":"1.99.0","images":{"api":"1.99.0"},"runtime"`, 1), 0)
+	err := Run(t.Context(), Options{MetadataHost: a.opts.MetadataHost, Log: a.log, Runtimes: map[string]func(Instance) runtime.Runtime{
+		"standin": func(Instance) runtime.Runtime { t.Fatal("it was started"); return nil },
+	}})
+	var f *fault.Fault
+	if !errors.As(err, &f) || f.Summary != "Images are missing" || !strings.Contains(f.Detail, "web, plugin_daemon, sandbox, ssrf_proxy") {
+		t.Errorf("got %v\n%s", err, log)
+	}
+}
+
 func TestErrorsHideSecrets(t *testing.T) {
 	err := hide(errors.New("dial\n\tpostgres://dify:"+value+"@db failed"), map[string]string{dify.DBPassword: value})
 	if want := "dial postgres://dify:***@db failed"; err.Error() != want {

@@ -12,7 +12,7 @@ func newReleases(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "releases", Short: "List the Dify releases that difyup knows",
 		Long: `Lists the releases of Dify that a description can name as dify.version, newest first, with the tags of the images that
-belong to each and what to know before running it.`,
+belong to each and what to know before running it. Others run with dify.images.`,
 		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if json {

@@ -85,7 +85,7 @@ func options() map[string]string {
 }
 
 func environment(r *reader, s *Spec) {
-	release, err := dify.Lookup(s.Dify.Version)
+	release, err := dify.Choose(s.Dify.Version, s.Images())
 	known := err == nil
 	plain, secret := s.Variables(), s.secretTexts()
 	const section, secrets = "dify.environment", "dify.environment_secrets"

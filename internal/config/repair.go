@@ -62,6 +62,10 @@ func (s Shape) repair(text string) string {
 			host, _, _ := strings.Cut(rest, "/")
 			fixed = scheme + "://" + host
 		}
+	case "image":
+		if _, rest, ok := strings.Cut(fixed, "://"); ok {
+			fixed = rest
+		}
 	case "method":
 		fixed = strings.ToUpper(fixed)
 	case "variable":

@@ -53,7 +53,8 @@ type Spec struct {
 // Dify is what runs.
 type Dify struct {
 	// The Dify release. Each release comes with the plugin daemon and the sandbox that belong to it, so that one number
-	// says it all. Only releases that run on several machines without a key file are known.
+	// says it all. Only releases that run on several machines without a key file are known. Any other from 1.14.2 on, and one of
+	// your own such as `1.17.1-mine.1`, runs with all `images` named.
 	Version string `yaml:"version" default:"1.17.1" accept:"numbers" change:"rolling"`
 	// How many processes of the API an instance runs. Each has a CPU's worth of work and some 350 MB.
 	APIWorkers int `yaml:"api_workers" derived:"half the vCPUs of the machine type, 1 to 4" min:"1" max:"64" change:"rolling"`
@@ -67,13 +68,33 @@ type Dify struct {
 	// stream. Dify's own default is 1.
 	WorkerConcurrency int `yaml:"worker_concurrency" derived:"two for every vCPU, 4 to 16" min:"1" max:"200" change:"rolling"`
 	// Where the instances take images from in place of Docker Hub, as `HOST/PATH`: a mirror whose images have the same names
-	// below it, such as a remote repository of Artifact Registry.
+	// below it, such as a remote repository of Artifact Registry. Images that are named with their repository are not taken
+	// from there.
 	Registry string `yaml:"registry" shape:"registry" change:"rolling"`
 	// Where plugins and code take Python packages from in place of PyPI: the URL of an index.
 	PipMirror string `yaml:"pip_mirror" shape:"pip_mirror" change:"rolling"`
 
+	Images             Images             `yaml:"images"`
 	Environment        Environment        `yaml:"environment"`
 	EnvironmentSecrets EnvironmentSecrets `yaml:"environment_secrets"`
+}
+
+// Images is images in place of those that belong to the release: each a tag of the usual repository, a whole reference
+// `REPOSITORY:TAG`, or one with a digest, `REPOSITORY@sha256:…`, which no registry is asked for. A `version` that difyup does not
+// know needs all five; it gets the settings, routes and memory of the nearest release before it that difyup knows, which the plan
+// names. The databases are migrated once for each `version`: an API with migrations of its own needs a version of its own.
+// Instances have no credentials for registries: an image must be there for all who can reach it.
+type Images struct {
+	// The image of the API, the worker and the scheduler; its usual repository is `langgenius/dify-api`.
+	API string `yaml:"api" shape:"image" accept:"numbers" change:"rolling"`
+	// The image of the web interface; its usual repository is `langgenius/dify-web`.
+	Web string `yaml:"web" shape:"image" accept:"numbers" change:"rolling"`
+	// The image of the plugin daemon; its usual repository is `langgenius/dify-plugin-daemon`, where tags end with `-local`.
+	PluginDaemon string `yaml:"plugin_daemon" shape:"image" accept:"numbers" change:"rolling"`
+	// The image of the sandbox; its usual repository is `langgenius/dify-sandbox`.
+	Sandbox string `yaml:"sandbox" shape:"image" accept:"numbers" change:"rolling"`
+	// The image of the proxy through which workflows reach the outside; its usual repository is `ubuntu/squid`.
+	SSRFProxy string `yaml:"ssrf_proxy" shape:"image" accept:"numbers" change:"rolling"`
 }
 
 // Environment is further environment variables of Dify's containers, for each container its own: `api: {NAME: value}`. They

@@ -104,20 +104,53 @@ func sorted(m map[string]string) []string {
 // --- release ---
 
 func release(r *reader, s *Spec) {
-	if !r.ok("dify.version") {
+	images(r, s)
+	if !r.ok("dify.version", "dify.images") {
 		return
 	}
-	_, err := dify.Lookup(s.Dify.Version)
+	_, err := dify.Choose(s.Dify.Version, s.Images())
 	if err == nil {
 		return
 	}
-	f := fault.All(err)[0] // Lookup's errors are faults
+	f := fault.All(err)[0] // Choose's errors are faults
 	remedy := f.Remedy
 	trimmed := strings.TrimPrefix(s.Dify.Version, "v")
-	if _, err := dify.Lookup(trimmed); err == nil {
+	if _, err := dify.Choose(trimmed, s.Images()); err == nil {
 		remedy = "Did you mean " + quote(trimmed) + "?"
 	}
 	r.at("dify.version", f.Summary, f.Detail, remedy)
+}
+
+func images(r *reader, s *Spec) {
+	for _, n := range dify.Imaged() {
+		path, image := "dify.images."+string(n), s.Images()[n]
+		if image == "" || !r.ok(path) {
+			continue
+		}
+		repository, tag, digest := dify.SplitImage(image)
+		switch {
+		case repository == "sha256", digest != "" && !strings.Contains(repository, "/"): // what stands before it is rather a tag
+			r.at(path, "Malformed value", quote(path)+" is a digest that does not say of which repository.", "Write it with the repository: "+dify.Repository(n)+"@sha256:…")
+		case n == dify.PluginDaemon && (repository == "" || repository == dify.Repository(n)) && dify.Older(tag, dify.Keyless):
+			r.at(path, "Plugin daemon is too old", fmt.Sprintf("The plugin daemon %s reaches Cloud Storage with a service account's key only; difyup hands out no keys.", quote(tag)),
+				"Use "+dify.Keyless+" or later.")
+		}
+	}
+}
+
+// Images gives the images that the description names, by service; nil for none.
+func (s *Spec) Images() map[dify.Name]string {
+	var all map[dify.Name]string
+	i := s.Dify.Images
+	for n, image := range map[dify.Name]string{dify.API: i.API, dify.Web: i.Web, dify.PluginDaemon: i.PluginDaemon, dify.Sandbox: i.Sandbox, dify.SSRFProxy: i.SSRFProxy} {
+		if image != "" {
+			if all == nil {
+				all = map[dify.Name]string{}
+			}
+			all[n] = image
+		}
+	}
+	return all
 }
 
 // --- network ---

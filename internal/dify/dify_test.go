@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/fault"
 )
 
 func TestLookup(t *testing.T) {
@@ -22,6 +23,83 @@ func TestLookup(t *testing.T) {
 	for version, want := range map[string]string{"1.9.0": "service account's key", "2.0.0": "does not know", "latest": "does not know"} {
 		if _, err := dify.Lookup(version); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", version, err, want)
+		}
+	}
+}
+
+// TestChoose checks which releases run with images of the user's, whose settings those get that are not known, and why others
+// are refused.
+func TestChoose(t *testing.T) {
+	whole := func(but ...dify.Name) map[dify.Name]string {
+		all := map[dify.Name]string{}
+		for _, n := range dify.Imaged() {
+			if !slices.Contains(but, n) {
+				all[n] = "x"
+			}
+		}
+		return all
+	}
+	for _, tc := range []struct {
+		version string
+		images  map[dify.Name]string
+		like    string
+		schema  string
+		says    string // in the fault
+	}{
+		{version: "1.17.1", schema: "c3f1a9b2e6d4"},
+		{version: "1.17.1", images: whole(dify.API), schema: "c3f1a9b2e6d4"},
+		{version: "1.17.1", images: map[dify.Name]string{dify.API: "x"}}, // whose migrations may be others
+		{version: "1.99.0", images: whole(), like: "1.17.1"},
+		{version: "2.0.0-rc.1", images: whole(), like: "1.17.1"},
+		{version: "1.17.1-mine.1", images: whole(), like: "1.17.1"},
+		{version: "1.16.5", images: whole(), like: "1.16.1"},
+		{version: "1.14.3", images: whole(), like: "1.14.2"},
+		{version: "1.99.0", says: "Or name every image:\n    images:\n      api: 1.99.0\n      web: 1.99.0\n      plugin_daemon: VERSION-local\n"},
+		{version: "1.99.0", images: whole(dify.Web, dify.SSRFProxy), says: "has none for web, ssrf_proxy"},
+		{version: "1.14.1", images: whole(), says: "a newer daemon"},
+		{version: "1.14.1", says: "service account's key"},
+		{version: "main", images: whole(), says: "three numbers"},
+		{version: "main", says: "does not know"},
+		{version: "1.99", images: whole(), says: "three numbers"},
+		{version: "1.99.0 x", images: whole(), says: "three numbers"},
+		{version: "99999999999999999999.0.0", images: whole(), says: "three numbers"},
+	} {
+		r, err := dify.Choose(tc.version, tc.images)
+		if tc.says != "" {
+			if err == nil || !strings.Contains(err.Error()+"\n"+fault.All(err)[0].Remedy, tc.says) {
+				t.Errorf("%s with %v: got %v, want %q", tc.version, tc.images, err, tc.says)
+			}
+			continue
+		}
+		if err != nil || r.Version != tc.version || r.Like != tc.like || r.Schema != tc.schema {
+			t.Errorf("%s with %v: got %+v, %v", tc.version, tc.images, r, err)
+		}
+	}
+}
+
+// TestImages checks how the user's images, the release's and a mirror go together.
+func TestImages(t *testing.T) {
+	digest := "@sha256:" + strings.Repeat("0", 64)
+	r, err := dify.Lookup("1.17.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := dify.Images(r, dify.Settings{Registry: "mirror.example.com/hub", Images: map[dify.Name]string{
+		dify.API: "1.17.1-mine.1", dify.PluginDaemon: "ghcr.io:443/acme/daemon:7", dify.Sandbox: "acme/sandbox:7" + digest,
+	}})
+	want := map[dify.Name]string{
+		dify.API: "mirror.example.com/hub/langgenius/dify-api:1.17.1-mine.1", dify.Worker: "mirror.example.com/hub/langgenius/dify-api:1.17.1-mine.1",
+		dify.WorkerBeat: "mirror.example.com/hub/langgenius/dify-api:1.17.1-mine.1", dify.Web: "mirror.example.com/hub/langgenius/dify-web:1.17.1",
+		dify.PluginDaemon: "ghcr.io:443/acme/daemon:7", dify.Sandbox: "acme/sandbox:7" + digest, dify.SSRFProxy: "mirror.example.com/hub/ubuntu/squid:6.6-24.04_beta",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("images (-want +got):\n%s", d)
+	}
+	for image, want := range map[string][3]string{
+		"1.17.1": {"", "1.17.1", ""}, "a/b:1": {"a/b", "1", ""}, "h:5/b": {"h:5/b", "", ""}, "h:5/b:1" + digest: {"h:5/b", "1", digest[1:]}, "b" + digest: {"b", "", digest[1:]}, "": {},
+	} {
+		if repository, tag, digest := dify.SplitImage(image); want != [3]string{repository, tag, digest} {
+			t.Errorf("%q: %q, %q, %q", image, repository, tag, digest)
 		}
 	}
 }

@@ -336,6 +336,13 @@ func TestPins(t *testing.T) {
 	}, got); d != "" {
 		t.Errorf("images (-want +got):\n%s", d)
 	}
+	s, secrets := settings()
+	s.Pins = map[string]string{"acme/web:1": "sha256:c"}
+	s.Images = map[dify.Name]string{dify.API: "ghcr.io/acme/api:1@sha256:d", dify.Web: "acme/web:1"}
+	own := project(t, dify.Default, s, secrets)
+	if a, w := own[dify.Worker].Image, own[dify.Web].Image; a != "ghcr.io/acme/api@sha256:d" || w != "acme/web@sha256:c" {
+		t.Errorf("of the user's: %s, %s", a, w)
+	}
 	got = images("mirror.example.com:5000/hub", map[string]string{"langgenius/dify-api:1.17.1": "sha256:a", "mirror.example.com:5000/hub/langgenius/dify-web:1.17.1": "sha256:b"})
 	if got[dify.API] != "mirror.example.com:5000/hub/langgenius/dify-api:1.17.1" || got[dify.Web] != "mirror.example.com:5000/hub/langgenius/dify-web@sha256:b" {
 		t.Errorf("below the mirror: %v", got)

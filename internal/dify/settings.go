@@ -23,7 +23,11 @@ type Settings struct {
 
 	Machine Machine `json:"machine"`
 	Tuning  Tuning  `json:"tuning,omitzero"`
-	// Registry is a mirror of Docker Hub that all images are taken from, "HOST/PATH"; "" = Docker Hub itself.
+	// Images are those that the user names, in place of the release's: a tag, "REPOSITORY:TAG", or "REPOSITORY@sha256:…", where a
+	// tag before the digest does not count.
+	Images map[Name]string `json:"images,omitempty"`
+	// Registry is a mirror of Docker Hub that images are taken from, "HOST/PATH"; "" = Docker Hub itself. It does not hold for
+	// those that the user names with their repository.
 	Registry string `json:"registry,omitempty"`
 	// Pins are the digests of images, "sha256:…", by what Images calls them. An image without is run by its tag.
 	Pins map[string]string `json:"pins,omitempty"`

@@ -168,7 +168,12 @@ func (s *Stack) plan(ctx context.Context, st *state.State) (*plan.Plan, error) {
 
 // PlanFromNothing is the plan for a cloud in which nothing is. It sends no request.
 func (s *Stack) PlanFromNothing(ctx context.Context) (*plan.Plan, error) {
-	return plan.Make(ctx, resource.Owner{}, s.graph, nothing{}, nil, kind.ByName)
+	p, err := plan.Make(ctx, resource.Owner{}, s.graph, nothing{}, nil, kind.ByName)
+	if err != nil {
+		return nil, err
+	}
+	p.Notes = topology.Notes(s.opts.Spec)
+	return p, nil
 }
 
 type nothing struct{}

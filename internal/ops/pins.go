@@ -35,7 +35,7 @@ func (s *Stack) pin(ctx context.Context, st *state.State) error {
 		keep(p)
 	}
 	wanted := topology.Images(s.opts.Spec)
-	unknown := func(image string) bool { return known[image].Tag == "" }
+	unknown := func(image topology.Image) bool { return known[image.Reference].Tag == "" }
 	if st.Lost() && slices.ContainsFunc(wanted, unknown) { // the instances have been told them
 		live, err := s.client.ReadAll(ctx, []*resource.Resource{s.only(kind.RegionInstanceGroupManagers.Kind)})
 		if err != nil {
@@ -49,20 +49,23 @@ func (s *Stack) pin(ctx context.Context, st *state.State) error {
 			keep(state.Pin{Tag: tag, Platform: platform, Digest: digest})
 		}
 	}
-	pins := make([]state.Pin, len(wanted))
+	pins, errs := make([]state.Pin, len(wanted)), make([]error, len(wanted))
 	g, asking := errgroup.WithContext(ctx)
 	for i, image := range wanted {
-		if pins[i] = known[image]; unknown(image) {
+		if pins[i] = known[image.Reference]; unknown(image) {
 			g.Go(func() error {
-				digest, err := s.opts.Digest(asking, image, platform)
-				pins[i] = state.Pin{Tag: image, Platform: platform, Digest: digest}
+				digest, err := s.opts.Digest(asking, image.Reference, platform)
+				pins[i] = state.Pin{Tag: image.Reference, Platform: platform, Digest: digest}
+				errs[i] = err
 				return err
 			})
 		}
 	}
 	if err := g.Wait(); err != nil {
-		for _, f := range fault.All(err) {
-			f.At = s.opts.Spec.At("dify.version")
+		for i, err := range errs {
+			for _, f := range fault.All(err) {
+				f.At = s.opts.Spec.At(wanted[i].Option)
+			}
 		}
 		return err
 	}

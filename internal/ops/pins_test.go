@@ -29,13 +29,14 @@ type registries struct {
 	mu     sync.Mutex
 	pushes int
 	asked  []string
-	away   error // what they say instead
+	away   error  // what they say instead
+	only   string // of this image alone; "" = of all
 }
 
 func (r *registries) digest(_ context.Context, image, platform string) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.away != nil {
+	if r.away != nil && (r.only == "" || r.only == image) {
 		return "", r.away
 	}
 	r.asked = append(r.asked, image+" for "+platform)
@@ -152,6 +153,42 @@ func TestPins(t *testing.T) {
 	_, err = p.open(false).Plan(t.Context())
 	if asked := hub.take(); len(asked) > 0 {
 		t.Errorf("asked %q, %v", asked, err)
+	}
+}
+
+// TestPinsOfOwnImages checks that no registry is asked for an image that is named with its digest, that another is asked for as it
+// is named, and that a fault about one has its place.
+func TestPinsOfOwnImages(t *testing.T) {
+	p, hub := newPlace(t), &registries{}
+	p.digest = hub.digest
+	whole := "ghcr.io/acme/api:1.99.0@sha256:" + strings.Repeat("a", 64)
+	description := "stack: demo\nproject: " + project + "\nregion: " + region + "\ndify:\n  version: 1.99.0\n  images:\n    api: " + whole +
+		"\n    web: ghcr.io/acme/web:1.99.0\n    plugin_daemon: 0.7.0-local\n    sandbox: 0.2.16\n    ssrf_proxy: 6.6-24.04_beta\n"
+	spec, err := config.Parse("difyup.yaml", []byte(description))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.edit = func(s *config.Spec) { *s = *spec }
+	made, err := p.open(false).Plan(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := fmt.Sprintf("sha256:%064x", 0)
+	_, pins := pinsOf(t, made)
+	if d := cmp.Diff(map[string]string{
+		"ghcr.io/acme/web:1.99.0": digest, "langgenius/dify-plugin-daemon:0.7.0-local": digest, "langgenius/dify-sandbox:0.2.16": digest, "ubuntu/squid:6.6-24.04_beta": digest,
+	}, pins); d != "" {
+		t.Errorf("pins (-want +got):\n%s", d)
+	}
+	if asked := hub.take(); len(asked) != 4 || asked[0] != "ghcr.io/acme/web:1.99.0 for linux/amd64" {
+		t.Errorf("asked %q", asked)
+	}
+	if len(made.Notes) != 2 || !strings.Contains(made.Notes[0], "memory of 1.17.1") || !strings.Contains(made.Notes[1], whole+" for api") {
+		t.Errorf("notes are %q", made.Notes)
+	}
+	hub.only, hub.away = "ghcr.io/acme/web:1.99.0", &fault.Fault{Summary: "There is no such image"}
+	if _, err := p.open(false).Plan(t.Context()); len(fault.All(err)) != 1 || fault.All(err)[0].At.Line != 8 {
+		t.Errorf("got %v", err)
 	}
 }
 

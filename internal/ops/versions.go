@@ -50,7 +50,7 @@ func (s *Stack) compare(ctx context.Context, owner resource.Owner, st *state.Sta
 	if err != nil {
 		return nil, err
 	}
-	p.Notes = notes
+	p.Notes = append(topology.Notes(s.opts.Spec), notes...)
 	return p, nil
 }
 

@@ -131,7 +131,7 @@ func explain(image, host, platform string, err error) *fault.Fault {
 	case refused != nil && refused.StatusCode == http.StatusNotFound:
 		f.Summary = "There is no such image"
 		f.Detail = fmt.Sprintf("%s knows no %s.", host, image)
-		f.Remedy = "Check `dify.version` and `dify.registry`: a mirror must have the same names below its path."
+		f.Remedy = "Check `dify.version`, `dify.images` and `dify.registry`: a mirror must have the same names below its path."
 	case refused != nil && (refused.StatusCode == http.StatusUnauthorized || refused.StatusCode == http.StatusForbidden):
 		f.Summary = "The registry lets nobody in"
 		f.Detail = fmt.Sprintf("%s does not show %s to who asks (status %d): the image does not exist, or is not for everybody, or the credentials are wrong.", host, image, refused.StatusCode)

@@ -133,23 +133,12 @@ func (b *builder) settings() dify.Settings {
 		},
 		Secrets:     map[string]dify.SecretVersion{},
 		Environment: s.Variables(), SecretEnvironment: s.SecretVariables(),
-		Machine: s.Machine(), Tuning: s.Tuning(), Registry: s.Dify.Registry, PipMirror: s.Dify.PipMirror, Pins: b.given.Pins,
+		Machine: s.Machine(), Tuning: s.Tuning(), Images: s.Images(), Registry: s.Dify.Registry, PipMirror: s.Dify.PipMirror, Pins: b.given.Pins,
 	}
 	for _, p := range dify.Purposes() {
 		out.Secrets[p.Key] = dify.SecretVersion{Name: b.name(p.Name), Version: b.given.Versions.of(p.Key).Used}
 	}
 	return out
-}
-
-// Images gives the images that the instances of a stack run, as they are asked for at registries, sorted.
-func Images(s *config.Spec) []string {
-	release, err := dify.Lookup(s.Dify.Version)
-	if err != nil {
-		return nil // a description that was read has a release
-	}
-	all := slices.Collect(maps.Values(dify.Images(release, (&builder{spec: s}).settings())))
-	slices.Sort(all)
-	return slices.Compact(all)
 }
 
 // Output is something a user wants to know about a running stack.
