@@ -17,75 +17,86 @@ import (
 const probes = "difyup-probe/"
 
 // seeBucket does what changes nothing in Dify's bucket: it asks for the bucket itself, as Dify's client does before each use, and
-// for the names of objects. It says whether the object of this instance's probe is there.
-func (a *agent) seeBucket(ctx context.Context) (left bool, err error) {
+// for the names of objects. It gives the generation of the object of this instance's probe, "" when there is none.
+func (a *agent) seeBucket(ctx context.Context) (left string, err error) {
 	at := "/storage/v1/b/" + url.PathEscape(a.settings.Stores.Bucket)
 	if _, err := a.bucketCall(ctx, http.MethodGet, at+"?fields=name", nil, "see it", "storage.buckets.get"); err != nil {
-		return false, err
+		return "", err
 	}
 	name := probes + a.name
-	raw, err := a.bucketCall(ctx, http.MethodGet, at+"/o?maxResults=1&fields=items/name&prefix="+url.QueryEscape(name), nil, "list objects", "storage.objects.list")
+	raw, err := a.bucketCall(ctx, http.MethodGet, at+"/o?maxResults=1&fields=items(name,generation)&prefix="+url.QueryEscape(name), nil, "list objects", "storage.objects.list")
 	if err != nil {
-		return false, err
+		return "", err
 	}
-	var list struct{ Items []struct{ Name string } }
+	var list struct {
+		Items []struct{ Name, Generation string }
+	}
 	if err := json.Unmarshal(raw, &list); err != nil {
-		return false, errors.New("the bucket's answer cannot be read")
+		return "", errNoAnswer
 	}
-	return len(list.Items) == 1 && list.Items[0].Name == name, nil
+	if len(list.Items) == 0 || list.Items[0].Name != name {
+		return "", nil
+	}
+	return list.Items[0].Generation, nil
 }
+
+var errNoAnswer = errors.New("the bucket's answer cannot be read")
 
 // tryBucket does with Dify's bucket all that Dify does, to an object of the instance's own, which it removes again. A right
 // that is missing is a *stores.Lack.
-func (a *agent) tryBucket(ctx context.Context) error {
+func (a *agent) tryBucket(ctx context.Context) (err error) {
 	left, err := a.seeBucket(ctx)
 	if err != nil {
 		return err
 	}
 	name, bucket := probes+a.name, url.PathEscape(a.settings.Stores.Bucket)
 	object := "/storage/v1/b/" + bucket + "/o/" + url.PathEscape(name)
-	// Without a generation, a bucket with versioning would keep the object as an older version.
-	remove := func(generation string) error {
-		_, err := a.bucketCall(ctx, http.MethodDelete, object+generation, nil, "delete objects", "storage.objects.delete")
+	// A bucket with versioning keeps as an older version what is removed without its generation.
+	remove := func(ctx context.Context, generation string) error {
+		_, err := a.bucketCall(ctx, http.MethodDelete, object+"?generation="+url.QueryEscape(generation), nil, "delete objects", "storage.objects.delete")
 		var status *statusError
-		if errors.As(err, &status) && status.Code == http.StatusNotFound {
+		if errors.As(err, &status) && status.Code == http.StatusNotFound { // it was overwritten
 			return nil
 		}
 		return err
 	}
-	write := func(contents, what, right string) (generation string, err error) {
-		raw, err := a.bucketCall(ctx, http.MethodPost, "/upload/storage/v1/b/"+bucket+"/o?uploadType=media&name="+url.QueryEscape(name), []byte(contents), what, right)
-		if err != nil {
-			return "", err
-		}
-		var answer struct{ Generation string }
-		if err := json.Unmarshal(raw, &answer); err != nil || answer.Generation == "" {
-			return "", errors.New("the bucket's answer cannot be read")
-		}
-		return "?generation=" + url.QueryEscape(answer.Generation), nil
-	}
-	// An agent that was cut off may have left its object, and writing would be overwriting, which is another right.
-	if left {
-		if err := remove(""); err != nil {
+	// Writing over what an agent left that was cut off would take another right.
+	if left != "" {
+		if err := remove(ctx, left); err != nil {
 			return err
 		}
 	}
-	first, err := write("1", "write objects", "storage.objects.create")
-	if err != nil {
+	var made []string // generations
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		for _, generation := range made {
+			err = errors.Join(err, remove(ctx, generation))
+		}
+	}()
+	write := func(contents, what, right string) error {
+		raw, err := a.bucketCall(ctx, http.MethodPost, "/upload/storage/v1/b/"+bucket+"/o?uploadType=media&name="+url.QueryEscape(name), []byte(contents), what, right)
+		if err != nil {
+			return err
+		}
+		var answer struct{ Generation string }
+		if err := json.Unmarshal(raw, &answer); err != nil || answer.Generation == "" {
+			return errNoAnswer
+		}
+		made = append(made, answer.Generation)
+		return nil
+	}
+	if err := write("1", "write objects", "storage.objects.create"); err != nil {
 		return err
 	}
-	second, err := write("2", "overwrite objects", "storage.objects.delete")
-	if err != nil {
+	if err := write("2", "overwrite objects", "storage.objects.delete"); err != nil {
 		return err
 	}
 	raw, err := a.bucketCall(ctx, http.MethodGet, object+"?alt=media", nil, "read objects", "storage.objects.get")
-	if err != nil {
-		return err
+	if err == nil && string(raw) != "2" {
+		err = &stores.Lack{Says: "does not give back what was written to it", Err: errors.New("the probe has other contents")}
 	}
-	if string(raw) != "2" {
-		return &stores.Lack{Says: "does not give back what was written to it", Err: errors.New("the probe has other contents")}
-	}
-	return errors.Join(remove(second), remove(first))
+	return err
 }
 
 // Cloud Storage lets one object be changed about once a second, and refuses more with 429.
