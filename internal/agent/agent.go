@@ -424,7 +424,7 @@ func (a *agent) stores(secrets map[string]string) []store {
 	}
 }
 
-// bucket is that of Dify's files. It is no store that others wait for by a name of ours.
+// bucket is that of Dify's files. It has no name that comes to be, so reach leaves it to provide.
 func (a *agent) bucket() store {
 	return store{"the bucket", func(ctx context.Context) error {
 		_, err := a.seeBucket(ctx)
