@@ -18,7 +18,10 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/difyup/difyup/internal/agent/frontdoor"
+	"github.com/difyup/difyup/internal/agent/migrate"
 	"github.com/difyup/difyup/internal/agent/runtime"
 	"github.com/difyup/difyup/internal/agent/stores"
 	"github.com/difyup/difyup/internal/dify"
@@ -69,6 +72,8 @@ type agent struct {
 	endpoint string  // of all APIs; "" on Google
 	scale    float64 // of Google's times: 1 on Google
 	settings dify.Settings
+
+	provided map[string]bool // the stores that hold and allow all that Dify needs; only serve uses it
 }
 
 // Run serves until ctx ends, then lets requests and tasks finish, within dify.EndTime, and returns nil.
@@ -76,7 +81,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.MetadataHost == "" {
 		o.MetadataHost = "metadata.google.internal"
 	}
-	a := &agent{opts: o, log: o.Log, resolver: Resolver(o.DNS)}
+	a := &agent{opts: o, log: o.Log, resolver: Resolver(o.DNS), provided: map[string]bool{}}
 	// No proxy: the metadata server must never be asked through one.
 	transport := &http.Transport{DialContext: (&net.Dialer{Timeout: 5 * time.Second, Resolver: a.resolver}).DialContext, MaxIdleConnsPerHost: 8}
 	defer transport.CloseIdleConnections()
@@ -258,6 +263,9 @@ func (a *agent) serve(ctx, life context.Context) {
 				prepared = true
 			}
 			err := a.reach(ctx, secrets)
+			if err == nil {
+				err = a.provide(ctx, secrets)
+			}
 			a.vitals.stores(err == nil)
 			return err
 		}) != nil {
@@ -347,6 +355,29 @@ func (a *agent) reach(ctx context.Context, secrets map[string]string) error {
 	return nil
 }
 
+// How long one store may take to be provided for. Another instance may be making the same extension.
+const providePatience = 30 * time.Second
+
+// provide has every store, and the bucket, hold what Dify needs and allow what Dify does, and gives the first error. What
+// was well once is not tried again: a right that was lost while Dify ran must not keep it from being started again.
+func (a *agent) provide(ctx context.Context, secrets map[string]string) error {
+	for _, s := range append(a.stores(secrets), a.bucket()) {
+		if s.provide == nil || a.provided[s.name] {
+			continue
+		}
+		err := func() error {
+			ctx, cancel := context.WithTimeout(ctx, providePatience)
+			defer cancel()
+			return s.provide(ctx)
+		}()
+		if err != nil {
+			return &unready{s.name, words(err), hide(err, secrets).Error()}
+		}
+		a.provided[s.name] = true
+	}
+	return nil
+}
+
 // hide keeps secrets out of an error of a library's.
 func hide(err error, secrets map[string]string) error {
 	if err == nil {
@@ -365,27 +396,40 @@ func hide(err error, secrets map[string]string) error {
 type store struct {
 	name  string
 	reach func(context.Context) error
+	// provide makes in it what Dify needs, and tries what Dify must be allowed there. nil = there is nothing.
+	provide func(context.Context) error
 }
 
 func (a *agent) stores(secrets map[string]string) []store {
 	s := a.settings.Stores
-	postgres := func(d dify.Database, database, password string) func(context.Context) error {
-		return func(ctx context.Context) error {
-			config, err := stores.PostgresConfig(a.resolver, d.Host, d.Port, d.User, password, database)
-			if err != nil {
-				return err
+	postgres := func(name string, d dify.Database, database, password string, needs stores.Needs) store {
+		with := func(do func(context.Context, *pgx.ConnConfig) error) func(context.Context) error {
+			return func(ctx context.Context) error {
+				config, err := stores.PostgresConfig(a.resolver, d.Host, d.Port, d.User, password, database)
+				if err != nil {
+					return err
+				}
+				return do(ctx, config)
 			}
-			return stores.ReachPostgres(ctx, config)
 		}
+		return store{name, with(stores.ReachPostgres), with(func(ctx context.Context, c *pgx.ConnConfig) error { return stores.Provide(ctx, c, needs) })}
 	}
 	return []store{
-		{"the database", postgres(s.Database, s.Database.Name, secrets[dify.DBPassword])},
-		{"the plugins' database", postgres(s.Database, s.Database.PluginName, secrets[dify.DBPassword])},
-		{"the vector database", postgres(s.Vector, s.Vector.Name, secrets[dify.VectorPassword])},
-		{"Redis", func(ctx context.Context) error {
+		postgres("the database", s.Database, s.Database.Name, secrets[dify.DBPassword], stores.Needs{Extension: dify.MainExtension, Schema: migrate.RecordSchema}),
+		postgres("the plugins' database", s.Database, s.Database.PluginName, secrets[dify.DBPassword], stores.Needs{}),
+		postgres("the vector database", s.Vector, s.Vector.Name, secrets[dify.VectorPassword], stores.Needs{Extension: dify.VectorExtension}),
+		{name: "Redis", reach: func(ctx context.Context) error {
 			return stores.ReachRedis(ctx, stores.RedisOptions(a.resolver, s.Redis.Host, s.Redis.Port, secrets[dify.RedisAuth]))
 		}},
 	}
+}
+
+// bucket is that of Dify's files. It has no name that comes to be, so reach leaves it to provide.
+func (a *agent) bucket() store {
+	return store{"the bucket", func(ctx context.Context) error {
+		_, err := a.seeBucket(ctx)
+		return err
+	}, a.tryBucket}
 }
 
 // run has the runtime run services until life ends, and tells the front door when they answer, as long as ctx lasts. It

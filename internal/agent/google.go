@@ -17,7 +17,7 @@ import (
 	"github.com/difyup/difyup/internal/dify"
 )
 
-// google asks the metadata server and Secret Manager.
+// google asks the metadata server, Secret Manager and Cloud Storage.
 type google struct {
 	host   string // of the metadata server
 	client *http.Client
@@ -27,7 +27,7 @@ type google struct {
 	expires time.Time
 }
 
-// statusError is an answer other than 200.
+// statusError is an answer other than 200 and 204.
 type statusError struct {
 	Code int
 	What string
@@ -54,7 +54,7 @@ func (g *google) do(req *http.Request, what string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusNoContent {
 		return raw, &statusError{Code: resp.StatusCode, What: what}
 	}
 	return raw, nil

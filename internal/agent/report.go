@@ -2,12 +2,10 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -18,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/difyup/difyup/internal/agent/runtime"
+	"github.com/difyup/difyup/internal/agent/stores"
 	"github.com/difyup/difyup/internal/report"
 )
 
@@ -174,12 +173,15 @@ func words(err error) string {
 		network  net.Error
 		service  *runtime.Failure
 		of       *unready
+		lack     *stores.Lack
 	)
 	switch {
 	case err == nil:
 		return ""
 	case errors.As(err, &of):
 		return of.what + " " + of.says
+	case errors.As(err, &lack):
+		return lack.Says
 	case errors.As(err, &service):
 		return "cannot run the service " + string(service.Service)
 	case errors.As(err, &postgres):
@@ -224,7 +226,7 @@ const checkEvery = time.Minute
 
 // check tries every store at once, the bucket too, and says how each is.
 func (a *agent) check(ctx context.Context, secrets map[string]string) []report.Check {
-	all := append(a.stores(secrets), store{"the bucket", a.bucket})
+	all := append(a.stores(secrets), a.bucket())
 	out := make([]report.Check, len(all))
 	var wg sync.WaitGroup
 	for i, s := range all {
@@ -241,29 +243,6 @@ func (a *agent) check(ctx context.Context, secrets map[string]string) []report.C
 	}
 	wg.Wait()
 	return out
-}
-
-// bucket asks for one name in Dify's bucket.
-func (a *agent) bucket(ctx context.Context) error {
-	endpoint := a.endpoint
-	if endpoint == "" {
-		endpoint = "https://storage.googleapis.com/"
-	}
-	token, err := a.google.bearer(ctx)
-	if err != nil {
-		return err
-	}
-	target := strings.TrimSuffix(endpoint, "/") + "/storage/v1/b/" + url.PathEscape(a.settings.Stores.Bucket) + "/o?maxResults=1&fields=items/name"
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Authorization", "Bearer "+token)
-	raw, err := a.google.do(req, "the bucket "+a.settings.Stores.Bucket)
-	if err == nil && !json.Valid(raw) {
-		err = errors.New("the bucket's answer cannot be read")
-	}
-	return err
 }
 
 // keepChecking tries everything now and then, until ctx ends.

@@ -119,9 +119,44 @@ type cloud struct {
 	mu       sync.Mutex
 	refusals int // of secrets, while permissions spread
 	objects  map[string]string
-	hold     func()   // is called by the next upload, once
-	read     []string // the versions of secrets that were given
+	older    map[string]string // earlier versions of objects by NAME#GENERATION, where the bucket has versioning; nil = it has none
+	last     int               // generation that was given to an object
+	live     map[string]string // the generations of the objects that are there
+	lacks    string            // a right to the bucket that the instance does not have
+	busy     int               // changes of objects that are refused, because there were too many
+	hold     func()            // is called by the next upload, once
+	read     []string          // the versions of secrets that were given
 	reports  []string
+}
+
+// may says whether the instance has the right to do something to the bucket of Dify's files.
+func (c *cloud) may(method, path, object string) bool {
+	needs := map[string]string{http.MethodGet: "storage.objects.get", http.MethodPost: "storage.objects.create", http.MethodDelete: "storage.objects.delete"}[method]
+	switch {
+	case path == "/storage/v1/b/files":
+		needs = "storage.buckets.get"
+	case path == "/storage/v1/b/files/o" && method == http.MethodGet:
+		needs = "storage.objects.list"
+	case method == http.MethodPost && c.objects[object] != "" && c.lacks == "storage.objects.delete": // what is overwritten is gone
+		return false
+	}
+	return needs != c.lacks
+}
+
+// remove does what Cloud Storage does to an object, or to one generation of it. It says whether that was there.
+func (c *cloud) remove(name, generation string) bool {
+	switch live := c.live[name]; {
+	case c.objects[name] != "" && (generation == "" || generation == live):
+		if c.older != nil && generation == "" {
+			c.older[name+"#"+live] = c.objects[name]
+		}
+		delete(c.objects, name)
+		return true
+	case c.older[name+"#"+generation] != "":
+		delete(c.older, name+"#"+generation)
+		return true
+	}
+	return false
 }
 
 func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -153,8 +188,18 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no token", http.StatusUnauthorized)
 		return
 	}
-	object := strings.TrimPrefix(r.URL.Path, "/storage/v1/b/files/o/")
+	object, query := strings.TrimPrefix(r.URL.Path, "/storage/v1/b/files/o/"), r.URL.Query()
+	if r.Method == http.MethodPost {
+		object = query.Get("name")
+	}
+	if strings.Contains(r.URL.Path, "/b/files") && !c.may(r.Method, r.URL.Path, object) {
+		http.Error(w, "Permission denied", http.StatusForbidden)
+		return
+	}
 	switch {
+	case c.busy > 0 && r.Method != http.MethodGet:
+		c.busy--
+		http.Error(w, "The object exceeded the rate limit for object mutation operations", http.StatusTooManyRequests)
 	case strings.HasPrefix(r.URL.Path, "/v1/projects/p/secrets/"):
 		if c.refusals > 0 {
 			c.refusals--
@@ -174,7 +219,15 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.read = append(c.read, name+"@"+strings.TrimSuffix(version, ":access"))
 		fmt.Fprintf(w, `{"payload":{"data":%q}}`, base64.StdEncoding.EncodeToString([]byte(payload)))
 	case r.Method == http.MethodGet && r.URL.Path == "/storage/v1/b/files/o":
-		io.WriteString(w, `{}`)
+		list := struct {
+			Items []map[string]string `json:"items,omitempty"`
+		}{}
+		for _, name := range slices.Sorted(maps.Keys(c.objects)) {
+			if strings.HasPrefix(name, query.Get("prefix")) {
+				list.Items = append(list.Items, map[string]string{"name": name, "generation": c.live[name]})
+			}
+		}
+		_ = json.NewEncoder(w).Encode(list) // whoever asked may be gone
 	case r.Method == http.MethodGet && r.URL.Path == "/storage/v1/b/files":
 		io.WriteString(w, `{"name":"files"}`)
 	case r.Method == http.MethodPost && r.URL.Path == "/upload/storage/v1/b/files/o":
@@ -188,12 +241,19 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			hold()
 			c.mu.Lock()
 		}
-		c.objects[r.URL.Query().Get("name")] = string(raw)
-		io.WriteString(w, `{"generation":"1"}`)
+		if c.older != nil && c.objects[object] != "" {
+			c.older[object+"#"+c.live[object]] = c.objects[object]
+		}
+		c.last++
+		if c.live == nil {
+			c.live = map[string]string{}
+		}
+		c.objects[object], c.live[object] = string(raw), strconv.Itoa(c.last)
+		fmt.Fprintf(w, `{"generation":%q}`, c.live[object])
 	case r.Method == http.MethodGet && c.objects[object] != "":
 		io.WriteString(w, c.objects[object])
-	case r.Method == http.MethodDelete && c.objects[object] != "":
-		delete(c.objects, object)
+	case r.Method == http.MethodDelete && c.remove(object, query.Get("generation")):
+		w.WriteHeader(http.StatusNoContent)
 	default:
 		http.NotFound(w, r)
 	}

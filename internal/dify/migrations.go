@@ -2,6 +2,13 @@ package dify
 
 import "slices"
 
+// The extensions of PostgreSQL that the databases must have, in every release that there is. The first migration of the main
+// one takes identifiers from its extension; vectors are of the other's type. The database of plugins needs none.
+const (
+	MainExtension   = "uuid-ossp"
+	VectorExtension = "vector"
+)
+
 // Migration is a command that brings the schema of a database up to a release's, in a container of its own.
 type Migration struct {
 	Service     Service           // whose image and environment it has

@@ -50,6 +50,9 @@ func (f *Failed) Error() string {
 	return fmt.Sprintf("the migration of %s %s: %s", f.Of, f.Why, f.Lines)
 }
 
+// RecordSchema is the schema of the main database in which what was migrated is recorded.
+const RecordSchema = "difyup"
+
 // lock is the advisory lock under which migrations run: a number that nobody else takes, Dify's own lock being in Redis.
 const lock = 0x646966797570 // "difyup"
 
@@ -120,7 +123,7 @@ func Run(ctx context.Context, o Options) (Schema, error) {
 func recorded(ctx context.Context, c *pgx.Conn, version string) (bool, Schema, error) {
 	ctx, cancel := context.WithTimeout(ctx, stores.Patience)
 	defer cancel()
-	rows, _ := c.Query(ctx, `SELECT version, head FROM difyup.migrations`) // its error comes with the rows
+	rows, _ := c.Query(ctx, `SELECT version, head FROM `+RecordSchema+`.migrations`) // its error comes with the rows
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Schema])
 	if missing(err) {
 		return false, Schema{}, nil
@@ -174,14 +177,14 @@ func record(ctx context.Context, c *pgx.Conn, s Schema, by string) error {
 	defer cancel()
 	return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
 		for _, q := range []string{
-			`CREATE SCHEMA IF NOT EXISTS difyup`,
-			`CREATE TABLE IF NOT EXISTS difyup.migrations (version text PRIMARY KEY, head text NOT NULL, instance text NOT NULL, at timestamptz NOT NULL DEFAULT now())`,
+			`CREATE SCHEMA IF NOT EXISTS ` + RecordSchema,
+			`CREATE TABLE IF NOT EXISTS ` + RecordSchema + `.migrations (version text PRIMARY KEY, head text NOT NULL, instance text NOT NULL, at timestamptz NOT NULL DEFAULT now())`,
 		} {
 			if _, err := tx.Exec(ctx, q); err != nil {
 				return fmt.Errorf("record the migration: %w", err)
 			}
 		}
-		_, err := tx.Exec(ctx, `INSERT INTO difyup.migrations (version, head, instance) VALUES ($1, $2, $3)
+		_, err := tx.Exec(ctx, `INSERT INTO `+RecordSchema+`.migrations (version, head, instance) VALUES ($1, $2, $3)
 			ON CONFLICT (version) DO UPDATE SET head = $2, instance = $3, at = now()`, s.Version, s.Head, by)
 		if err != nil {
 			return fmt.Errorf("record the migration: %w", err)
