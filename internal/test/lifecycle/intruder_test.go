@@ -517,7 +517,12 @@ sleep 600
 		}
 	}
 
-	// What it left behind goes with it.
+	// What it left behind goes with it. The intruder traced it, as the same user may, and a stopped program does not end by itself.
+	for _, p := range visible(filepath.Join(info.Dir, "instances")) {
+		if strings.Contains(strings.Join(p.words, " "), "/evil-") {
+			_ = syscall.Kill(p.pid, syscall.SIGCONT) // it may be gone
+		}
+	}
 	await("regions/asia-northeast1", must("DELETE", compute+"regions/asia-northeast1/instanceGroupManagers/evil", ""))
 	all, err := filepath.Glob("/proc/[0-9]*/status")
 	if err != nil {
