@@ -77,59 +77,14 @@ func do(ctx context.Context, config *pgx.ConnConfig, statements ...string) error
 // TestProvided boots two instances at once on stores that lack something of everything. Both wait, with the words for what is
 // missing, and go on as soon as it is given; at last both serve, and nothing of what they tried with is left.
 func TestProvided(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts PostgreSQL and Redis")
-	}
-	n, err := plane.Claim()
-	if err != nil {
-		t.Fatal(err)
-	}
-	supervisor := plane.NewSupervisor(nil)
-	t.Cleanup(func() {
-		if err := errors.Join(supervisor.Close(context.Background(), 10*time.Second), n.Close()); err != nil {
-			t.Error(err)
-		}
-	})
-	dir := t.TempDir()
-	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) { // the servers run as another user
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	postgres, err := plane.FindPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	redisServer, err := plane.FindRedis()
-	if err != nil {
-		t.Fatal(err)
-	}
-	sql := plane.NewSQL(n, supervisor, postgres, dir)
-	database, err := sql.Create(t.Context(), "p/main", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for user, secret := range map[string]string{"dify": "demo-db-password", "vector": "demo-vector-password"} {
-		if err := sql.SetUser(t.Context(), "p/main", user, secretOf(secret)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	data, settings := storesOf(t, "bare")
 	// as gives how a database is reached.
 	as := func(user, secret, name string) *pgx.ConnConfig {
-		config, err := stores.PostgresConfig(net.DefaultResolver, database.String(), 5432, user, secretOf(secret), name)
+		config, err := stores.PostgresConfig(net.DefaultResolver, settings.Stores.Database.Host, 5432, user, secretOf(secret), name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return config
-	}
-	for _, name := range []string{"dify", "dify_plugin", "dify_vector"} {
-		if err := sql.CreateDatabase(t.Context(), "p/main", name); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cache, err := plane.NewCache(n, supervisor, redisServer, dir).Create(t.Context(), "p/redis", secretOf("demo-redis-auth"), nil)
-	if err != nil {
-		t.Fatal(err)
 	}
 	main, plugins := as("dify", "demo-db-password", "dify"), as("dify", "demo-db-password", "dify_plugin")
 
@@ -142,7 +97,7 @@ func TestProvided(t *testing.T) {
 		t.Fatal(err)
 	}
 	control := ""
-	err = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+	err := filepath.WalkDir(data.Dir, func(path string, _ fs.DirEntry, err error) error {
 		if filepath.Base(path) == "vector.control" {
 			control = path
 		}
@@ -152,18 +107,6 @@ func TestProvided(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	settings := dify.Settings{
-		Stack: "demo", Project: "p", Region: "r", Runtime: "bare", DifyVersion: dify.Default, Secrets: map[string]dify.SecretVersion{},
-		Machine: dify.Machine{CPUs: 2, MemoryMiB: 8192},
-		Stores: dify.Stores{
-			Database: dify.Database{Host: database.String(), Port: 5432, User: "dify", Name: "dify", PluginName: "dify_plugin"},
-			Vector:   dify.Database{Host: database.String(), Port: 5432, User: "vector", Name: "dify_vector"},
-			Redis:    dify.Address{Host: cache.String(), Port: 6379}, Bucket: "files",
-		},
-	}
-	for _, p := range dify.Purposes() {
-		settings.Secrets[p.Key] = dify.SecretVersion{Name: "demo-" + p.Name, Version: 2}
-	}
 	config, err := json.Marshal(settings)
 	if err != nil {
 		t.Fatal(err)
@@ -185,7 +128,7 @@ func TestProvided(t *testing.T) {
 	defer cancel()
 	for _, name := range []string{"vm-1", "vm-2"} {
 		i := &instance{cloud: &cloud{config: string(config), objects: map[string]string{}, older: map[string]string{}, lacks: "storage.buckets.get"}, name: name, ended: make(chan error, 1)}
-		if i.ip, err = n.Addr(plane.Instance); err != nil {
+		if i.ip, err = data.Net.Addr(plane.Instance); err != nil {
 			t.Fatal(err)
 		}
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

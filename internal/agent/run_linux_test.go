@@ -32,6 +32,7 @@ import (
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/localcloud/plane"
 	"github.com/difyup/difyup/internal/report"
+	"github.com/difyup/difyup/internal/test/servers"
 )
 
 // The test's program is the stand-in too, as the agent's is.
@@ -289,69 +290,50 @@ func children(t *testing.T) map[dify.Name]int {
 	return all
 }
 
-// TestRun is an instance's life: it waits for permissions, then for names, then serves, survives the runtime's death, and
-// ends without losing the request in hand.
-func TestRun(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts PostgreSQL and Redis")
-	}
-	n, err := plane.Claim()
-	if err != nil {
-		t.Fatal(err)
-	}
-	supervisor := plane.NewSupervisor(nil)
-	t.Cleanup(func() {
-		if err := errors.Join(supervisor.Close(context.Background(), 10*time.Second), n.Close()); err != nil {
-			t.Error(err)
-		}
-	})
-	dir := t.TempDir()
-	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) { // PostgreSQL runs as another user
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	postgres, err := plane.FindPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	redisServer, err := plane.FindRedis()
-	if err != nil {
-		t.Fatal(err)
-	}
-	sql := plane.NewSQL(n, supervisor, postgres, dir)
-	dbAddress, err := sql.Create(t.Context(), "p/main", nil)
+// storesOf starts the stores of a stack, and gives them with the settings of its instances, in which they stand by their addresses.
+func storesOf(t *testing.T, runtime string) (*servers.Servers, dify.Settings) {
+	t.Helper()
+	data := servers.Open(t)
+	database, err := data.SQL.Create(t.Context(), "p/main", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	// One server is both: the passwords of the main and the vector database are of two users.
 	for user, secret := range map[string]string{"dify": "demo-db-password", "vector": "demo-vector-password"} {
-		if err := sql.SetUser(t.Context(), "p/main", user, secretOf(secret)); err != nil {
+		if err := data.SQL.SetUser(t.Context(), "p/main", user, secretOf(secret)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, name := range []string{"dify", "dify_plugin", "dify_vector"} {
-		if err := sql.CreateDatabase(t.Context(), "p/main", name); err != nil {
+		if err := data.SQL.CreateDatabase(t.Context(), "p/main", name); err != nil {
 			t.Fatal(err)
 		}
 	}
-	redisAddress, err := plane.NewCache(n, supervisor, redisServer, dir).Create(t.Context(), "p/redis", secretOf("demo-redis-auth"), nil)
+	redis, err := data.Cache.Create(t.Context(), "p/redis", secretOf("demo-redis-auth"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-
 	settings := dify.Settings{
-		Stack: "demo", Project: "p", Region: "r", Runtime: "standin", DifyVersion: dify.Default, Secrets: map[string]dify.SecretVersion{},
+		Stack: "demo", Project: "p", Region: "r", Runtime: runtime, DifyVersion: dify.Default, Secrets: map[string]dify.SecretVersion{},
 		Machine: dify.Machine{CPUs: 2, MemoryMiB: 8192},
 		Stores: dify.Stores{
-			Database: dify.Database{Host: "db.demo.internal", Port: 5432, User: "dify", Name: "dify", PluginName: "dify_plugin"},
-			Vector:   dify.Database{Host: "vector.demo.internal", Port: 5432, User: "vector", Name: "dify_vector"},
-			Redis:    dify.Address{Host: "redis.demo.internal", Port: 6379}, Bucket: "files",
+			Database: dify.Database{Host: database.String(), Port: 5432, User: "dify", Name: "dify", PluginName: "dify_plugin"},
+			Vector:   dify.Database{Host: database.String(), Port: 5432, User: "vector", Name: "dify_vector"},
+			Redis:    dify.Address{Host: redis.String(), Port: 6379}, Bucket: "files",
 		},
 	}
 	for _, p := range dify.Purposes() {
 		settings.Secrets[p.Key] = dify.SecretVersion{Name: "demo-" + p.Name, Version: 2}
 	}
+	return data, settings
+}
+
+// TestRun is an instance's life: it waits for permissions, then for names, then serves, survives the runtime's death, and
+// ends without losing the request in hand.
+func TestRun(t *testing.T) {
+	data, settings := storesOf(t, "standin")
+	dbAddress, redisAddress := netip.MustParseAddr(settings.Stores.Database.Host), netip.MustParseAddr(settings.Stores.Redis.Host)
+	settings.Stores.Database.Host, settings.Stores.Vector.Host, settings.Stores.Redis.Host = "db.demo.internal", "vector.demo.internal", "redis.demo.internal"
 	settings.Environment = map[dify.Name]map[string]string{dify.API: {"PLAIN": "a$b'c\"d"}}
 	settings.SecretEnvironment = map[dify.Name]map[string]dify.SecretVersion{dify.Worker: {"DSN": {Name: "users-own", Version: 2}}}
 	config, err := json.Marshal(settings)
@@ -359,7 +341,7 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	google := &cloud{config: string(config), refusals: 1 << 30, objects: map[string]string{}}
-	if google.ip, err = n.Addr(plane.Instance); err != nil {
+	if google.ip, err = data.Net.Addr(plane.Instance); err != nil {
 		t.Fatal(err)
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -370,7 +352,7 @@ func TestRun(t *testing.T) {
 	served := make(chan struct{})
 	go func() { defer close(served); _ = server.Serve(listener) }() // until it is closed
 	t.Cleanup(func() { server.Close(); <-served })
-	dns := newNames(t, n.DNS())
+	dns := newNames(t, data.Net.DNS())
 
 	self, err := os.Executable()
 	if err != nil {

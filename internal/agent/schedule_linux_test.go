@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,7 +23,6 @@ import (
 	"github.com/difyup/difyup/internal/agent/runtime"
 	"github.com/difyup/difyup/internal/agent/standin"
 	"github.com/difyup/difyup/internal/agent/stores"
-	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/localcloud/plane"
 	"github.com/difyup/difyup/internal/report"
 )
@@ -53,64 +51,7 @@ func runAgent() int {
 // TestSchedulerMoves has two agents that are programs of their own, with the stand-in's beats. The one whose scheduler runs is
 // frozen, while its beat goes on; the other takes over; the frozen one wakes, and enqueues nothing. Then the other is killed.
 func TestSchedulerMoves(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts PostgreSQL and Redis")
-	}
-	n, err := plane.Claim()
-	if err != nil {
-		t.Fatal(err)
-	}
-	supervisor := plane.NewSupervisor(nil)
-	t.Cleanup(func() {
-		if err := errors.Join(supervisor.Close(context.Background(), 10*time.Second), n.Close()); err != nil {
-			t.Error(err)
-		}
-	})
-	dir := t.TempDir()
-	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) { // the servers run as another user
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	postgres, err := plane.FindPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	redisServer, err := plane.FindRedis()
-	if err != nil {
-		t.Fatal(err)
-	}
-	sql := plane.NewSQL(n, supervisor, postgres, dir)
-	database, err := sql.Create(t.Context(), "p/main", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for user, secret := range map[string]string{"dify": "demo-db-password", "vector": "demo-vector-password"} {
-		if err := sql.SetUser(t.Context(), "p/main", user, secretOf(secret)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, name := range []string{"dify", "dify_plugin", "dify_vector"} {
-		if err := sql.CreateDatabase(t.Context(), "p/main", name); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cache, err := plane.NewCache(n, supervisor, redisServer, dir).Create(t.Context(), "p/redis", secretOf("demo-redis-auth"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	settings := dify.Settings{
-		Stack: "demo", Project: "p", Region: "r", Runtime: "standin", DifyVersion: dify.Default, Secrets: map[string]dify.SecretVersion{},
-		Machine: dify.Machine{CPUs: 2, MemoryMiB: 8192},
-		Stores: dify.Stores{
-			Database: dify.Database{Host: database.String(), Port: 5432, User: "dify", Name: "dify", PluginName: "dify_plugin"},
-			Vector:   dify.Database{Host: database.String(), Port: 5432, User: "vector", Name: "dify_vector"},
-			Redis:    dify.Address{Host: cache.String(), Port: 6379}, Bucket: "files",
-		},
-	}
-	for _, p := range dify.Purposes() {
-		settings.Secrets[p.Key] = dify.SecretVersion{Name: "demo-" + p.Name, Version: 2}
-	}
+	data, settings := storesOf(t, "standin")
 	config, err := json.Marshal(settings)
 	if err != nil {
 		t.Fatal(err)
@@ -123,7 +64,7 @@ func TestSchedulerMoves(t *testing.T) {
 	clouds, agents := map[string]*cloud{}, map[string]*exec.Cmd{}
 	for _, name := range []string{"vm-1", "vm-2"} {
 		google := &cloud{config: string(config), objects: map[string]string{}}
-		if google.ip, err = n.Addr(plane.Instance); err != nil {
+		if google.ip, err = data.Net.Addr(plane.Instance); err != nil {
 			t.Fatal(err)
 		}
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -147,7 +88,7 @@ func TestSchedulerMoves(t *testing.T) {
 		})
 	}
 
-	conf, err := stores.PostgresConfig(net.DefaultResolver, database.String(), 5432, "dify", secretOf("demo-db-password"), "dify")
+	conf, err := stores.PostgresConfig(net.DefaultResolver, settings.Stores.Database.Host, 5432, "dify", secretOf("demo-db-password"), "dify")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -21,7 +20,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/difyup/difyup/internal/localcloud/plane"
+	"github.com/difyup/difyup/internal/test/servers"
 )
 
 var (
@@ -55,30 +54,8 @@ func (a arrival) String() string {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("starts Redis")
-	}
-	n, err := plane.Claim()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := plane.NewSupervisor(nil)
-	t.Cleanup(func() {
-		if err := errors.Join(s.Close(context.Background(), 10*time.Second), n.Close()); err != nil {
-			t.Error(err)
-		}
-	})
-	dir := t.TempDir()
-	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) { // Redis runs as another user
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	program, err := plane.FindRedis()
-	if err != nil {
-		t.Fatal(err)
-	}
-	at, err := plane.NewCache(n, s, program, dir).Create(t.Context(), "p/redis", password, nil)
+	data := servers.Open(t)
+	at, err := data.Cache.Create(t.Context(), "p/redis", password, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

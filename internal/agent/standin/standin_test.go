@@ -34,6 +34,7 @@ import (
 	"github.com/difyup/difyup/internal/agent/standin"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/localcloud/plane"
+	"github.com/difyup/difyup/internal/test/servers"
 )
 
 const password = "Pa55w0rdOfTheStores"
@@ -111,34 +112,9 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("starts PostgreSQL and Redis")
-	}
-	n, err := plane.Claim()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := plane.NewSupervisor(nil)
-	t.Cleanup(func() {
-		if err := errors.Join(s.Close(context.Background(), 10*time.Second), n.Close()); err != nil {
-			t.Error(err)
-		}
-	})
-	dir := t.TempDir()
-	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) { // PostgreSQL runs as another user
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	postgres, err := plane.FindPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := plane.FindRedis()
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &world{net: n, sql: plane.NewSQL(n, s, postgres, dir), bucket: &bucket{objects: map[string]string{}}, dir: dir}
+	data := servers.Open(t)
+	w := &world{net: data.Net, sql: data.SQL, bucket: &bucket{objects: map[string]string{}}, dir: data.Dir}
+	var err error
 	if w.db, err = w.sql.Create(t.Context(), "p/main", nil); err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +126,7 @@ func newWorld(t *testing.T) *world {
 			t.Fatal(err)
 		}
 	}
-	if w.red, err = plane.NewCache(n, s, server, dir).Create(t.Context(), "p/redis", password, nil); err != nil {
+	if w.red, err = data.Cache.Create(t.Context(), "p/redis", password, nil); err != nil {
 		t.Fatal(err)
 	}
 	front := httptest.NewServer(w.bucket)

@@ -11,12 +11,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/difyup/difyup/internal/agent/stores"
 	"github.com/difyup/difyup/internal/localcloud/plane"
+	"github.com/difyup/difyup/internal/test/servers"
 )
 
 const password = "0123456789abcdef"
@@ -32,30 +32,8 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("starts PostgreSQL")
-	}
-	n, err := plane.Claim()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := plane.NewSupervisor(nil)
-	t.Cleanup(func() {
-		if err := errors.Join(s.Close(context.Background(), 10*time.Second), n.Close()); err != nil {
-			t.Error(err)
-		}
-	})
-	dir := t.TempDir()
-	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) { // PostgreSQL runs as another user
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	postgres, err := plane.FindPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &world{t: t, sql: plane.NewSQL(n, s, postgres, dir), dir: dir}
+	data := servers.Open(t)
+	w := &world{t: t, sql: data.SQL, dir: data.Dir}
 	at, err := w.sql.Create(t.Context(), "p/main", nil)
 	if err != nil {
 		t.Fatal(err)

@@ -7,19 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/difyup/difyup/internal/localcloud/front"
-	"github.com/difyup/difyup/internal/localcloud/plane"
+	"github.com/difyup/difyup/internal/test/servers"
 )
 
 // setting is what PostgreSQL says of a setting.
@@ -77,30 +74,8 @@ func TestFlagsArePostgreSQLs(t *testing.T) {
 // realSettings starts a PostgreSQL and gives its settings, by their names in lower case.
 func realSettings(t *testing.T) (int, map[string]setting) {
 	t.Helper()
-	n, err := plane.Claim()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := plane.NewSupervisor(nil)
-	t.Cleanup(func() {
-		if err := s.Close(context.Background(), 10*time.Second); err != nil {
-			t.Error(err)
-		}
-		if err := n.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	dir := t.TempDir()
-	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	bin, err := plane.FindPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := plane.NewSQL(n, s, bin, dir)
+	data := servers.Open(t)
+	e := data.SQL
 	addr, err := e.Create(t.Context(), "p/flags", map[string]string{"shared_preload_libraries": "auto_explain,pg_stat_statements"})
 	if err != nil {
 		t.Fatal(err)

@@ -35,11 +35,11 @@ import (
 
 	"github.com/difyup/difyup/internal/config"
 	"github.com/difyup/difyup/internal/dify"
-	"github.com/difyup/difyup/internal/localcloud/plane"
 	"github.com/difyup/difyup/internal/report"
 	"github.com/difyup/difyup/internal/test/boot"
 	"github.com/difyup/difyup/internal/test/cloud"
 	"github.com/difyup/difyup/internal/test/engine"
+	"github.com/difyup/difyup/internal/test/servers"
 	"github.com/difyup/difyup/internal/topology"
 )
 
@@ -407,32 +407,9 @@ func (w *world) machine(t *testing.T) *boot.Machine {
 // stores starts the databases and Redis, and has them answer in the machine's network.
 func (w *world) stores(t *testing.T) {
 	t.Helper()
-	n, err := plane.Claim()
-	if err != nil {
-		t.Fatal(err)
-	}
-	supervisor := plane.NewSupervisor(nil)
-	t.Cleanup(func() {
-		if err := errors.Join(supervisor.Close(context.Background(), 10*time.Second), n.Close()); err != nil {
-			t.Error(err)
-		}
-	})
-	dir := t.TempDir()
-	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) { // PostgreSQL runs as another user
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	postgres, err := plane.FindPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := plane.FindRedis()
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := servers.Open(t)
 	at := map[string]string{}
-	sql := plane.NewSQL(n, supervisor, postgres, dir)
+	sql := data.SQL
 	for instance, address := range map[string]string{"p/main": mainAt, "p/vector": vectorAt} {
 		real, err := sql.Create(t.Context(), instance, nil)
 		if err == nil {
@@ -448,7 +425,7 @@ func (w *world) stores(t *testing.T) {
 		}
 		at[address+":5432"] = netip.AddrPortFrom(real, 5432).String()
 	}
-	redis, err := plane.NewCache(n, supervisor, server, dir).Create(t.Context(), "p/redis", secretValue, nil)
+	redis, err := data.Cache.Create(t.Context(), "p/redis", secretValue, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,8 +15,6 @@ import (
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -30,6 +28,7 @@ import (
 	"github.com/difyup/difyup/internal/agent/standin"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/localcloud/plane"
+	"github.com/difyup/difyup/internal/test/servers"
 )
 
 const password = "Pa55w0rdOfTheStores"
@@ -122,34 +121,9 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("starts PostgreSQL and Redis")
-	}
-	n, err := plane.Claim()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := plane.NewSupervisor(nil)
-	t.Cleanup(func() {
-		if err := errors.Join(s.Close(context.Background(), 10*time.Second), n.Close()); err != nil {
-			t.Error(err)
-		}
-	})
-	dir := t.TempDir()
-	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) { // PostgreSQL runs as another user
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	postgres, err := plane.FindPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := plane.FindRedis()
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &world{net: n, sql: plane.NewSQL(n, s, postgres, dir), redis: plane.NewCache(n, s, server, dir), store: &bucket{buckets: map[string]map[string]string{}, lacks: map[string]string{}}}
+	data := servers.Open(t)
+	w := &world{net: data.Net, sql: data.SQL, redis: data.Cache, store: &bucket{buckets: map[string]map[string]string{}, lacks: map[string]string{}}}
+	var err error
 	if w.db, err = w.sql.Create(t.Context(), "p/main", map[string]string{"max_connections": "400"}); err != nil {
 		t.Fatal(err)
 	}

@@ -28,9 +28,9 @@ import (
 	"github.com/difyup/difyup/internal/agent/runtime"
 	"github.com/difyup/difyup/internal/agent/runtime/compose"
 	"github.com/difyup/difyup/internal/dify"
-	"github.com/difyup/difyup/internal/localcloud/plane"
 	"github.com/difyup/difyup/internal/smoke"
 	"github.com/difyup/difyup/internal/test/engine"
+	"github.com/difyup/difyup/internal/test/servers"
 )
 
 // TestConfig has docker compose read the project of every release, and compares the environments that come out with those that
@@ -120,12 +120,7 @@ func TestSquidGuards(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) { // squid runs as another user
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
+	dir := servers.Dir(t) // squid runs as another user
 	file := filepath.Join(dir, "squid.conf")
 	extra := "pid_filename none\ncache_log stdio:/dev/null\nhosts_file " + dir + "/hosts\ncoredump_dir " + dir + "\n"
 	hosts := metadata + " metadata.google.internal\n" + metadata + " innocent.example.com\n" + private + " db.demo.internal\n" + internet + " www.example.com\n"
@@ -250,31 +245,8 @@ func world(t *testing.T) (*engine.Engine, []dify.Service, map[string]string) {
 	if err := e.Up("lo", storesAt+"/32"); err != nil {
 		t.Fatal(err)
 	}
-	n, err := plane.Claim()
-	if err != nil {
-		t.Fatal(err)
-	}
-	supervisor := plane.NewSupervisor(nil)
-	t.Cleanup(func() {
-		if err := errors.Join(supervisor.Close(context.Background(), 10*time.Second), n.Close()); err != nil {
-			t.Error(err)
-		}
-	})
-	dir := t.TempDir()
-	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) { // PostgreSQL runs as another user
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	postgres, err := plane.FindPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := plane.FindRedis()
-	if err != nil {
-		t.Fatal(err)
-	}
-	sql := plane.NewSQL(n, supervisor, postgres, dir)
+	data := servers.Open(t)
+	sql := data.SQL
 	db, err := sql.Create(ctx, "p/main", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -287,7 +259,7 @@ func world(t *testing.T) (*engine.Engine, []dify.Service, map[string]string) {
 			t.Fatal(err)
 		}
 	}
-	red, err := plane.NewCache(n, supervisor, server, dir).Create(ctx, "p/redis", odd, nil)
+	red, err := data.Cache.Create(ctx, "p/redis", odd, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
