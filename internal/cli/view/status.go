@@ -41,6 +41,10 @@ func instance(w io.Writer, c Palette, i *ops.Instance, now time.Time) {
 	if well {
 		printf(w, "      %s\n", c.dim(says))
 	} else {
+		// The load balancer sees at once what a report says within half a minute.
+		if i.Report != nil && i.Health == "HEALTHY" && now.Sub(i.Report.At) <= report.Stale {
+			says += "; it said so " + now.Sub(i.Report.At).Round(time.Second).String() + " ago"
+		}
 		printf(w, "      %s\n", c.yellow(says))
 	}
 	if i.Serial != "" {

@@ -65,7 +65,7 @@ func TestStatusTellsWhatInstancesSay(t *testing.T) {
       the vector database refuses the login
       2 stores answer; the slowest, Redis, in 12 ms
     demo-b  z  RUNNING  HEALTHY
-      waits for its stores: the vector database refuses the login
+      waits for its stores: the vector database refuses the login; it said so 1m0s ago
     demo-c  z  RUNNING  HEALTHY
       has not reported for 1h0m0s; then: serves Dify 1.17.1
     demo-d  z  RUNNING  HEALTHY
