@@ -68,8 +68,8 @@ type Dify struct {
 	// stream. Dify's own default is 1.
 	WorkerConcurrency int `yaml:"worker_concurrency" derived:"two for every vCPU, 4 to 16" min:"1" max:"200" change:"rolling"`
 	// Where the instances take images from in place of Docker Hub, as `HOST/PATH`: a mirror whose images have the same names
-	// below it, such as a remote repository of Artifact Registry. Images that are named with their repository are not taken
-	// from there.
+	// below it, such as a remote repository of Artifact Registry that all may read: instances have no credentials for registries.
+	// Images that are named with their repository are not taken from there.
 	Registry string `yaml:"registry" shape:"registry" change:"rolling"`
 	// Where plugins and code take Python packages from in place of PyPI: the URL of an index.
 	PipMirror string `yaml:"pip_mirror" shape:"pip_mirror" change:"rolling"`
