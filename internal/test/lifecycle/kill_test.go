@@ -21,6 +21,7 @@ import (
 	"github.com/difyup/difyup/internal/localcloud/faults"
 	"github.com/difyup/difyup/internal/smoke"
 	"github.com/difyup/difyup/internal/test/cloud"
+	"github.com/difyup/difyup/internal/test/need"
 )
 
 // stack runs the programs on a stack and a local cloud of the test's own.
@@ -228,7 +229,7 @@ func (s *stack) check(but ...string) string {
 func TestGcloud(t *testing.T) {
 	gcloud, err := exec.LookPath("gcloud")
 	if err != nil {
-		t.Skip("gcloud is not installed")
+		need.Excepted(t, need.Gcloud, "gcloud is not installed")
 	}
 	s := newStack(t)
 	s.run("apply", "--yes")

@@ -30,6 +30,7 @@ import (
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/smoke"
 	"github.com/difyup/difyup/internal/test/engine"
+	"github.com/difyup/difyup/internal/test/need"
 	"github.com/difyup/difyup/internal/test/servers"
 )
 
@@ -37,10 +38,7 @@ import (
 // went in: with secrets that would be changed if anything were taken for more than a text.
 func TestConfig(t *testing.T) {
 	if engine.Plugin() == "" {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("docker has no compose plugin; to install: scripts/install-engine")
-		}
-		t.Skip("docker has no compose plugin; to install: scripts/install-engine")
+		need.Missing(t, "docker has no compose plugin; to install: scripts/install-engine")
 	}
 	for _, r := range dify.Releases() {
 		s, secrets := settings(odd)
@@ -91,12 +89,7 @@ func TestConfig(t *testing.T) {
 // server, and one on the internet, and asks for each.
 func TestSquidGuards(t *testing.T) {
 	program := squidProgram(t)
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("a network namespace needs root")
-		}
-		t.Skip("a network namespace needs root")
-	}
+	need.Root(t, "a network namespace needs root")
 	n, err := engine.NewNamespace()
 	if err != nil {
 		t.Fatal(err)
