@@ -181,7 +181,7 @@ func variables(r Release, s Settings, secrets map[string]string, b Budget) []var
 		// One domain sets every address. Empty means the address the browser came by; left out, the images' own would count.
 		// For what no browser asks for (FILES_URL, TRIGGER_URL) empty is a link without a host: see ADR 25.
 		{"CONSOLE_API_URL", site, with(serving(), web), feature + "; " + next},
-		{"CONSOLE_WEB_URL", site, serving(), feature},
+		{"CONSOLE_WEB_URL", site, with(serving(), web), feature + "; " + next + ": where the marketplace leads back to"},
 		{"SERVICE_API_URL", site, serving(), feature},
 		{"APP_API_URL", site, web, next},
 		{"APP_WEB_URL", site, serving(), feature},
