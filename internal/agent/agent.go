@@ -243,10 +243,17 @@ func (a *agent) serve(ctx, life context.Context) {
 		services []dify.Service
 	)
 	if a.try(ctx, report.Secrets, "the secrets", func(ctx context.Context) (err error) {
-		if secrets, err = a.fetch(ctx); err != nil {
+		secrets, err = a.fetch(ctx)
+		return err
+	}) != nil {
+		return
+	}
+	if a.try(ctx, report.Stores, "the services' settings", func(ctx context.Context) error {
+		settings, err := a.located(ctx)
+		if err != nil {
 			return err
 		}
-		services, err = dify.Project(a.release, a.settings, secrets)
+		services, err = dify.Project(a.release, settings, secrets)
 		return err
 	}) != nil {
 		return
@@ -299,6 +306,22 @@ func (a *agent) serve(ctx, life context.Context) {
 		}
 		wait = min(2*wait, time.Minute)
 	}
+}
+
+// located gives the settings with the stack's address, where there is no domain that users and links come by.
+func (a *agent) located(ctx context.Context) (dify.Settings, error) {
+	s := a.settings
+	if s.Edge == "" {
+		return s, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, stores.Patience)
+	defer cancel()
+	found, err := a.resolver.LookupNetIP(ctx, "ip4", s.Edge)
+	if err != nil {
+		return s, &unready{"the stack's address", words(err), err.Error()}
+	}
+	s.Address = found[0].Unmap()
+	return s, nil
 }
 
 // fetch gets the secrets, by purpose, and those of the user's by NAME@VERSION: the versions that the settings name, whichever

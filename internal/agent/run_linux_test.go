@@ -334,6 +334,7 @@ func TestRun(t *testing.T) {
 	data, settings := storesOf(t, "standin")
 	dbAddress, redisAddress := netip.MustParseAddr(settings.Stores.Database.Host), netip.MustParseAddr(settings.Stores.Redis.Host)
 	settings.Stores.Database.Host, settings.Stores.Vector.Host, settings.Stores.Redis.Host = "db.demo.internal", "vector.demo.internal", "redis.demo.internal"
+	settings.Edge = "edge.demo.internal"
 	settings.Environment = map[dify.Name]map[string]string{dify.API: {"PLAIN": "a$b'c\"d"}}
 	settings.SecretEnvironment = map[dify.Name]map[string]dify.SecretVersion{dify.Worker: {"DSN": {Name: "users-own", Version: 2}}}
 	config, err := json.Marshal(settings)
@@ -411,6 +412,8 @@ func TestRun(t *testing.T) {
 	google.mu.Lock()
 	google.refusals = 0
 	google.mu.Unlock()
+	until("/health", 503, "the stack's address has a name that is not known yet")
+	dns.set("edge.demo.internal.", netip.MustParseAddr("203.0.113.7"))
 	until("/health", 503, "the database has a name that is not known yet")
 	dns.set("db.demo.internal.", dbAddress)
 	until("/health", 503, "the vector database has a name that is not known yet")
@@ -463,6 +466,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	settings.Address = netip.MustParseAddr("203.0.113.7")
 	services, err := dify.Project(known, settings, secrets)
 	if err != nil {
 		t.Fatal(err)
@@ -479,6 +483,9 @@ func TestRun(t *testing.T) {
 			}
 		}
 		return "(none)"
+	}
+	if files, hooks := given(dify.API, "FILES_URL"), given(dify.Worker, "TRIGGER_URL"); files != "https://203.0.113.7" || hooks != files {
+		t.Errorf("files are linked to at %q, webhooks at %q", files, hooks)
 	}
 	for _, n := range dify.Names() {
 		want := map[dify.Name][2]string{dify.API: {"a$b'c\"d", "(none)"}, dify.Worker: {"(none)", secretOf("users-own")}}[n]

@@ -31,7 +31,7 @@ type Spec struct {
 	Region string `yaml:"region" required:"true" shape:"region" change:"fixed"`
 	// The host name under which users reach Dify. Point its A record at the stack's address, which `difyup outputs`
 	// shows. Without a domain the stack is reached by its address, with a self-signed certificate: that is for trying it.
-	// Links that Dify hands to others, to models, plugins and webhooks, have no host then.
+	// Links that Dify hands to others, to models, plugins and webhooks, lead to the address then, whose certificate these do not know.
 	Domain string `yaml:"domain" default:"" shape:"domain" change:"rolling"`
 	// Labels put on everything that takes labels, for instance to split the bill. difyup adds its own two, by which it
 	// recognises what belongs to the stack.

@@ -3,6 +3,7 @@ package dify
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -16,7 +17,11 @@ type Settings struct {
 	Runtime     string `json:"runtime"` // "compose" or "standin": which runtime the agent uses
 	DifyVersion string `json:"difyVersion"`
 	Domain      string `json:"domain"` // "" = reached by address
-	Stores      Stores `json:"stores"`
+	// Edge is the name of the address at which the stack is reached; "" with a domain, which is used instead.
+	Edge string `json:"edge,omitempty"`
+	// Address is what Edge stands for. It is no part of the metadata: the agent looks it up at boot.
+	Address netip.Addr `json:"-"`
+	Stores  Stores     `json:"stores"`
 	// Secrets gives, for each purpose of Purposes, the version of a secret that instances read: this one and no other, for as
 	// long as they live.
 	Secrets map[string]SecretVersion `json:"secrets"`
