@@ -328,6 +328,24 @@ func storesOf(t *testing.T, runtime string) (*servers.Servers, dify.Settings) {
 	return data, settings
 }
 
+// puller is a runtime that asks, as one that fetches images does, how to log in to registries.
+type puller struct {
+	runtime.Runtime
+	login func(ctx context.Context, registry string) (user, password string, err error)
+	got   []string // the first time
+}
+
+func (p *puller) Prepare(ctx context.Context, services []dify.Service) error {
+	for _, registry := range []string{"ghcr.io", "gcr.io", "quay.io"} {
+		if user, password, err := p.login(ctx, registry); len(p.got) < 3 && err != nil {
+			p.got = append(p.got, registry+": "+err.Error())
+		} else if len(p.got) < 3 {
+			p.got = append(p.got, registry+": "+user+" "+password)
+		}
+	}
+	return p.Runtime.Prepare(ctx, services)
+}
+
 // TestRun is an instance's life: it waits for permissions, then for names, then serves, survives the runtime's death, and
 // ends without losing the request in hand.
 func TestRun(t *testing.T) {
@@ -336,6 +354,7 @@ func TestRun(t *testing.T) {
 	settings.Stores.Database.Host, settings.Stores.Vector.Host, settings.Stores.Redis.Host = "db.demo.internal", "vector.demo.internal", "redis.demo.internal"
 	settings.Edge = "edge.demo.internal"
 	settings.Environment = map[dify.Name]map[string]string{dify.API: {"PLAIN": "a$b'c\"d"}}
+	settings.RegistryCredentials = map[string]dify.SecretVersion{"ghcr.io": {Name: "users-login", Version: 2}}
 	settings.SecretEnvironment = map[dify.Name]map[string]dify.SecretVersion{dify.Worker: {"DSN": {Name: "users-own", Version: 2}}}
 	config, err := json.Marshal(settings)
 	if err != nil {
@@ -360,6 +379,7 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log strings.Builder // read when Run has returned
+	var pulled puller       // likewise
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended := make(chan error, 1)
@@ -367,12 +387,13 @@ func TestRun(t *testing.T) {
 		ended <- Run(ctx, Options{
 			MetadataHost: listener.Addr().String(), DNS: dns.conn.LocalAddr().String(), Log: slog.New(slog.NewTextHandler(&log, nil)),
 			Runtimes: map[string]func(Instance) runtime.Runtime{"standin": func(i Instance) runtime.Runtime {
-				return standin.NewProcesses(standin.ProcessOptions{
+				pulled.Runtime, pulled.login = standin.NewProcesses(standin.ProcessOptions{
 					Program: self, Address: i.Address, Instance: i.Name, Version: i.Settings.DifyVersion, Environ: os.Environ(), Output: io.Discard, Log: i.Log,
 					Environment: map[string]string{
 						"GCE_METADATA_HOST": listener.Addr().String(), "DIFYUP_DNS": dns.conn.LocalAddr().String(), "STORAGE_EMULATOR_HOST": i.Endpoint,
 					},
-				})
+				}), i.Login
+				return &pulled
 			}},
 		})
 	}()
@@ -461,7 +482,7 @@ func TestRun(t *testing.T) {
 	for purpose, v := range settings.Secrets {
 		secrets[purpose], versions = secretOf(v.Name), append(versions, v.String())
 	}
-	secrets["users-own@2"], versions = secretOf("users-own"), append(versions, "users-own@2")
+	secrets["users-own@2"], versions = secretOf("users-own"), append(versions, "users-own@2", "users-login@2")
 	known, err := dify.Lookup(dify.Default)
 	if err != nil {
 		t.Fatal(err)
@@ -586,6 +607,10 @@ func TestRun(t *testing.T) {
 	slices.Sort(google.read)
 	if !slices.Equal(google.read, versions) {
 		t.Errorf("the secrets read are %q, want %q", google.read, versions)
+	}
+	// The credentials for registries are there when images are fetched: the one of the settings is of another form.
+	if want := []string{"ghcr.io: the secret users-login@2: has no text of the form USER:PASSWORD", "gcr.io: oauth2accesstoken token-1", "quay.io:  "}; !slices.Equal(pulled.got, want) {
+		t.Errorf("registries are given %q, want %q", pulled.got, want)
 	}
 	published := strings.Join(google.reports, "\n")
 	first, err := report.Parse(google.reports[0])

@@ -34,6 +34,8 @@ type Settings struct {
 	// Registry is a mirror of Docker Hub that images are taken from, "HOST/PATH"; "" = Docker Hub itself. It does not hold for
 	// those that the user names with their repository.
 	Registry string `json:"registry,omitempty"`
+	// RegistryCredentials are secrets with USER:PASSWORD for registries, by host, "docker.io" for Docker Hub.
+	RegistryCredentials map[string]SecretVersion `json:"registryCredentials,omitempty"`
 	// Pins are the digests of images, "sha256:…", by what Images calls them. An image without is run by its tag.
 	Pins map[string]string `json:"pins,omitempty"`
 	// PipMirror is where plugins and code get Python packages from; "" = PyPI.
