@@ -136,9 +136,9 @@ func explain(image, host, platform string, err error) *fault.Fault {
 	case refused != nil && (refused.StatusCode == http.StatusUnauthorized || refused.StatusCode == http.StatusForbidden):
 		f.Summary = "The registry lets nobody in"
 		f.Detail = fmt.Sprintf("%s does not show %s to who asks (status %d): the image does not exist, or is not for everybody, or the credentials are wrong.", host, image, refused.StatusCode)
-		f.Remedy = "Check the name of the image. If it is private, log in where difyup runs:\n    " + strings.TrimSpace("docker login "+login)
+		f.Remedy = "Check the name of the image. If it is private, give the instances credentials in `dify.registry_credentials`, and log in where difyup runs:\n    " + strings.TrimSpace("docker login "+login)
 		if imagename.OfGoogle(host) {
-			f.Remedy = "Check the name of the image, and let your account read the repository: it needs the role roles/artifactregistry.reader."
+			f.Remedy = "Check the name of the image, and let your account read the repository, and the instances' if that is another project's: they need the role roles/artifactregistry.reader."
 		}
 	case refused != nil && refused.StatusCode == http.StatusTooManyRequests:
 		f.Summary = "The registry allows no more requests"
