@@ -85,7 +85,7 @@ func runtimes(self string) map[string]func(agent.Instance) runtime.Runtime {
 	return map[string]func(agent.Instance) runtime.Runtime{
 		"compose": func(i agent.Instance) runtime.Runtime {
 			return compose.New(compose.Options{
-				Dir: stateDir + "/compose", Project: "dify", Pull: "missing", Log: i.Log,
+				Dir: stateDir + "/compose", Project: "dify", Pull: "missing", Login: i.Login, Memory: "/run", Log: i.Log,
 				Environ: []string{"PATH=" + os.Getenv("PATH"), "HOME=/root"},
 			})
 		},

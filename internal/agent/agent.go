@@ -26,6 +26,7 @@ import (
 	"github.com/difyup/difyup/internal/agent/stores"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/imagename"
 	"github.com/difyup/difyup/internal/report"
 )
 
@@ -51,7 +52,10 @@ type Instance struct {
 	Address  netip.Addr // on the stack's network
 	Endpoint string     // root of all of Google's APIs; "" = Google's own
 	Settings dify.Settings
-	Log      *slog.Logger
+	// Login gives the user and the password for a registry, HOST or HOST:PORT; no user where there are none. It may be called
+	// while the runtime prepares.
+	Login func(ctx context.Context, registry string) (user, password string, err error)
+	Log   *slog.Logger
 }
 
 // agent is a running agent.
@@ -73,7 +77,9 @@ type agent struct {
 	scale    float64 // of Google's times: 1 on Google
 	settings dify.Settings
 
-	provided map[string]bool // the stores that hold and allow all that Dify needs; only serve uses it
+	// Only serve uses these.
+	provided map[string]bool   // the stores that hold and allow all that Dify needs
+	logins   map[string]string // USER:PASSWORD for registries, by host; what Prepare calls may read it
 }
 
 // Run serves until ctx ends, then lets requests and tasks finish, within dify.EndTime, and returns nil.
@@ -109,7 +115,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	a.vitals = newVitals(o.Dir, a.log)
-	a.runtime = open(Instance{Name: a.name, Address: a.address, Endpoint: a.endpoint, Settings: a.settings, Log: a.log})
+	a.runtime = open(Instance{Name: a.name, Address: a.address, Endpoint: a.endpoint, Settings: a.settings, Login: a.login, Log: a.log})
 	door, err := frontdoor.Open(netip.AddrPortFrom(a.address, Port), frontdoor.Options{
 		Instance: a.name, Log: a.log, Backend: a.runtime.Address, Notice: a.scaled(dify.NoticeTime, 0),
 		Alive: func() (bool, string) { return a.vitals.facts().alive(a.scaled(BootPatience, shortestBoot)) },
@@ -246,7 +252,20 @@ func (a *agent) serve(ctx, life context.Context) {
 		if secrets, err = a.fetch(ctx); err != nil {
 			return err
 		}
-		services, err = dify.Project(a.release, a.settings, secrets)
+		a.logins = map[string]string{}
+		for registry, version := range a.settings.RegistryCredentials {
+			a.logins[registry] = secrets[version.String()]
+		}
+		return nil
+	}) != nil {
+		return
+	}
+	if a.try(ctx, report.Stores, "the services' settings", func(ctx context.Context) error {
+		settings, err := a.located(ctx)
+		if err != nil {
+			return err
+		}
+		services, err = dify.Project(a.release, settings, secrets)
 		return err
 	}) != nil {
 		return
@@ -258,6 +277,10 @@ func (a *agent) serve(ctx, life context.Context) {
 			// While the stores come to be, images are fetched.
 			if !prepared {
 				if err := a.runtime.Prepare(ctx, services); err != nil {
+					var of *unready
+					if errors.As(err, &of) {
+						return of
+					}
 					return &unready{"the runtime", words(err), hide(err, secrets).Error()}
 				}
 				prepared = true
@@ -301,6 +324,40 @@ func (a *agent) serve(ctx, life context.Context) {
 	}
 }
 
+// located gives the settings with the stack's address, where there is no domain that users and links come by.
+func (a *agent) located(ctx context.Context) (dify.Settings, error) {
+	s := a.settings
+	if s.Edge == "" {
+		return s, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, stores.Patience)
+	defer cancel()
+	found, err := a.resolver.LookupNetIP(ctx, "ip4", s.Edge)
+	if err != nil {
+		return s, &unready{"the stack's address", words(err), err.Error()}
+	}
+	s.Address = found[0].Unmap()
+	return s, nil
+}
+
+// login gives the credentials for a registry. To those of Google's the instance logs in as itself.
+func (a *agent) login(ctx context.Context, registry string) (user, password string, err error) {
+	if imagename.OfGoogle(registry) {
+		token, err := a.google.bearer(ctx)
+		return "oauth2accesstoken", token, err
+	}
+	value := a.logins[registry]
+	if value == "" {
+		return "", "", nil
+	}
+	user, password, ok := strings.Cut(strings.TrimSpace(value), ":") // files end with a newline
+	if !ok || user == "" || password == "" {
+		const says = "has no text of the form USER:PASSWORD"
+		return "", "", &unready{"the secret " + a.settings.RegistryCredentials[registry].String(), says, says}
+	}
+	return user, password, nil
+}
+
 // fetch gets the secrets, by purpose, and those of the user's by NAME@VERSION: the versions that the settings name, whichever
 // there are besides.
 func (a *agent) fetch(ctx context.Context) (map[string]string, error) {
@@ -316,6 +373,9 @@ func (a *agent) fetch(ctx context.Context) (map[string]string, error) {
 		for _, version := range of {
 			wanted[version.String()] = version
 		}
+	}
+	for _, version := range a.settings.RegistryCredentials {
+		wanted[version.String()] = version
 	}
 	for key, version := range wanted {
 		wg.Go(func() {

@@ -164,3 +164,27 @@ func TestErrorsHideSecrets(t *testing.T) {
 		t.Errorf("got %q, want %q", err, want)
 	}
 }
+
+// TestLogin says with which credentials images are fetched.
+func TestLogin(t *testing.T) {
+	a, _ := world(t, "", 0)
+	a.logins = map[string]string{"docker.io": "somebody:pass:word\n", "ghcr.io": "no-password", "quay.io": ":nobody"}
+	a.settings.RegistryCredentials = map[string]dify.SecretVersion{"ghcr.io": {Name: "mine", Version: 2}, "quay.io": {Name: "other", Version: 1}}
+	for registry, want := range map[string][3]string{
+		"docker.io":                      {"somebody", "pass:word"},
+		"registry.example.com:5000":      {},
+		"asia-northeast1-docker.pkg.dev": {"oauth2accesstoken", "token-1"},
+		"gcr.io":                         {"oauth2accesstoken", "token-1"},
+		"ghcr.io":                        {"", "", "the secret mine@2 has no text of the form USER:PASSWORD"},
+		"quay.io":                        {"", "", "the secret other@1 has no text of the form USER:PASSWORD"},
+	} {
+		user, password, err := a.login(t.Context(), registry)
+		got := [3]string{user, password, ""}
+		if err != nil {
+			got = [3]string{"", "", words(fmt.Errorf("pull: %w", err))}
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", registry, got, want)
+		}
+	}
+}

@@ -328,13 +328,33 @@ func storesOf(t *testing.T, runtime string) (*servers.Servers, dify.Settings) {
 	return data, settings
 }
 
+// puller is a runtime that asks, as one that fetches images does, how to log in to registries.
+type puller struct {
+	runtime.Runtime
+	login func(ctx context.Context, registry string) (user, password string, err error)
+	got   []string // the first time
+}
+
+func (p *puller) Prepare(ctx context.Context, services []dify.Service) error {
+	for _, registry := range []string{"ghcr.io", "gcr.io", "quay.io"} {
+		if user, password, err := p.login(ctx, registry); len(p.got) < 3 && err != nil {
+			p.got = append(p.got, registry+": "+err.Error())
+		} else if len(p.got) < 3 {
+			p.got = append(p.got, registry+": "+user+" "+password)
+		}
+	}
+	return p.Runtime.Prepare(ctx, services)
+}
+
 // TestRun is an instance's life: it waits for permissions, then for names, then serves, survives the runtime's death, and
 // ends without losing the request in hand.
 func TestRun(t *testing.T) {
 	data, settings := storesOf(t, "standin")
 	dbAddress, redisAddress := netip.MustParseAddr(settings.Stores.Database.Host), netip.MustParseAddr(settings.Stores.Redis.Host)
 	settings.Stores.Database.Host, settings.Stores.Vector.Host, settings.Stores.Redis.Host = "db.demo.internal", "vector.demo.internal", "redis.demo.internal"
+	settings.Edge = "edge.demo.internal"
 	settings.Environment = map[dify.Name]map[string]string{dify.API: {"PLAIN": "a$b'c\"d"}}
+	settings.RegistryCredentials = map[string]dify.SecretVersion{"ghcr.io": {Name: "users-login", Version: 2}}
 	settings.SecretEnvironment = map[dify.Name]map[string]dify.SecretVersion{dify.Worker: {"DSN": {Name: "users-own", Version: 2}}}
 	config, err := json.Marshal(settings)
 	if err != nil {
@@ -359,6 +379,7 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log strings.Builder // read when Run has returned
+	var pulled puller       // likewise
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended := make(chan error, 1)
@@ -366,12 +387,13 @@ func TestRun(t *testing.T) {
 		ended <- Run(ctx, Options{
 			MetadataHost: listener.Addr().String(), DNS: dns.conn.LocalAddr().String(), Log: slog.New(slog.NewTextHandler(&log, nil)),
 			Runtimes: map[string]func(Instance) runtime.Runtime{"standin": func(i Instance) runtime.Runtime {
-				return standin.NewProcesses(standin.ProcessOptions{
+				pulled.Runtime, pulled.login = standin.NewProcesses(standin.ProcessOptions{
 					Program: self, Address: i.Address, Instance: i.Name, Version: i.Settings.DifyVersion, Environ: os.Environ(), Output: io.Discard, Log: i.Log,
 					Environment: map[string]string{
 						"GCE_METADATA_HOST": listener.Addr().String(), "DIFYUP_DNS": dns.conn.LocalAddr().String(), "STORAGE_EMULATOR_HOST": i.Endpoint,
 					},
-				})
+				}), i.Login
+				return &pulled
 			}},
 		})
 	}()
@@ -411,6 +433,8 @@ func TestRun(t *testing.T) {
 	google.mu.Lock()
 	google.refusals = 0
 	google.mu.Unlock()
+	until("/health", 503, "the stack's address has a name that is not known yet")
+	dns.set("edge.demo.internal.", netip.MustParseAddr("203.0.113.7"))
 	until("/health", 503, "the database has a name that is not known yet")
 	dns.set("db.demo.internal.", dbAddress)
 	until("/health", 503, "the vector database has a name that is not known yet")
@@ -458,11 +482,12 @@ func TestRun(t *testing.T) {
 	for purpose, v := range settings.Secrets {
 		secrets[purpose], versions = secretOf(v.Name), append(versions, v.String())
 	}
-	secrets["users-own@2"], versions = secretOf("users-own"), append(versions, "users-own@2")
+	secrets["users-own@2"], versions = secretOf("users-own"), append(versions, "users-own@2", "users-login@2")
 	known, err := dify.Lookup(dify.Default)
 	if err != nil {
 		t.Fatal(err)
 	}
+	settings.Address = netip.MustParseAddr("203.0.113.7")
 	services, err := dify.Project(known, settings, secrets)
 	if err != nil {
 		t.Fatal(err)
@@ -479,6 +504,9 @@ func TestRun(t *testing.T) {
 			}
 		}
 		return "(none)"
+	}
+	if files, hooks := given(dify.API, "FILES_URL"), given(dify.Worker, "TRIGGER_URL"); files != "https://203.0.113.7" || hooks != files {
+		t.Errorf("files are linked to at %q, webhooks at %q", files, hooks)
 	}
 	for _, n := range dify.Names() {
 		want := map[dify.Name][2]string{dify.API: {"a$b'c\"d", "(none)"}, dify.Worker: {"(none)", secretOf("users-own")}}[n]
@@ -579,6 +607,10 @@ func TestRun(t *testing.T) {
 	slices.Sort(google.read)
 	if !slices.Equal(google.read, versions) {
 		t.Errorf("the secrets read are %q, want %q", google.read, versions)
+	}
+	// The credentials for registries are there when images are fetched: the one of the settings is of another form.
+	if want := []string{"ghcr.io: the secret users-login@2: has no text of the form USER:PASSWORD", "gcr.io: oauth2accesstoken token-1", "quay.io:  "}; !slices.Equal(pulled.got, want) {
+		t.Errorf("registries are given %q, want %q", pulled.got, want)
 	}
 	published := strings.Join(google.reports, "\n")
 	first, err := report.Parse(google.reports[0])

@@ -15,15 +15,14 @@ import (
 	_ "github.com/difyup/difyup/internal/agent/standin"
 	_ "github.com/difyup/difyup/internal/build"
 	"github.com/difyup/difyup/internal/carried"
+	"github.com/difyup/difyup/internal/test/need"
 )
 
 // TestSameBytes builds the agent from two copies of the sources: one that is no repository, and one in another directory that
 // is, with a commit and a tag of its own, another CLI, and a caller who wants stamps. If the bytes differed, each new difyup
 // would replace every instance of every stack.
 func TestSameBytes(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds the agent twice")
-	}
+	need.Long(t, "builds the agent twice")
 	plain := filepath.Join(t.TempDir(), "plain")
 	copySources(t, plain)
 	first := generate(t, plain)

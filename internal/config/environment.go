@@ -9,6 +9,7 @@ import (
 	"unicode"
 
 	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/imagename"
 )
 
 // What Google takes as one value of an instance's metadata, and what is left of it for the user's variables. One variable is
@@ -122,12 +123,7 @@ func environment(r *reader, s *Spec) {
 			if _, twice := plain[n][name]; twice && r.ok(path) {
 				r.at(path, "Duplicate key", fmt.Sprintf("%s of %s is set in `environment` too.", quote(name), quote(string(n))), "Keep one of the two lines.")
 			}
-			of, _, _ := strings.Cut(secret[n][name], "@")
-			for _, p := range dify.Purposes() {
-				if r.ok(path, "stack") && of == s.Stack+"-"+p.Name {
-					r.at(path, "Secret of the stack's own", fmt.Sprintf("%s is a secret that difyup makes and gives to those containers that need it. No other may have it.", quote(of)), "Name a secret of your own.")
-				}
-			}
+			ownSecret(r, s, path, secret[n][name])
 		}
 	}
 	if !r.ok(section, secrets) {
@@ -144,6 +140,50 @@ func environment(r *reader, s *Spec) {
 		r.at(path, "Environment is too large",
 			fmt.Sprintf("The variables take %d bytes in the metadata of the instances. Google takes %d in one value, of which %d are left for them.", size, metadataValue, allVariables),
 			"Shorten or remove some"+most+". A long value can be a secret: its name alone is in the metadata.")
+	}
+}
+
+// ownSecret refuses a secret that is the stack's own.
+func ownSecret(r *reader, s *Spec, path, version string) {
+	of, _, _ := strings.Cut(version, "@")
+	for _, p := range dify.Purposes() {
+		if r.ok(path, "stack") && of == s.Stack+"-"+p.Name {
+			r.at(path, "Secret of the stack's own", fmt.Sprintf("%s is a secret that difyup makes and gives to those containers that need it. No other may have it.", quote(of)), "Name a secret of your own.")
+		}
+	}
+}
+
+// RegistryCredentials gives the versions of secrets with which instances log in to registries, by host.
+func (s *Spec) RegistryCredentials() map[string]dify.SecretVersion {
+	out := map[string]dify.SecretVersion{}
+	for host, text := range s.Dify.RegistryCredentials {
+		var v dify.SecretVersion
+		if v.UnmarshalText([]byte(text)) == nil { // else it has a fault of its own
+			out[host] = v
+		}
+	}
+	return out
+}
+
+func registries(r *reader, s *Spec) {
+	const section = "dify.registry_credentials"
+	used := map[string]bool{}
+	release, err := dify.Choose(s.Dify.Version, s.Images())
+	for _, image := range dify.Images(release, dify.Settings{Images: s.Images(), Registry: s.Dify.Registry}) {
+		host, _ := imagename.Registry(image)
+		used[host] = true
+	}
+	for _, host := range sorted(s.Dify.RegistryCredentials) {
+		path := section + "." + host
+		ownSecret(r, s, path, s.Dify.RegistryCredentials[host])
+		switch {
+		case !r.ok(path):
+		case imagename.OfGoogle(host):
+			r.at(path, "Registry of Google's", fmt.Sprintf("Instances log in to %s as their service account, and need no password.", quote(host)), "Remove the line.")
+		case err == nil && !used[host] && r.ok("dify.version", "dify.images", "dify.registry"):
+			r.at(path, "Registry that no image is in", fmt.Sprintf("Instances fetch no image from %s, so that its credentials have no use.", quote(host)),
+				"Remove the line, or name an image of that registry in `dify.images`, or the registry itself in `dify.registry`.")
+		}
 	}
 }
 

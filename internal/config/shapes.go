@@ -29,6 +29,7 @@ func shapes() map[string]Shape {
 		{"origin", `^(\*|https?://[-.a-zA-Z0-9*]+(:[0-9]{1,5})?)$`, "a scheme and a host, without a path, or \"*\"", "https://app.example.com"},
 		{"method", `^(GET|HEAD|PUT|POST|DELETE|OPTIONS|PATCH)$`, "an HTTP method in capitals", "GET"},
 		{"registry", `^[a-z0-9][-.a-z0-9]*\.[a-z]+(:[0-9]{1,5})?(/[-._a-z0-9]+)*$`, "a host name and a path below it, without a scheme", "asia-northeast1-docker.pkg.dev/my-project-123/hub"},
+		{"registry_host", `^[a-z0-9][-.a-z0-9]*\.[a-z]+(:[0-9]{1,5})?$`, "the host name of a registry, with its port if it has one", "ghcr.io"},
 		{"image", `^([A-Za-z0-9_][-.A-Za-z0-9_]{0,127}|([a-z0-9]([-.a-z0-9]*[a-z0-9])?(:[0-9]{1,5})?/)?[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*(:[A-Za-z0-9_][-.A-Za-z0-9_]{0,127}|(:[A-Za-z0-9_][-.A-Za-z0-9_]{0,127})?@sha256:[0-9a-f]{64}))$`, "a tag, REPOSITORY:TAG or REPOSITORY@sha256:DIGEST, without a scheme", "ghcr.io/example/dify-api:1.17.1"},
 		{"pip_mirror", `^https?://[^\s@'"\\$]+$`, "a URL without a user or password", "https://pypi.example.com/simple"},
 		{"variable", `^[A-Z_][A-Z0-9_]*$`, "the name of an environment variable: capitals, digits and underscores, not beginning with a digit", "HTTP_TIMEOUT"},

@@ -31,7 +31,7 @@ type Spec struct {
 	Region string `yaml:"region" required:"true" shape:"region" change:"fixed"`
 	// The host name under which users reach Dify. Point its A record at the stack's address, which `difyup outputs`
 	// shows. Without a domain the stack is reached by its address, with a self-signed certificate: that is for trying it.
-	// Links that Dify hands to others, to models, plugins and webhooks, have no host then.
+	// Links that Dify hands to others, to models, plugins and webhooks, lead to the address then, whose certificate these do not know.
 	Domain string `yaml:"domain" default:"" shape:"domain" change:"rolling"`
 	// Labels put on everything that takes labels, for instance to split the bill. difyup adds its own two, by which it
 	// recognises what belongs to the stack.
@@ -68,9 +68,12 @@ type Dify struct {
 	// stream. Dify's own default is 1.
 	WorkerConcurrency int `yaml:"worker_concurrency" derived:"two for every vCPU, 4 to 16" min:"1" max:"200" change:"rolling"`
 	// Where the instances take images from in place of Docker Hub, as `HOST/PATH`: a mirror whose images have the same names
-	// below it, such as a remote repository of Artifact Registry that all may read: instances have no credentials for registries.
-	// Images that are named with their repository are not taken from there.
+	// below it, such as a remote repository of Artifact Registry. Images that are named with their repository are not taken from there.
 	Registry string `yaml:"registry" shape:"registry" change:"rolling"`
+	// Secrets with which instances log in to registries, by host: `ghcr.io: SECRET@VERSION`; Docker Hub is `docker.io`. Make the secrets
+	// yourself, in the stack's project, each with the value `USER:PASSWORD`. To Google's registries instances log in as their service
+	// account, which may read those of the stack's project; in another project give it roles/artifactregistry.reader.
+	RegistryCredentials map[string]string `yaml:"registry_credentials" keys:"registry_host" shape:"secret_version" change:"rolling"`
 	// Where plugins and code take Python packages from in place of PyPI: the URL of an index.
 	PipMirror string `yaml:"pip_mirror" shape:"pip_mirror" change:"rolling"`
 
@@ -83,7 +86,7 @@ type Dify struct {
 // `REPOSITORY:TAG`, or one with a digest, `REPOSITORY@sha256:…`, which no registry is asked for. A `version` that difyup does not
 // know needs all five; it gets the settings, routes and memory of the nearest release before it that difyup knows, which the plan
 // names. The databases are migrated once for each `version`: an API with migrations of its own needs a version of its own.
-// Instances have no credentials for registries: an image must be there for all who can reach it.
+// An image that is not for everybody needs a registry of Google's, or `registry_credentials`.
 type Images struct {
 	// The image of the API, the worker and the scheduler; its usual repository is `langgenius/dify-api`.
 	API string `yaml:"api" shape:"image" accept:"numbers" change:"rolling"`

@@ -20,6 +20,7 @@ func validate(r *reader, s *Spec) {
 	region(r, s)
 	release(r, s)
 	environment(r, s)
+	registries(r, s)
 	network(r, s)
 	balancer(r, s)
 	compute(r, s)

@@ -3,6 +3,7 @@ package dify
 import (
 	"fmt"
 	"net/url"
+	"strings"
 )
 
 // variable is one setting, and whose it is.
@@ -24,9 +25,15 @@ const pluginPackage = 50 << 20
 // without them stand here only where stock compose or the image says otherwise.
 func variables(r Release, s Settings, secrets map[string]string, b Budget) []variable {
 	db, vector, redis := s.Stores.Database, s.Stores.Vector, s.Stores.Redis
-	site := ""
-	if s.Domain != "" {
+	// For a browser that came by an address, the way that it came is right; for links that are handed to others, only the
+	// whole address is.
+	site, browsed := "", ""
+	switch {
+	case s.Domain != "":
 		site = "https://" + s.Domain
+		browsed = site
+	case s.Address.IsValid():
+		site = "https://" + s.Address.String()
 	}
 	broker := url.URL{
 		Scheme: "redis", User: url.UserPassword("", secrets[RedisAuth]), Host: fmt.Sprintf("%s:%d", redis.Host, redis.Port), Path: "/" + itoa(BrokerDatabase),
@@ -178,21 +185,22 @@ func variables(r Release, s Settings, secrets map[string]string, b Budget) []var
 		{"NEXT_PUBLIC_COOKIE_DOMAIN", "", web, next},
 		{"COOKIE_DOMAIN", "", api, feature},
 
-		// One domain sets every address. Empty means the address the browser came by; left out, the images' own would count.
-		// For what no browser asks for (FILES_URL, TRIGGER_URL) empty is a link without a host: see ADR 25.
-		{"CONSOLE_API_URL", site, with(serving(), web), feature + "; " + next},
-		{"CONSOLE_WEB_URL", site, serving(), feature},
+		// One domain, or else the stack's address, sets every address: see ADR 30. Empty means the address the browser came by;
+		// left out, the images' own would count.
+		{"CONSOLE_API_URL", site, serving(), feature},
+		{"CONSOLE_API_URL", browsed, web, next},
+		{"CONSOLE_WEB_URL", site, with(serving(), web), feature + "; " + next + ": where the marketplace leads back to"},
 		{"SERVICE_API_URL", site, serving(), feature},
-		{"APP_API_URL", site, web, next},
+		{"APP_API_URL", browsed, web, next},
 		{"APP_WEB_URL", site, serving(), feature},
 		{"FILES_URL", site, serving(), feature},
 		{"TRIGGER_URL", site, serving(), feature},
 	}
 	add := func(name, value string, of []Name, read string) { rows = append(rows, variable{name, value, of, read}) }
-	// These have no word for the address the browser came by; without a domain the images' own count.
-	if s.Domain != "" {
+	// These have no word for the address the browser came by.
+	if site != "" {
 		add("ENDPOINT_URL_TEMPLATE", site+"/e/{hook_id}", serving(), feature)
-		add("NEXT_PUBLIC_SOCKET_URL", "wss://"+s.Domain, web, next)
+		add("NEXT_PUBLIC_SOCKET_URL", "wss"+strings.TrimPrefix(site, "https"), web, next)
 		add("CONSOLE_CORS_ALLOW_ORIGINS", site, api, feature)
 		add("WEB_API_CORS_ALLOW_ORIGINS", site, api, feature)
 	}

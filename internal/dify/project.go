@@ -15,7 +15,8 @@ func itoa(n int) string { return strconv.Itoa(n) }
 // and the values of its secrets: by purpose, and for those of the user's by NAME@VERSION. What a release has besides (the WebSocket's API of 1.14, the agent services of
 // 1.15) is left out as a whole, and the settings say so to those that would use it.
 //
-// A purpose without a value is an error, and so is a machine that is too small.
+// A purpose without a value is an error, and so is a machine that is too small. Without a domain, and as long as the stack's address
+// is not known, links have no host.
 func Project(r Release, s Settings, secrets map[string]string) ([]Service, error) {
 	for _, p := range Purposes() {
 		if secrets[p.Key] == "" {

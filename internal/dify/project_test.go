@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -163,28 +164,38 @@ func TestWhoSeesWhat(t *testing.T) {
 	}
 }
 
-// Without a domain: empty where that means the address the browser came by, absent where it does not.
+// Without a domain, links lead to the stack's address, and the browser goes on the way that it came. As long as the address is not
+// known, links have no host: what takes an empty text for the address the browser came by is given that, the rest nothing.
 func TestWithoutDomain(t *testing.T) {
 	s, secrets := settings()
 	s.Domain = ""
-	services := project(t, dify.Default, s, secrets)
-	for n, names := range map[dify.Name][]string{
-		dify.API: {"CONSOLE_API_URL", "CONSOLE_WEB_URL", "SERVICE_API_URL", "APP_WEB_URL", "FILES_URL", "TRIGGER_URL"},
-		dify.Web: {"CONSOLE_API_URL", "APP_API_URL"},
-	} {
-		for _, name := range names {
-			if v, ok := services[n].Environment[name]; !ok || v != "" {
-				t.Errorf("%s of %s is %q, %t", name, n, v, ok)
+	for _, tc := range []struct {
+		address netip.Addr
+		site    string
+	}{{netip.Addr{}, ""}, {netip.MustParseAddr("203.0.113.7"), "https://203.0.113.7"}} {
+		s.Address = tc.address
+		services := project(t, dify.Default, s, secrets)
+		for _, n := range []dify.Name{dify.API, dify.Worker} {
+			for _, name := range []string{"CONSOLE_API_URL", "CONSOLE_WEB_URL", "SERVICE_API_URL", "APP_WEB_URL", "FILES_URL", "TRIGGER_URL"} {
+				if v, ok := services[n].Environment[name]; !ok || v != tc.site {
+					t.Errorf("%s of %s is %q, %t; want %q", name, n, v, ok, tc.site)
+				}
 			}
 		}
-	}
-	for n, names := range map[dify.Name][]string{
-		dify.API: {"ENDPOINT_URL_TEMPLATE", "CONSOLE_CORS_ALLOW_ORIGINS", "WEB_API_CORS_ALLOW_ORIGINS"}, dify.Web: {"NEXT_PUBLIC_SOCKET_URL"},
-	} {
-		for _, name := range names {
-			if v, ok := services[n].Environment[name]; ok {
-				t.Errorf("%s of %s is %q", name, n, v)
+		for name, want := range map[string]string{"CONSOLE_API_URL": "", "APP_API_URL": "", "CONSOLE_WEB_URL": tc.site} {
+			if v, ok := services[dify.Web].Environment[name]; !ok || v != want {
+				t.Errorf("%s of web is %q, %t; want %q", name, v, ok, want)
 			}
+		}
+		for name, want := range map[string]string{
+			"ENDPOINT_URL_TEMPLATE": tc.site + "/e/{hook_id}", "CONSOLE_CORS_ALLOW_ORIGINS": tc.site, "WEB_API_CORS_ALLOW_ORIGINS": tc.site,
+		} {
+			if v, ok := services[dify.API].Environment[name]; ok != (tc.site != "") || ok && v != want {
+				t.Errorf("%s is %q, %t; want %q", name, v, ok, want)
+			}
+		}
+		if v, ok := services[dify.Web].Environment["NEXT_PUBLIC_SOCKET_URL"]; ok != (tc.site != "") || ok && v != "wss://203.0.113.7" {
+			t.Errorf("NEXT_PUBLIC_SOCKET_URL is %q, %t", v, ok)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package dify
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -16,7 +17,11 @@ type Settings struct {
 	Runtime     string `json:"runtime"` // "compose" or "standin": which runtime the agent uses
 	DifyVersion string `json:"difyVersion"`
 	Domain      string `json:"domain"` // "" = reached by address
-	Stores      Stores `json:"stores"`
+	// Edge is the name of the address at which the stack is reached; "" with a domain, which is used instead.
+	Edge string `json:"edge,omitempty"`
+	// Address is what Edge stands for. It is no part of the metadata: the agent looks it up at boot.
+	Address netip.Addr `json:"-"`
+	Stores  Stores     `json:"stores"`
 	// Secrets gives, for each purpose of Purposes, the version of a secret that instances read: this one and no other, for as
 	// long as they live.
 	Secrets map[string]SecretVersion `json:"secrets"`
@@ -29,6 +34,8 @@ type Settings struct {
 	// Registry is a mirror of Docker Hub that images are taken from, "HOST/PATH"; "" = Docker Hub itself. It does not hold for
 	// those that the user names with their repository.
 	Registry string `json:"registry,omitempty"`
+	// RegistryCredentials are secrets with USER:PASSWORD for registries, by host, "docker.io" for Docker Hub.
+	RegistryCredentials map[string]SecretVersion `json:"registryCredentials,omitempty"`
 	// Pins are the digests of images, "sha256:…", by what Images calls them. An image without is run by its tag.
 	Pins map[string]string `json:"pins,omitempty"`
 	// PipMirror is where plugins and code get Python packages from; "" = PyPI.

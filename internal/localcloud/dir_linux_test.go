@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/test/need"
 )
 
 // TestDirectory checks which directories a local cloud takes for its own: it empties them, and trusts what lies there.
@@ -33,9 +34,7 @@ func TestDirectory(t *testing.T) {
 			must(t, os.Chmod(filepath.Dir(dir), 0o777|os.ModeSticky))
 		}, ""},
 		{"somebody else's", func(t *testing.T, dir string) {
-			if os.Geteuid() != 0 {
-				t.Skip("only root can make a directory somebody else's")
-			}
+			need.Root(t, "only root can make a directory somebody else's")
 			must(t, os.Mkdir(dir, 0o777))
 			must(t, os.Chown(dir, 1<<30, -1))
 		}, "The local cloud is another user's"},

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/oauth2/google"
 
 	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/imagename"
 )
 
 // patience is how long a registry may take to say what a tag stands for, all its answers together.
@@ -135,9 +136,9 @@ func explain(image, host, platform string, err error) *fault.Fault {
 	case refused != nil && (refused.StatusCode == http.StatusUnauthorized || refused.StatusCode == http.StatusForbidden):
 		f.Summary = "The registry lets nobody in"
 		f.Detail = fmt.Sprintf("%s does not show %s to who asks (status %d): the image does not exist, or is not for everybody, or the credentials are wrong.", host, image, refused.StatusCode)
-		f.Remedy = "Check the name of the image. If it is private, log in where difyup runs:\n    " + strings.TrimSpace("docker login "+login)
-		if ofGoogle(host) {
-			f.Remedy = "Check the name of the image, and let your account read the repository: it needs the role roles/artifactregistry.reader."
+		f.Remedy = "Check the name of the image. If it is private, give the instances credentials in `dify.registry_credentials`, and log in where difyup runs:\n    " + strings.TrimSpace("docker login "+login)
+		if imagename.OfGoogle(host) {
+			f.Remedy = "Check the name of the image, and let your account read the repository, and the instances' if that is another project's: they need the role roles/artifactregistry.reader."
 		}
 	case refused != nil && refused.StatusCode == http.StatusTooManyRequests:
 		f.Summary = "The registry allows no more requests"
@@ -160,7 +161,7 @@ type googles struct {
 var errKeys = errors.New("no Google access token")
 
 func (g *googles) Resolve(r authn.Resource) (authn.Authenticator, error) {
-	if !ofGoogle(r.RegistryStr()) {
+	if !imagename.OfGoogle(r.RegistryStr()) {
 		return authn.Anonymous, nil
 	}
 	get := g.token
@@ -172,10 +173,6 @@ func (g *googles) Resolve(r authn.Resource) (authn.Authenticator, error) {
 		return nil, fmt.Errorf("%w: %w", errKeys, err)
 	}
 	return &authn.Basic{Username: "oauth2accesstoken", Password: token}, nil
-}
-
-func ofGoogle(host string) bool {
-	return strings.HasSuffix(host, ".pkg.dev") || host == "gcr.io" || strings.HasSuffix(host, ".gcr.io")
 }
 
 func defaultToken(ctx context.Context) (string, error) {

@@ -23,6 +23,7 @@ import (
 	"github.com/difyup/difyup/internal/gcp"
 	"github.com/difyup/difyup/internal/gcp/driver"
 	"github.com/difyup/difyup/internal/resource"
+	"github.com/difyup/difyup/internal/test/need"
 )
 
 // bucket is the state's bucket at Cloud Storage, as far as the state needs it: objects with generations and older
@@ -303,7 +304,7 @@ func TestLock(t *testing.T) {
 
 func TestLockOfTheDead(t *testing.T) {
 	if self().Space == "" {
-		t.Skip("this system does not tell where its processes are")
+		need.Missing(t, "this system does not tell where its processes are")
 	}
 	elsewhere := Process{PID: 1, Boot: "another", Space: self().Space, Started: "1"}
 	here := self()

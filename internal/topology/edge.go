@@ -19,7 +19,8 @@ func (b *builder) healthCheck(purpose, path string, interval, timeout, passes, f
 	}))
 }
 
-func (b *builder) edgeLayer(group *resource.Resource) {
+// edgeLayer gives the address at which the stack is reached.
+func (b *builder) edgeLayer(group *resource.Resource) *resource.Resource {
 	o := b.spec.LoadBalancer
 	logs := &compute.BackendServiceLogConfig{Enable: o.AccessLogs, ForceSendFields: []string{"Enable"}}
 	if o.AccessLogs {
@@ -58,6 +59,7 @@ func (b *builder) edgeLayer(group *resource.Resource) {
 		}).Refer("urlMap", redirect, redirect.URL()))
 		b.forward(address, "http", "80-80", plain)
 	}
+	return address
 }
 
 // certificate is managed by Google or signed by itself. Like a template it cannot be changed, so that its name follows

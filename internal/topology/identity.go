@@ -8,11 +8,12 @@ import (
 
 	"github.com/difyup/difyup/internal/config"
 	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/imagename"
 	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/resource"
 )
 
-// What instances may do: write logs and metrics, and connect to the stores.
+// What instances may do: write logs and metrics, and connect to the stores. Where images are in the project, read these too.
 var projectRoles = []string{"roles/cloudsql.client", "roles/logging.logWriter", "roles/monitoring.metricWriter", "roles/redis.dbConnectionUser"}
 
 // What they may do with the bucket of Dify's files: everything with its objects, and see the bucket, which clients ask for
@@ -43,16 +44,34 @@ func (b *builder) identityLayer(files *resource.Resource, p program) identity {
 		DisplayName: "Instances of the stack " + b.spec.Stack, Description: b.mark(),
 	}))
 	i := identity{account: account, member: "serviceAccount:" + b.accountEmail()}
-	b.add(kind.ProjectIAM.New(b.name("vm"), b.params("member", i.member), i.grant(projectRoles...)).After(account))
+	roles := slices.Clone(projectRoles)
+	if b.ownRegistry() {
+		roles = append(roles, "roles/artifactregistry.reader")
+	}
+	b.add(kind.ProjectIAM.New(b.name("vm"), b.params("member", i.member), i.grant(roles...)).After(account))
 	b.add(kind.BucketIAM.New(files.Name, b.params("member", i.member, "bucket", files.Name), i.grant(filesRoles...)).After(account, files))
 	b.add(kind.BucketIAM.New(p.bucket.Name, b.params("member", i.member, "bucket", p.bucket.Name), i.grant(programRoles...)).After(account, p.bucket))
 	return i
 }
 
+// ownRegistry says whether images are in a registry of the stack's project, where the instances log in as themselves.
+func (b *builder) ownRegistry() bool {
+	release, err := dify.Choose(b.spec.Dify.Version, b.spec.Images())
+	if err != nil {
+		return false // a description that was read has a release
+	}
+	for _, image := range dify.Images(release, b.settings()) {
+		if imagename.InProject(image, b.spec.Project) {
+			return true
+		}
+	}
+	return false
+}
+
 // secrets are the stack's, by purpose.
 type secrets map[string]*resource.Resource
 
-// secretLayer makes the secrets and lets the instances read them, and those that the user made for Dify's containers.
+// secretLayer makes the secrets and lets the instances read them, and those that the user made for Dify's containers and for registries.
 // The second result is the rights to the latter, which instances have for as long as a template names the secrets.
 func (b *builder) secretLayer(i identity, redis *resource.Resource) (all secrets, rights []*resource.Resource) {
 	all = secrets{}
@@ -71,13 +90,16 @@ func (b *builder) secretLayer(i identity, redis *resource.Resource) (all secrets
 	return all, rights
 }
 
-// userSecrets gives the names of the secrets that the user made for Dify's containers, sorted.
+// userSecrets gives the names of the secrets that the user made for Dify's containers and for registries, sorted.
 func userSecrets(s *config.Spec) []string {
 	names := map[string]bool{}
 	for _, of := range s.SecretVariables() {
 		for _, v := range of {
 			names[v.Name] = true
 		}
+	}
+	for _, v := range s.RegistryCredentials() {
+		names[v.Name] = true
 	}
 	return slices.Sorted(maps.Keys(names))
 }

@@ -183,18 +183,22 @@ func lifecycleRule(r config.LifecycleRule) *storage.BucketLifecycleRule {
 	return &storage.BucketLifecycleRule{Action: action, Condition: condition}
 }
 
-// namingLayer gives the stores names that stay when what they stand for is replaced.
-func (b *builder) namingLayer(n network, sql databases, redis *resource.Resource) {
+// namingLayer gives the stores names that stay when what they stand for is replaced, and the stack's address one when there is no
+// domain: instances boot with names, and learn what these stand for.
+func (b *builder) namingLayer(n network, sql databases, redis, address *resource.Resource) {
 	name, suffix := b.name("internal"), b.spec.Stack+".internal."
 	b.add(kind.ManagedZones.New(name, b.params(), &dns.ManagedZone{
 		Name: name, Description: b.mark(), DnsName: suffix, Visibility: "private", Labels: b.labels(),
 	}).Refer("privateVisibilityConfig.networks[0].networkUrl", n.vpc, n.vpc.URL()))
-	for _, r := range []struct {
+	type record struct {
 		name    string
 		address resource.Output
-	}{
-		{"db", sql.main.Output(privateAddress)}, {"vector", sql.vector.Output(privateAddress)}, {"redis", redis.Output("host")},
-	} {
+	}
+	records := []record{{"db", sql.main.Output(privateAddress)}, {"vector", sql.vector.Output(privateAddress)}, {"redis", redis.Output("host")}}
+	if b.spec.Domain == "" {
+		records = append(records, record{"edge", address.Output("address")})
+	}
+	for _, r := range records {
 		full := b.host(r.name) + "."
 		b.add(kind.RecordSets.New(name+"/"+full+"/A", b.params("zone", name), &dns.ResourceRecordSet{
 			Name: full, Type: "A", Ttl: 30,

@@ -56,9 +56,9 @@ func Build(s *config.Spec, agent Agent, given Given) (*resource.Graph, error) {
 	redis := b.cacheLayer(network)
 	secrets, rights := b.secretLayer(identity, redis)
 	databases := b.databaseLayer(network, secrets)
-	b.namingLayer(network, databases, redis)
 	group := b.computeLayer(network, program, identity, rights)
-	b.edgeLayer(group)
+	address := b.edgeLayer(group)
+	b.namingLayer(network, databases, redis, address)
 	return resource.NewGraph(b.all...)
 }
 
@@ -133,7 +133,10 @@ func (b *builder) settings() dify.Settings {
 		},
 		Secrets:     map[string]dify.SecretVersion{},
 		Environment: s.Variables(), SecretEnvironment: s.SecretVariables(),
-		Machine: s.Machine(), Tuning: s.Tuning(), Images: s.Images(), Registry: s.Dify.Registry, PipMirror: s.Dify.PipMirror, Pins: b.given.Pins,
+		Machine: s.Machine(), Tuning: s.Tuning(), Images: s.Images(), Registry: s.Dify.Registry, RegistryCredentials: s.RegistryCredentials(), PipMirror: s.Dify.PipMirror, Pins: b.given.Pins,
+	}
+	if s.Domain == "" {
+		out.Edge = b.host("edge")
 	}
 	for _, p := range dify.Purposes() {
 		out.Secrets[p.Key] = dify.SecretVersion{Name: b.name(p.Name), Version: b.given.Versions.of(p.Key).Used}

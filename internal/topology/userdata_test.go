@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/difyup/difyup/internal/test/boot"
+	"github.com/difyup/difyup/internal/test/need"
 )
 
 // userData gives the user data of a template's metadata, and puts the files that it writes below a directory.
@@ -84,7 +85,7 @@ func TestUserData(t *testing.T) {
 		return string(out)
 	}
 	t.Run("schema", func(t *testing.T) {
-		boot.Require(t, boot.MissingCloudInit())
+		need.Missing(t, boot.MissingCloudInit())
 		file := filepath.Join(t.TempDir(), "user-data")
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -93,7 +94,7 @@ func TestUserData(t *testing.T) {
 			"/usr/bin/python3", boot.CloudInit+"/usr/bin/cloud-init", "schema", "--config-file", file)
 	})
 	t.Run("scripts", func(t *testing.T) {
-		boot.Require(t, boot.MissingProgram("shellcheck"))
+		need.Missing(t, boot.MissingProgram("shellcheck"))
 		scripts, err := filepath.Glob(filepath.Join(dir, "usr/local/sbin/*"))
 		if err != nil || len(scripts) != 2 {
 			t.Fatalf("the scripts %v, %v", scripts, err)
@@ -101,7 +102,7 @@ func TestUserData(t *testing.T) {
 		run(t, nil, "shellcheck", scripts...)
 	})
 	t.Run("units", func(t *testing.T) {
-		boot.Require(t, boot.MissingProgram("systemd-analyze"))
+		need.Missing(t, boot.MissingProgram("systemd-analyze"))
 		// Programs are looked for where they will be: the agent comes later, and other units are of Docker and of the system.
 		agent := filepath.Join(dir, "usr/local/bin/difyup-agent")
 		if err := os.MkdirAll(filepath.Dir(agent), 0o755); err != nil {

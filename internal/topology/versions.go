@@ -119,6 +119,9 @@ func named(live map[resource.ID]map[string]any) map[dify.SecretVersion]bool {
 				all[v] = true
 			}
 		}
+		for _, v := range settings.RegistryCredentials {
+			all[v] = true
+		}
 	}
 	return all
 }
@@ -151,6 +154,10 @@ func NewlyChosen(s *config.Spec, live map[resource.ID]map[string]any, versions V
 		for _, name := range slices.Sorted(maps.Keys(chosen[n])) {
 			add(chosen[n][name], "dify.environment_secrets."+string(n)+"."+name)
 		}
+	}
+	logins := s.RegistryCredentials()
+	for _, host := range slices.Sorted(maps.Keys(logins)) {
+		add(logins[host], "dify.registry_credentials."+host)
 	}
 	return all
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/difyup/difyup/internal/test/need"
 )
 
 func TestChoose(t *testing.T) {
@@ -82,12 +84,7 @@ func TestUsers(t *testing.T) {
 // TestUserOfItsOwn runs a program as a user of its own: with no group and no right, without a way to get any, and when it
 // ends, what it left behind ends too.
 func TestUserOfItsOwn(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("root alone can start programs as other users")
-		}
-		t.Skip("root alone can start programs as other users")
-	}
+	need.Root(t, "root alone can start programs as other users")
 	n, err := Claim()
 	if err != nil {
 		t.Fatal(err)

@@ -196,6 +196,37 @@ func TestNoSleepNoInit(t *testing.T) {
 	})
 }
 
+// What a test lacks is said in one place, which also knows where lacking it is a failure.
+func TestNobodySkips(t *testing.T) {
+	eachFile(t, func(path string, f *ast.File) {
+		if strings.Contains(path, "/internal/test/need/") {
+			return
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok {
+				if sel, ok := call.Fun.(*ast.SelectorExpr); ok && slices.Contains([]string{"Skip", "Skipf", "SkipNow"}, sel.Sel.Name) {
+					t.Errorf("%s calls %s: a test that lacks something says so with internal/test/need", path, sel.Sel.Name)
+				}
+			}
+			return true
+		})
+	})
+	scripts, err := filepath.Glob("../*/testdata/script/*.txtar")
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("the scripts: %v, %v", scripts, err)
+	}
+	skips := regexp.MustCompile(`(?m)^(\[.*\] *)?skip\b.*`)
+	for _, path := range scripts {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range skips.FindAllString(string(text), -1) {
+			t.Errorf("%s says %q: a script that is skipped has shown nothing", path, line)
+		}
+	}
+}
+
 // A claim about security names the test that shows it; a test that was renamed or removed leaves a claim alone.
 func TestSecurityNamesTests(t *testing.T) {
 	raw, err := os.ReadFile("../../../docs/security.md")

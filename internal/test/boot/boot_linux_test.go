@@ -187,7 +187,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w := &world{google: &google{objects: map[string]string{}, items: map[string]string{}}, n: n, archive: t.TempDir(), names: map[string]string{
 		"metadata.google.internal.": metadataAt, "storage.googleapis.com.": googleAt, "secretmanager.googleapis.com.": googleAt, "archive.ubuntu.test.": archiveAt,
-		"db.demo.internal.": mainAt, "redis.demo.internal.": mainAt, "vector.demo.internal.": vectorAt,
+		"db.demo.internal.": mainAt, "redis.demo.internal.": mainAt, "vector.demo.internal.": vectorAt, "edge.demo.internal.": "203.0.113.7",
 	}}
 	w.serve(t, googleAt+":8080", w.google, nil)
 	w.serve(t, metadataAt+":80", http.HandlerFunc(w.metadata), nil)

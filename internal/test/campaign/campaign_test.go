@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/difyup/difyup/internal/test/cloud"
+	"github.com/difyup/difyup/internal/test/need"
 )
 
 var (
@@ -53,9 +54,7 @@ func TestMain(m *testing.M) {
 //
 //	go test ./internal/test/campaign -run TestCampaign -v -kills 1 -faulty 0 -interrupts 0 -seed 17
 func TestCampaign(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts local clouds")
-	}
+	need.Long(t, "starts local clouds")
 	want := undisturbed(t)
 	var (
 		mu     sync.Mutex

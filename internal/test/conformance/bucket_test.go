@@ -4,6 +4,7 @@ package conformance_test
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"crypto/rand"
@@ -14,6 +15,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,6 +32,7 @@ import (
 
 	"github.com/difyup/difyup/internal/localcloud"
 	"github.com/difyup/difyup/internal/test/cloud"
+	"github.com/difyup/difyup/internal/test/need"
 )
 
 // cloudWithBuckets starts a local cloud in which Cloud Storage is enabled.
@@ -40,8 +43,18 @@ func cloudWithBuckets(t *testing.T) localcloud.Info {
 	return info
 }
 
+// noMetadata has Google's clients, which ask the machine's metadata server what the machine is, find one that knows nothing.
+func noMetadata(t *testing.T) {
+	t.Helper()
+	server := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(server.Close)
+	t.Setenv("GCE_METADATA_HOST", server.Listener.Addr().String())
+	t.Setenv("GCE_METADATA_IP", server.Listener.Addr().String()) // Node's and Python's
+}
+
 // TestBucketGo has Google's Go client, which the plugin daemon uses, do what the daemon does and what else it can.
 func TestBucketGo(t *testing.T) {
+	noMetadata(t)
 	t.Run("by address", func(t *testing.T) {
 		info := cloudWithBuckets(t)
 		testBucketGo(t, info.URL, option.WithEndpoint(info.URL+"storage/v1/"), option.WithTokenSource(oauth2.StaticTokenSource(&oauth2.Token{AccessToken: info.Token})))
@@ -249,30 +262,29 @@ func (b *goBucket) names(q *gcs.Query) []string {
 	}
 }
 
-// TestBucketPython has Google's Python client, which Dify uses, do what Dify does. $DIFYUP_PYTHON names the Python that has
-// the client, else it is python3.
+// Where scripts/install-clients puts Google's clients for other languages.
+const clientTree = "/opt/difyup/clients"
+
+// TestBucketPython has Google's Python client, which Dify uses, do what Dify does. $DIFYUP_PYTHON names another Python that
+// has the client.
 func TestBucketPython(t *testing.T) {
-	python := os.Getenv("DIFYUP_PYTHON")
-	if python == "" {
-		python = "python3"
-	}
-	if out, err := exec.CommandContext(t.Context(), python, "-c", "import google.cloud.storage").CombinedOutput(); err != nil {
-		t.Skipf("%s has no google-cloud-storage: %v %s", python, err, lastLine(out))
-	}
-	foreign(t, python, "testdata/storage.py")
+	foreign(t, cmp.Or(os.Getenv("DIFYUP_PYTHON"), clientTree+"/python/bin/python"), []string{"-c", "import google.cloud.storage"}, "testdata/storage.py")
 }
 
-// TestBucketNode has Google's Node client use a bucket, where Node finds it.
+// TestBucketNode has Google's Node client use a bucket. $NODE_PATH names another directory that has the client.
 func TestBucketNode(t *testing.T) {
-	if out, err := exec.CommandContext(t.Context(), "node", "-e", `require("@google-cloud/storage")`).CombinedOutput(); err != nil {
-		t.Skipf("node has no @google-cloud/storage in NODE_PATH: %v %s", err, lastLine(out))
-	}
-	foreign(t, "node", "testdata/storage.cjs")
+	t.Setenv("NODE_PATH", cmp.Or(os.Getenv("NODE_PATH"), clientTree+"/node/node_modules"))
+	foreign(t, "node", []string{"-e", `require("@google-cloud/storage")`}, "testdata/storage.cjs")
 }
 
 // foreign runs a program that uses the local cloud at its last argument, and must end well: once at the local cloud's own
-// address, and once at Google's, with the local cloud's name server and authority.
-func foreign(t *testing.T, name string, args ...string) {
+// address, and once at Google's, with the local cloud's name server and authority. With the arguments load it only tries
+// whether the client is there.
+func foreign(t *testing.T, name string, load []string, args ...string) {
+	noMetadata(t)
+	if out, err := exec.CommandContext(t.Context(), name, load...).CombinedOutput(); err != nil {
+		need.Missing(t, fmt.Sprintf("%s has no client for Cloud Storage: %v %s; to install: scripts/install-clients", name, err, lastLine(out)))
+	}
 	run := func(t *testing.T, name string, args []string, env ...string) {
 		cmd := exec.CommandContext(t.Context(), name, args...)
 		cmd.Env = append(os.Environ(), env...)
@@ -304,12 +316,7 @@ func foreign(t *testing.T, name string, args ...string) {
 // needNames skips where the APIs cannot be served by name: HTTPS's port needs root.
 func needNames(t *testing.T) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("port 443 needs root")
-		}
-		t.Skip("port 443 needs root")
-	}
+	need.Root(t, "port 443 needs root")
 }
 
 // byName finds the local cloud as clients do that know Google's addresses alone: by its name server and its authority.

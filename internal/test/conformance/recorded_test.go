@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/difyup/difyup/internal/test/need"
 )
 
 // exchange is one recorded request and what Google answered.
@@ -31,7 +33,7 @@ type exchange struct {
 func TestRecorded(t *testing.T) {
 	dir, base := os.Getenv("DIFYUP_RECORDED"), os.Getenv("DIFYUP_RECORDED_URL")
 	if dir == "" || base == "" {
-		t.Skip("DIFYUP_RECORDED and DIFYUP_RECORDED_URL are not set")
+		need.Excepted(t, need.Recordings, "DIFYUP_RECORDED and DIFYUP_RECORDED_URL are not set")
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "*.http.log"))
 	if err != nil || len(files) == 0 {

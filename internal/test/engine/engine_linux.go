@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/difyup/difyup/internal/test/need"
 )
 
 // Engine is a Docker engine that runs.
@@ -29,26 +31,12 @@ type Engine struct {
 	log   *bytes.Buffer // to be read once it has ended
 }
 
-// Need skips a test that cannot have an engine here, and says why; where CI is true it fails. It looks only, and starts
-// nothing.
+// Need skips a test that cannot have an engine here, and says why. It looks only, and starts nothing.
 func Need(t testing.TB) {
 	t.Helper()
-	missing := ""
-	switch {
-	case testing.Short():
-		t.Skip("starts a Docker engine")
-	case os.Geteuid() != 0:
-		missing = "a Docker engine of the test's own needs root"
-	default:
-		missing = Missing()
-	}
-	if missing == "" {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal(missing)
-	}
-	t.Skip(missing)
+	need.Long(t, "starts a Docker engine")
+	need.Root(t, "a Docker engine of the test's own needs root")
+	need.Missing(t, Missing())
 }
 
 // Missing names what there is no engine without; "" when all is there.

@@ -36,7 +36,7 @@ func TestCloudKilled(t *testing.T) {
 	if _, err := localcloud.Find(t.Context(), s.dir); err == nil {
 		t.Error("a killed cloud is said to run")
 	}
-	if out := s.run("plan"); !strings.Contains(out, "59 to create") {
+	if out := s.run("plan"); !strings.Contains(out, "60 to create") {
 		t.Errorf("the plan without a cloud is\n%s", out)
 	}
 	s.run("apply", "--yes")

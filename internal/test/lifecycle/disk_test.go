@@ -4,7 +4,6 @@ package lifecycle
 
 import (
 	"bytes"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -12,18 +11,14 @@ import (
 	"time"
 
 	"github.com/difyup/difyup/internal/test/cloud"
+	"github.com/difyup/difyup/internal/test/need"
 )
 
 // TestDiskFull raises a stack on a disk that is too small for it, at several places. The error says so, soon, and does not speak
 // of Google; with room enough the stack
 // comes up.
 func TestDiskFull(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("a small disk can be mounted by root only, and this is CI: run the tests as root")
-		}
-		t.Skip("a small disk can be mounted by root only")
-	}
+	need.Root(t, "a small disk can be mounted by root only")
 	for _, tc := range []struct{ name, size string }{
 		{"for the objects", "6m"},
 		{"for the databases", "40m"},

@@ -28,6 +28,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/difyup/difyup/internal/localcloud"
+	"github.com/difyup/difyup/internal/test/need"
 )
 
 // intrude is another user of the machine, who knows what /proc shows everybody, and all names of the example stack. It
@@ -305,21 +306,10 @@ func as(t *testing.T, uid int, info *localcloud.Info) string {
 	return string(out)
 }
 
-func needsRoot(t *testing.T) {
-	t.Helper()
-	switch {
-	case os.Geteuid() == 0:
-	case os.Getenv("CI") == "true":
-		t.Fatal("this has not been tried: root alone can play another user")
-	default:
-		t.Skip("this has not been tried: root alone can play another user")
-	}
-}
-
 // TestIntruder has another user of the machine try everything that comes to mind on a running stack. Nothing can be read,
 // changed or started.
 func TestIntruder(t *testing.T) {
-	needsRoot(t)
+	need.Root(t, "root alone can play another user")
 	s := newStack(t)
 	s.run("apply", "--yes")
 	before := s.info()
@@ -377,7 +367,7 @@ func send(t *testing.T, info *localcloud.Info, token, method, path, body string)
 // run one. It runs without rights: it can read nothing of the local cloud's, of the machine's or of the other instances',
 // and its token is worth what its service account may do.
 func TestInstanceTakenOver(t *testing.T) {
-	needsRoot(t)
+	need.Root(t, "root alone can play another user")
 	s := newStack(t)
 	s.run("apply", "--yes")
 	info := s.info()

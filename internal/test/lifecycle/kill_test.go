@@ -7,6 +7,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +23,7 @@ import (
 	"github.com/difyup/difyup/internal/localcloud/faults"
 	"github.com/difyup/difyup/internal/smoke"
 	"github.com/difyup/difyup/internal/test/cloud"
+	"github.com/difyup/difyup/internal/test/need"
 )
 
 // stack runs the programs on a stack and a local cloud of the test's own.
@@ -228,12 +231,15 @@ func (s *stack) check(but ...string) string {
 func TestGcloud(t *testing.T) {
 	gcloud, err := exec.LookPath("gcloud")
 	if err != nil {
-		t.Skip("gcloud is not installed")
+		need.Excepted(t, need.Gcloud, "gcloud is not installed")
 	}
 	s := newStack(t)
 	s.run("apply", "--yes")
 	i := s.info()
-	env := append(os.Environ(), "CLOUDSDK_CONFIG="+t.TempDir(),
+	// It asks the metadata server who it is; the one it finds here knows nothing.
+	metadata := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(metadata.Close)
+	env := append(os.Environ(), "CLOUDSDK_CONFIG="+t.TempDir(), "GCE_METADATA_ROOT="+metadata.Listener.Addr().String(),
 		"CLOUDSDK_CORE_DISABLE_PROMPTS=1", "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING=1", "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK=1")
 	for _, v := range i.Env("demo-project") {
 		env = append(env, v.Name+"="+v.Value)
@@ -250,7 +256,7 @@ func TestGcloud(t *testing.T) {
 		{"secrets list --format=value(name)", []string{"demo-db-password", "demo-redis-auth", "demo-secret-key"}},
 		{"compute instance-groups managed list --format=value(name,targetSize)", []string{"demo-group\t2"}},
 		{"compute forwarding-rules list --format=value(name)", []string{"demo-http", "demo-https"}},
-		{"dns record-sets list --zone=demo-internal --format=value(name,type)", []string{"db.demo.internal.\tA"}},
+		{"dns record-sets list --zone=demo-internal --format=value(name,type)", []string{"db.demo.internal.\tA", "edge.demo.internal.\tA"}},
 		{"sql databases list --instance=demo-main --format=value(name)", []string{"dify_plugin"}},
 		{"iam service-accounts list --format=value(email)", []string{"demo-vm@demo-project.iam.gserviceaccount.com"}},
 	} {

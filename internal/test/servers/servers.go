@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/difyup/difyup/internal/localcloud/plane"
+	"github.com/difyup/difyup/internal/test/need"
 )
 
 // Servers are those of a test. They are stopped, and their addresses given back, when it ends.
@@ -24,9 +25,7 @@ type Servers struct {
 // Open gives servers of which none is started yet. A short test is skipped.
 func Open(t testing.TB) *Servers {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("starts PostgreSQL or Redis")
-	}
+	need.Long(t, "starts PostgreSQL or Redis")
 	n, err := plane.Claim()
 	if err != nil {
 		t.Fatal(err)

@@ -25,6 +25,7 @@ import (
 
 	"github.com/difyup/difyup/internal/agent/runtime"
 	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/imagename"
 )
 
 // Options say which engine is used, and how.
@@ -34,6 +35,9 @@ type Options struct {
 	Docker  string   // the program; "" = docker
 	Environ []string // of the program: PATH, HOME, and DOCKER_HOST where it is not the machine's own engine
 	Pull    string   // "missing": what the machine lacks is pulled; "never": it is an error
+	// Login gives the user and the password for a registry, no user where there are none; nil = there are none anywhere.
+	Login  func(ctx context.Context, registry string) (user, password string, err error)
+	Memory string // a directory that is on no disk, where a password may lie while an image is pulled; "" = the system's for temporary files
 	// Start bounds how long the services may take from the start of the first until all are healthy. 0 = 15 minutes.
 	Start time.Duration
 	Look  time.Duration                                                        // between two looks at containers that run; 0 = 10 s
@@ -57,6 +61,9 @@ type engine struct {
 func New(o Options) runtime.Runtime {
 	if o.Docker == "" {
 		o.Docker = "docker"
+	}
+	if o.Memory == "" {
+		o.Memory = os.TempDir()
 	}
 	if o.Start == 0 {
 		o.Start = 15 * time.Minute
@@ -153,6 +160,16 @@ func (e *engine) Prepare(ctx context.Context, services []dify.Service) error {
 	if _, err := e.compose(ctx, short, services, nil, file, "config", "--quiet"); err != nil {
 		return err
 	}
+	// Of an agent that was killed while it pulled.
+	left, err := filepath.Glob(filepath.Join(e.opts.Memory, pullDir+"*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range left {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("remove a password: %w", err)
+		}
+	}
 	images := map[string]bool{}
 	for _, s := range services {
 		images[s.Image] = true
@@ -171,13 +188,52 @@ func (e *engine) Prepare(ctx context.Context, services []dify.Service) error {
 				return fmt.Errorf("the image %s is not on this machine, and nothing is pulled", image)
 			}
 			e.opts.Log.Info("pulling", "image", image)
-			if _, err := e.docker(ctx, pulling, nil, nil, "pull", "--quiet", image); err != nil {
+			if err := e.pull(ctx, image); err != nil {
 				return fmt.Errorf("pull %s: %w", image, err)
 			}
 			return nil
 		})
 	}
 	return pulls.Wait()
+}
+
+// What the directories begin with in which passwords lie while images are pulled.
+const pullDir = "difyup-pull-"
+
+// pull has the engine pull an image, with credentials for its registry if there are any. They are given by a file, which is
+// gone afterwards: an argument, and an environment, other processes can see.
+func (e *engine) pull(ctx context.Context, image string) error {
+	registry, _ := imagename.Registry(image)
+	user, password := "", ""
+	if e.opts.Login != nil {
+		var err error
+		if user, password, err = e.opts.Login(ctx, registry); err != nil {
+			return fmt.Errorf("log in to %s: %w", registry, err)
+		}
+	}
+	if user == "" {
+		_, err := e.docker(ctx, pulling, nil, nil, "pull", "--quiet", image)
+		return err
+	}
+	if registry == imagename.Hub {
+		registry = "https://index.docker.io/v1/" // as Docker writes it there
+	}
+	type auth struct {
+		Auth []byte `json:"auth"` // in base64
+	}
+	config, err := json.Marshal(map[string]map[string]auth{"auths": {registry: {[]byte(user + ":" + password)}}})
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(e.opts.Memory, pullDir)
+	if err != nil {
+		return fmt.Errorf("make a place for the password: %w", err)
+	}
+	if err = os.WriteFile(filepath.Join(dir, "config.json"), config, 0o600); err == nil {
+		hidden := dify.Service{Environment: map[string]string{"REGISTRY_PASSWORD": password}}
+		_, err = e.docker(ctx, pulling, []dify.Service{hidden}, []string{"DOCKER_CONFIG=" + dir}, "pull", "--quiet", image)
+	}
+	return errors.Join(err, os.RemoveAll(dir))
 }
 
 // state is what compose says of a container.

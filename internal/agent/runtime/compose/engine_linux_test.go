@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"maps"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +25,12 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/name"
+	inmemory "github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/difyup/difyup/internal/agent/frontdoor"
 	"github.com/difyup/difyup/internal/agent/runtime"
@@ -30,6 +38,7 @@ import (
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/smoke"
 	"github.com/difyup/difyup/internal/test/engine"
+	"github.com/difyup/difyup/internal/test/need"
 	"github.com/difyup/difyup/internal/test/servers"
 )
 
@@ -37,10 +46,7 @@ import (
 // went in: with secrets that would be changed if anything were taken for more than a text.
 func TestConfig(t *testing.T) {
 	if engine.Plugin() == "" {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("docker has no compose plugin; to install: scripts/install-engine")
-		}
-		t.Skip("docker has no compose plugin; to install: scripts/install-engine")
+		need.Missing(t, "docker has no compose plugin; to install: scripts/install-engine")
 	}
 	for _, r := range dify.Releases() {
 		s, secrets := settings(odd)
@@ -91,12 +97,7 @@ func TestConfig(t *testing.T) {
 // server, and one on the internet, and asks for each.
 func TestSquidGuards(t *testing.T) {
 	program := squidProgram(t)
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("a network namespace needs root")
-		}
-		t.Skip("a network namespace needs root")
-	}
+	need.Root(t, "a network namespace needs root")
 	n, err := engine.NewNamespace()
 	if err != nil {
 		t.Fatal(err)
@@ -303,6 +304,131 @@ func world(t *testing.T) (*engine.Engine, []dify.Service, map[string]string) {
 		t.Fatal(err)
 	}
 	return e, all, secrets
+}
+
+// TestPull has an engine fetch images from a registry that wants to know who asks.
+func TestPull(t *testing.T) {
+	engine.Need(t)
+	ctx, cancel := patience(t)
+	defer cancel()
+	e, err := engine.Start(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	// To loopback addresses Docker speaks without TLS.
+	const registry, user, password = "127.0.0.1:5000", "somebody", "the pass:word$of$one"
+	images := inmemory.New(inmemory.Logger(log.New(io.Discard, "", 0)))
+	open := httptest.NewServer(images)
+	t.Cleanup(open.Close)
+	for _, n := range []string{"one", "two", "three"} {
+		made, err := random.Image(1024, 1)
+		var config *v1.ConfigFile
+		if err == nil {
+			config, err = made.ConfigFile()
+		}
+		if err == nil {
+			config = config.DeepCopy()
+			config.OS, config.Architecture = "linux", goruntime.GOARCH
+			made, err = mutate.ConfigFile(made, config)
+		}
+		if err == nil {
+			var to name.Tag
+			if to, err = name.NewTag(open.Listener.Addr().String()+"/acme/"+n+":1", name.Insecure); err == nil {
+				err = remote.Write(to, made)
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	memory := t.TempDir()
+	var seen sync.Map // how the password lies while an image is pulled
+	l, err := e.Listen(registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if u, p, _ := r.BasicAuth(); u != user || p != password {
+			w.Header().Set("WWW-Authenticate", `Basic realm="acme"`)
+			http.Error(w, "who are you?", http.StatusUnauthorized)
+			return
+		}
+		files, _ := filepath.Glob(filepath.Join(memory, "*", "*"))
+		for _, f := range files {
+			of, err := os.Stat(filepath.Dir(f))
+			file, err2 := os.Stat(f)
+			if err == nil && err2 == nil {
+				seen.Store(fmt.Sprint(of.Mode(), " ", file.Mode()), true)
+			}
+		}
+		images.ServeHTTP(w, r)
+	})}
+	go server.Serve(l)
+	t.Cleanup(func() { server.Close() })
+
+	var said lockedBuffer
+	var asked sync.Map
+	prepare := func(image string, login func() (string, string, error)) error {
+		s, secrets := settings("the-secret")
+		s.Images = map[dify.Name]string{}
+		for _, n := range dify.Imaged() {
+			s.Images[n] = registry + "/acme/" + image + ":1"
+		}
+		o := compose.Options{Dir: filepath.Join(t.TempDir(), "compose"), Project: "dify", Environ: e.Environ, Pull: "missing", Memory: memory, Log: slog.New(slog.NewTextHandler(&said, nil))}
+		if login != nil {
+			o.Login = func(_ context.Context, registry string) (string, string, error) {
+				asked.Store(registry, true)
+				return login()
+			}
+		}
+		err := compose.New(o).Prepare(ctx, services(t, dify.Default, s, secrets))
+		left, globbed := filepath.Glob(filepath.Join(memory, "*"))
+		if globbed != nil || len(left) > 0 {
+			t.Errorf("after %s, %v is left, %v", image, left, globbed)
+		}
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(memory, "difyup-pull-1", "of-a-killed-agent"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := prepare("one", nil); err == nil || !strings.Contains(err.Error(), "pull "+registry+"/acme/one:1: ") {
+		t.Errorf("without credentials: %v", err)
+	}
+	if err := prepare("one", func() (string, string, error) { return "", "", nil }); err == nil {
+		t.Error("without a user it was let in")
+	}
+	if err := prepare("one", func() (string, string, error) { return user, "Another:Password", nil }); err == nil || strings.Contains(err.Error(), "Another:Password") {
+		t.Errorf("with another password: %v", err)
+	}
+	broken := errors.New("the secret is gone")
+	if err := prepare("one", func() (string, string, error) { return "", "", broken }); !errors.Is(err, broken) {
+		t.Errorf("with credentials that cannot be had: %v", err)
+	}
+	if err := prepare("one", func() (string, string, error) { return user, password, nil }); err != nil {
+		t.Errorf("with credentials: %v", err)
+	}
+	if out, err := e.Docker(ctx, nil, "image", "inspect", "--format", "{{.Os}}", registry+"/acme/one:1"); err != nil || strings.TrimSpace(out) != "linux" {
+		t.Errorf("the image: %s, %v", out, err)
+	}
+	// Nobody is remembered.
+	if err := prepare("two", nil); err == nil {
+		t.Error("who logged in before was let in again")
+	}
+	for what, want := range map[*sync.Map]string{&seen: "drwx------ -rw-------", &asked: registry} {
+		var got []string
+		what.Range(func(k, _ any) bool { got = append(got, k.(string)); return true })
+		if !slices.Equal(got, []string{want}) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if strings.Contains(said.String(), password) {
+		t.Errorf("the log shows the password:\n%s", said.String())
+	}
 }
 
 // patience ends shortly before the test is ended, so that it can say what it waited for.

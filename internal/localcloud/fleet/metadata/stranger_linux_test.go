@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/difyup/difyup/internal/test/need"
 )
 
 // TestMain is also a program that asks a metadata server, and prints what it answers.
@@ -67,12 +69,7 @@ func dialMapped(_ context.Context, _, address string) (net.Conn, error) {
 // TestStranger asks as the instance's user and as somebody else, who is refused even what no header is needed for.
 func TestStranger(t *testing.T) {
 	const uid, another = 1_900_000_001, 1_900_000_002 // nobody's
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("another user's part can be played by root only")
-		}
-		t.Skip("another user's part can be played by root only")
-	}
+	need.Root(t, "another user's part can be played by root only")
 	var v atomic.Value
 	v.Store("demo")
 	s := serve(t, &v, uid)

@@ -1,7 +1,7 @@
 // Google's Node client uses the bucket "node" of the local cloud.
 //
 // It prints one line a step and ends with status 1 if one failed.
-// Usage: node storage.cjs URL, with the access token in $DIFYUP_TOKEN and the client in $NODE_PATH.
+// Usage: node storage.cjs URL, with the access token in $DIFYUP_TOKEN and the client and google-auth-library in $NODE_PATH.
 "use strict";
 
 const assert = require("node:assert");
@@ -10,9 +10,12 @@ const { Readable } = require("node:stream");
 const { pipeline } = require("node:stream/promises");
 const zlib = require("node:zlib");
 const { Storage } = require("@google-cloud/storage");
+const { OAuth2Client } = require("google-auth-library");
 
+const authClient = new OAuth2Client();
+authClient.setCredentials({ access_token: process.env.DIFYUP_TOKEN });
 const storage = new Storage({
-  apiEndpoint: process.argv[2].replace(/\/+$/, ""), projectId: "conformance",
+  apiEndpoint: process.argv[2].replace(/\/+$/, ""), projectId: "conformance", authClient,
   retryOptions: { autoRetry: true, maxRetries: 2, totalTimeout: 20 },
 });
 // At an endpoint that is not Google's the client sends its resumable uploads without a token, whatever it is told.

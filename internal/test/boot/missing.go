@@ -4,7 +4,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"testing"
 )
 
 // CloudInit is where scripts/install-engine puts cloud-init: unpacked, since installed it would set this machine up.
@@ -24,16 +23,4 @@ func MissingCloudInit() string {
 		return "there is no cloud-init in " + CloudInit + "; to install: scripts/install-engine"
 	}
 	return ""
-}
-
-// Require skips a test that lacks something, and says what; where CI is true it fails.
-func Require(t testing.TB, missing string) {
-	t.Helper()
-	switch {
-	case missing == "":
-	case os.Getenv("CI") == "true":
-		t.Fatal(missing)
-	default:
-		t.Skip(missing)
-	}
 }
