@@ -66,7 +66,7 @@ func newBackend(ctx context.Context, env settings, o Options) (*backend, error) 
 	}
 	broker.PoolSize, broker.MaxRetries, broker.DialerRetries, broker.Dialer = options.PoolSize, -1, 1, options.Dialer
 	b.queue = &cache{redis.NewClient(broker)}
-	b.bucket = newBucket(env, b.http)
+	b.bucket = newBucket(env("GOOGLE_STORAGE_BUCKET_NAME"), env, b.http)
 	b.plugins = &plugins{url: strings.TrimSuffix(env("PLUGIN_DAEMON_URL"), "/"), key: env("PLUGIN_DAEMON_KEY"), http: b.http}
 	return b, nil
 }

@@ -26,6 +26,7 @@ import (
 //	                  which have names for each other
 //	STANDIN_INSTANCE  the instance's name, for the page
 //	STANDIN_VERSION   the release that it says it is
+//	STANDIN_POLL      how often the plugin daemon looks for what was installed elsewhere, in milliseconds; "" = as the real one
 type Options struct {
 	Env      func(string) string // the process's environment
 	Resolver *net.Resolver
@@ -70,7 +71,7 @@ func open(ctx context.Context, n dify.Name, o Options) (part, error) {
 		if err != nil {
 			return part{}, err
 		}
-		return part{handler: d.handler(), close: d.close}, nil
+		return part{handler: d.handler(), run: d.run, close: d.close}, nil
 	case dify.Web:
 		return part{handler: (&web{env}).handler(), close: func() {}}, nil
 	case dify.Sandbox:
