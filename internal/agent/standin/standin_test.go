@@ -386,14 +386,17 @@ func TestLostTask(t *testing.T) {
 	}
 }
 
-// archive gives a plugin's package, which takes some milliseconds to start.
-func archive(t *testing.T, name string, takes int) string {
+// archive gives a plugin's package, with a signature in a file.
+func archive(t *testing.T, name, signature string) string {
 	t.Helper()
 	var out bytes.Buffer
 	z := zip.NewWriter(&out)
 	f, err := z.Create("manifest.yaml")
 	if err == nil {
-		_, err = fmt.Fprintf(f, "author: difyup\nname: %s\nversion: 0.0.1\nstandin_milliseconds: %d\n", name, takes)
+		_, err = fmt.Fprintf(f, "author: difyup\nname: %s\nversion: \"0.0.1\"\nmeta:\n  version: 2\nstandin_milliseconds: 10\n", name)
+	}
+	if err == nil {
+		_, err = z.Create(signature)
 	}
 	if err = errors.Join(err, z.Close()); err != nil {
 		t.Fatal(err)
@@ -402,28 +405,25 @@ func archive(t *testing.T, name string, takes int) string {
 }
 
 // TestPluginNodes installs a plugin through one of three nodes. The others answer for it only when they have found it in the
-// bucket, as a new one does at its start, and stop it when it is removed there. No package is taken that must be signed.
+// bucket, as a new one does at its start, and stop it when it is removed there. A package must be signed.
 func TestPluginNodes(t *testing.T) {
 	w := newWorld(t)
-	strict := w.start(t, "vm-0", dify.API, dify.PluginDaemon)
-	owner := w.owner(t, strict)
-	w.env = map[string]string{"FORCE_VERIFYING_SIGNATURE": "false"}
 	first := w.start(t, "vm-1", dify.API, dify.PluginDaemon)
-	w.env["STANDIN_POLL"] = "50"
+	b := w.owner(t, first)
+	w.env = map[string]string{"STANDIN_POLL": "50"}
 	second := w.start(t, "vm-2", dify.API, dify.PluginDaemon)
 
 	const path = "/console/api/workspaces/current/plugin"
-	upload := func(b *browser) (int, map[string]any) {
-		return b.send("POST", path+"/upload/pkg", "multipart/form-data; boundary=x", "--x\r\nContent-Disposition: form-data; name=\"pkg\"; filename=\"a.difypkg\"\r\n\r\n"+archive(t, "clock", 10)+"\r\n--x--\r\n")
+	upload := func(signature string) (int, map[string]any) {
+		return b.send("POST", path+"/upload/pkg", "multipart/form-data; boundary=x", "--x\r\nContent-Disposition: form-data; name=\"pkg\"; filename=\"a.difypkg\"\r\n\r\n"+archive(t, "clock", signature)+"\r\n--x--\r\n")
 	}
-	if code, says := upload(owner); code != 400 || !strings.Contains(fmt.Sprint(says), "bad signature") {
+	if code, says := upload("signature"); code != 400 || !strings.Contains(fmt.Sprint(says), "bad signature") {
 		t.Errorf("a package without a signature: %d %v", code, says)
 	}
 	w.bucket.mu.Lock()
 	w.bucket.blind = true
 	w.bucket.mu.Unlock()
-	b := &browser{t, first, owner.cookies}
-	code, uploaded := upload(b)
+	code, uploaded := upload(".verification.dify.json")
 	if code != 200 {
 		t.Fatalf("upload: %d %v", code, uploaded)
 	}
