@@ -153,6 +153,13 @@ func (e *engine) Prepare(ctx context.Context, services []dify.Service) error {
 	if _, err := e.compose(ctx, short, services, nil, file, "config", "--quiet"); err != nil {
 		return err
 	}
+	left, err := e.docker(ctx, short, services, nil, "ps", "--all", "--quiet", "--filter", "name=^/?"+e.jobOf(""))
+	if jobs := strings.Fields(left); err == nil && len(jobs) > 0 {
+		_, err = e.docker(ctx, short, services, nil, append([]string{"rm", "--force", "--volumes"}, jobs...)...)
+	}
+	if err != nil {
+		return fmt.Errorf("remove the jobs that were left: %w", err)
+	}
 	images := map[string]bool{}
 	for _, s := range services {
 		images[s.Image] = true
@@ -427,6 +434,8 @@ func (e *engine) Health(ctx context.Context) error {
 	return nil
 }
 
+func (e *engine) jobOf(n dify.Name) string { return e.opts.Project + "-job-" + string(n) }
+
 // Job is a container of its own name, so that one that an agent left behind when it died is found and removed.
 func (e *engine) Job(ctx context.Context, j runtime.Job) (result runtime.Result, err error) {
 	s := j.Service
@@ -437,7 +446,7 @@ func (e *engine) Job(ctx context.Context, j runtime.Job) (result runtime.Result,
 	}
 	services := []dify.Service{s}
 	name := "job-" + string(s.Name)
-	container := e.opts.Project + "-" + name
+	container := e.jobOf(s.Name)
 	if err := e.write(name+".yaml", services, true); err != nil {
 		return result, err
 	}
