@@ -27,8 +27,8 @@ import (
 )
 
 var (
-	rounds = flag.Int("rounds", 8, "rounds of kills and freezes of migrations")
-	seed   = flag.Uint64("seed", 1, "of the first round; the others have the numbers after it")
+	rounds = flag.Int("rounds", 5, "rounds of kills and freezes of migrations")
+	seed   = flag.Uint64("seed", 5, "of the first round; the others have the numbers after it")
 )
 
 // The test's program is an instance that migrates too, and the job that it starts.
