@@ -67,15 +67,8 @@ func (d *daemon) close() {
 	d.http.CloseIdleConnections()
 }
 
-// do uses the daemon's database, with the tables there. See pool.do.
-func (d *daemon) do(ctx context.Context, f func(*pgx.Conn) error) error {
-	return d.db.do(ctx, func(c *pgx.Conn) error {
-		if err := d.db.once(ctx, c, daemonTables+";"+pluginTables); err != nil {
-			return err
-		}
-		return f(c)
-	})
-}
+// do uses the daemon's database. See pool.do.
+func (d *daemon) do(ctx context.Context, f func(*pgx.Conn) error) error { return d.db.do(ctx, f) }
 
 // complaint is an error as the daemon tells it: a number below 0, and a type.
 type complaint struct {

@@ -110,7 +110,7 @@ func migrateDaemon(ctx context.Context, o Options) error {
 		return err
 	}
 	defer d.close()
-	if err := d.do(ctx, func(*pgx.Conn) error { return nil }); err != nil {
+	if err := d.do(ctx, func(c *pgx.Conn) error { return statements(ctx, c, daemonTables+";"+pluginTables) }); err != nil {
 		return errors.New(env.hide(err))
 	}
 	o.Log.Info("the plugins' tables are there")
@@ -136,10 +136,8 @@ func migrate(ctx context.Context, o Options) error {
 	defer b.close()
 	err = b.db(ctx, func(c *pgx.Conn) error {
 		return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
-			for _, q := range []string{`CREATE TABLE IF NOT EXISTS alembic_version (version_num varchar(32) PRIMARY KEY)`, `DELETE FROM alembic_version`} {
-				if _, err := tx.Exec(ctx, q); err != nil {
-					return err
-				}
+			if err := statements(ctx, tx, mainTables+`; CREATE TABLE IF NOT EXISTS alembic_version (version_num varchar(32) PRIMARY KEY); DELETE FROM alembic_version`); err != nil {
+				return err
 			}
 			_, err := tx.Exec(ctx, `INSERT INTO alembic_version VALUES ($1)`, revision(o.Env("STANDIN_VERSION")))
 			return err

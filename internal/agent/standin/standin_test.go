@@ -146,7 +146,22 @@ func newWorld(t *testing.T) *world {
 	front := httptest.NewServer(w.bucket)
 	t.Cleanup(front.Close)
 	w.url = front.Listener.Addr().String()
+	w.migrate(t)
 	return w
+}
+
+// migrate makes the tables of both databases.
+func (w *world) migrate(t *testing.T) {
+	t.Helper()
+	services := w.services(t, "migration", netip.MustParseAddr("127.0.0.1"))
+	for _, m := range dify.Migrations(services) {
+		maps.Copy(m.Service.Environment, m.Environment)
+		env := func(name string) string { return m.Service.Environment[name] }
+		args := append([]string{string(m.Service.Name)}, m.Command...)
+		if err := standin.Main(t.Context(), args, standin.Options{Env: env, Resolver: net.DefaultResolver, Log: slog.New(slog.DiscardHandler)}); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // services gives Dify's services, on stores of the world's, as those of a stand-in at an address.

@@ -27,8 +27,8 @@ var (
 	bootDelay = flag.Duration("boot-delay", 4*time.Second, "how late the latest comes; healing may act after 65 s")
 )
 
-// TestShuffledBoot boots instances before what they need: databases, names, secrets, rights and Redis, whose packets are dropped, come
-// late, in the order and by the times that a seed gives. All become ready, and healing, which is on, replaces none, though it may
+// TestShuffledBoot boots instances before what they need. Databases and names are not there at first; then packets to them, to
+// Redis and to the name server are dropped, and secrets and rights to the bucket refused, until the times that a seed gives. All become ready, and healing, which is on, replaces none, though it may
 // after 65 s. Then Redis's packets are dropped again, for as long, and perhaps it is killed meanwhile: the same agents go on, and
 // all that Dify does is well again. A boot that fails is repeated by its seed:
 //
@@ -119,19 +119,21 @@ func shuffled(t *testing.T, seed uint64) {
 	s.run("local", "up")
 	info := s.info()
 
-	// drop drops what instances, which are not root's, send to Redis; with all, what it answers too, also to others.
-	drop := func(do string, all bool) {
+	// drop begins (-A) or ends (-D) the dropping of packets; of those that instances send, which are not root's.
+	drop := func(do string, rules ...string) {
 		t.Helper()
-		rules := [][]string{{"--dport", "6379", "-m", "owner", "!", "--uid-owner", "0"}}
-		if all {
-			rules = [][]string{{"--dport", "6379"}, {"--sport", "6379"}}
-		}
 		for _, rule := range rules {
-			if out, err := exec.Command("iptables", slices.Concat([]string{"-w", do, "OUTPUT", "-p", "tcp"}, rule, []string{"-j", "DROP"})...).CombinedOutput(); err != nil {
+			if out, err := exec.Command("iptables", append([]string{"-w", do, "OUTPUT", "-j", "DROP"}, strings.Fields(rule)...)...).CombinedOutput(); err != nil {
 				t.Fatalf("iptables: %v\n%s", err, out)
 			}
 		}
 	}
+	_, port, ok := strings.Cut(info.DNS, ":")
+	if !ok {
+		t.Fatalf("the name server is %q", info.DNS)
+	}
+	const instances = " -m owner ! --uid-owner 0"
+	redis, databases, names := "-p tcp --dport 6379"+instances, "-p tcp --dport 5432"+instances, "-p udp --dport "+port+instances
 	// refuse has instances be refused by a service, until it is called again.
 	refuse := func(service string) func() {
 		rule := faults.Rule{Name: service, Surface: faults.API, Caller: "demo-vm@*", Service: service, Rate: 1, Faults: []faults.Fault{{What: faults.Status, Code: http.StatusForbidden}}}
@@ -144,31 +146,30 @@ func shuffled(t *testing.T, seed uint64) {
 			}
 		}
 	}
-	// hold has whoever asks for something wait for so long.
-	hold := func(method string, d time.Duration) {
-		rule := faults.Rule{Surface: faults.API, Method: method, Rate: 1, Faults: []faults.Fault{{What: faults.Hold, Least: d}}}
+	// hold has whoever asks for something wait at first, so that there is nothing yet.
+	hold := func(method string) {
+		least := time.Duration(r.Int64N(int64(min(*bootDelay, 10*time.Second))))
+		rule := faults.Rule{Surface: faults.API, Method: method, Rate: 1, Faults: []faults.Fault{{What: faults.Hold, Least: least + time.Millisecond}}}
 		if _, err := info.AddFault(t.Context(), rule); err != nil {
 			t.Fatal(err)
 		}
 	}
+	hold("sql.instances.insert")
+	hold("dns.resourceRecordSets.create")
 	late := func() time.Duration { return time.Duration((0.2 + 0.8*r.Float64()) * float64(*bootDelay)) }
 	type event struct {
 		at   time.Duration
 		what string
 		do   func()
 	}
-	databases, names := late(), late()
-	hold("sql.instances.insert", databases)
-	hold("dns.changes.create", names)
-	drop("-A", false)
+	drop("-A", redis, databases, names)
 	events := []event{
-		{late(), "secrets", refuse("secretmanager")}, {late(), "rights to the bucket", refuse("storage")}, {late(), "Redis's packets", func() { drop("-D", false) }},
+		{late(), "secrets", refuse("secretmanager")}, {late(), "rights to the bucket", refuse("storage")}, {late(), "Redis", func() { drop("-D", redis) }},
+		{late(), "databases", func() { drop("-D", databases) }}, {late(), "names", func() { drop("-D", names) }},
 	}
 	// One of them is the latest that may be.
 	events[r.IntN(len(events))].at = *bootDelay
 	slices.SortFunc(events, func(a, b event) int { return int(a.at - b.at) })
-	t.Logf("databases are held back for %s, names for %s", databases.Round(time.Millisecond), names.Round(time.Millisecond))
-
 	agents := map[string]int{} // the process of each instance's agent
 	look := func() {
 		t.Helper()
@@ -216,8 +217,9 @@ func shuffled(t *testing.T, seed uint64) {
 	}
 	s.run("smoke", "--email", "owner@example.com", "--setup")
 
+	// Now nobody reaches Redis, and it reaches nobody.
 	kill := r.IntN(2) == 0
-	drop("-A", true)
+	drop("-A", "-p tcp --dport 6379", "-p tcp --sport 6379")
 	for end, killed := time.Now().Add(*bootDelay), !kill; time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		look()
 		for _, i := range s.info().Instances {
@@ -234,7 +236,7 @@ func shuffled(t *testing.T, seed uint64) {
 			killRedis(t)
 		}
 	}
-	drop("-D", true)
+	drop("-D", "-p tcp --dport 6379", "-p tcp --sport 6379")
 	back := time.Now()
 	for end := back.Add(3 * time.Minute); ; look() {
 		smoke := s.command("smoke", "--email", "owner@example.com")
