@@ -468,7 +468,7 @@ func (a *agent) watch(ctx context.Context, end context.CancelCauseFunc, seen *pl
 	const first, starting, serving = 20 * time.Millisecond, 500 * time.Millisecond, 2 * time.Second
 	pause, fails := first, 0
 	ready, answered := false, time.Now()
-	waits := a.waitForPlugins()
+	waits, said := a.waitForPlugins(), "" // for what
 	for ctx.Err() == nil {
 		err := a.runtime.Health(ctx)
 		switch {
@@ -480,8 +480,15 @@ func (a *agent) watch(ctx context.Context, end context.CancelCauseFunc, seen *pl
 			if pause = serving; ready {
 				break
 			}
-			if why := seen.why(ctx, a, &waits); why != "" {
-				pause = starting
+			why := seen.why(ctx, a, &waits)
+			if ctx.Err() != nil {
+				return
+			}
+			if why != "" {
+				if pause = starting; why != said {
+					said = why
+					a.log.Info("the runtime answers, and the instance " + why)
+				}
 				a.wait(report.Starts, why)
 				break
 			}

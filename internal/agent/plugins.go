@@ -47,7 +47,7 @@ type pluginsSeen struct {
 
 	mu   sync.Mutex
 	last plugins.State
-	said string
+	said string // in the log, of why they cannot be looked at
 }
 
 // why gives for what an instance that could take traffic waits yet, in words; "" = for nothing.
@@ -59,20 +59,25 @@ func (p *pluginsSeen) why(ctx context.Context, a *agent, w *plugins.Wait) string
 	why := w.For(time.Now(), now, err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
-	case err != nil && p.said != err.Error():
-		p.said = err.Error()
-		a.log.Warn("which plugins run here cannot be told", "error", err)
-	case err == nil && why != "" && p.said != why:
-		p.said = why
-		a.log.Info("waiting", "for", why)
-	}
+	p.say(a, err)
 	if why != "" {
 		return "waits for " + why
 	}
 	p.last = now
 	a.report.warnings(now.Warnings())
 	return ""
+}
+
+// say logs that the plugins cannot be looked at, once as long as it is for the same reason. p.mu is held.
+func (p *pluginsSeen) say(a *agent, err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != p.said && text != "" {
+		a.log.Warn("which plugins run here cannot be told", "error", text)
+	}
+	p.said = text
 }
 
 // keepLooking looks at the plugins now and then, until ctx ends, also while the instance waits for them: other instances wait
@@ -84,14 +89,12 @@ func (a *agent) keepLooking(ctx context.Context, p *pluginsSeen) {
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil {
-			a.log.Warn("which plugins run here cannot be told", "error", err)
-			continue
-		}
 		p.mu.Lock()
-		still := now.Still(p.last)
-		p.last = now
+		p.say(a, err)
+		if err == nil {
+			a.report.warnings(now.Still(p.last).Warnings())
+			p.last = now
+		}
 		p.mu.Unlock()
-		a.report.warnings(still.Warnings())
 	}
 }
