@@ -22,6 +22,7 @@ import (
 
 	"github.com/difyup/difyup/internal/agent/frontdoor"
 	"github.com/difyup/difyup/internal/agent/migrate"
+	"github.com/difyup/difyup/internal/agent/plugins"
 	"github.com/difyup/difyup/internal/agent/runtime"
 	"github.com/difyup/difyup/internal/agent/stores"
 	"github.com/difyup/difyup/internal/dify"
@@ -499,7 +500,9 @@ func (a *agent) run(ctx, life context.Context, services []dify.Service, secrets 
 	watching, stop := context.WithCancel(life)
 	defer context.AfterFunc(ctx, stop)()
 	var watches sync.WaitGroup
-	watches.Go(func() { a.watch(watching, end) })
+	seen := &pluginsSeen{look: func(ctx context.Context) (plugins.State, error) { return a.lookAtPlugins(ctx, secrets) }}
+	watches.Go(func() { a.watch(watching, end, seen) })
+	watches.Go(func() { a.keepLooking(watching, seen) })
 	watches.Go(func() { a.keepChecking(watching, secrets) })
 	watches.Go(func() { a.schedule(watching, secrets) })
 	err := a.runtime.Run(life, services)
@@ -518,12 +521,14 @@ const silence = 15 * time.Minute
 
 var errSilent = errors.New("the runtime did not answer")
 
-// watch asks the runtime how its services are, and tells the front door. It ends the runtime when they do not answer for long.
-func (a *agent) watch(ctx context.Context, end context.CancelCauseFunc) {
+// watch asks the runtime how its services are, and tells the front door; before that, it waits for plugins. It ends the runtime
+// when services do not answer for long.
+func (a *agent) watch(ctx context.Context, end context.CancelCauseFunc, seen *pluginsSeen) {
 	// The stand-in answers after some milliseconds, Dify after a minute.
 	const first, starting, serving = 20 * time.Millisecond, 500 * time.Millisecond, 2 * time.Second
 	pause, fails := first, 0
 	ready, answered := false, time.Now()
+	waits, said := a.waitForPlugins(), "" // for what
 	for ctx.Err() == nil {
 		err := a.runtime.Health(ctx)
 		switch {
@@ -532,12 +537,26 @@ func (a *agent) watch(ctx context.Context, end context.CancelCauseFunc) {
 		case err == nil:
 			fails, answered = 0, time.Now()
 			a.vitals.answered()
-			if pause = serving; !ready {
-				ready = true
-				a.log.Info("ready for traffic")
-				a.door.Ready()
-				a.report.phase(report.Serves, "")
+			if pause = serving; ready {
+				break
 			}
+			why := seen.why(ctx, a, &waits)
+			if ctx.Err() != nil {
+				return
+			}
+			if why != "" {
+				if pause = starting; why != said {
+					said = why
+					a.log.Info("the runtime answers, and the instance " + why)
+				}
+				a.wait(report.Starts, why)
+				break
+			}
+			ready = true
+			a.log.Info("ready for traffic")
+			a.vitals.served()
+			a.door.Ready()
+			a.report.phase(report.Serves, "")
 		default:
 			var failure *runtime.Failure
 			ended := errors.As(err, &failure) && failure.Ended
@@ -545,7 +564,7 @@ func (a *agent) watch(ctx context.Context, end context.CancelCauseFunc) {
 			case !ready:
 				pause = min(pause*11/10, starting)
 			case fails >= 3 || ended:
-				ready, pause = false, first
+				ready, pause, waits = false, first, a.waitForPlugins()
 				a.log.Warn("the runtime does not answer", "error", err)
 				a.wait(report.Starts, "the runtime "+words(err))
 			default:

@@ -73,6 +73,12 @@ func (v *vitals) answered() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.since, v.restarts = time.Now(), 0
+}
+
+// served notes that the instance is ready for traffic.
+func (v *vitals) served() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	if v.ready {
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/difyup/difyup/internal/agent/frontdoor"
+	"github.com/difyup/difyup/internal/agent/plugins"
 	"github.com/difyup/difyup/internal/agent/runtime"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/report"
@@ -60,6 +62,10 @@ func TestVitals(t *testing.T) {
 		}
 		v.stores(true)
 		v.answered()
+		if alive() {
+			t.Error("it is alive before it has its plugins")
+		}
+		v.served()
 		if !alive() {
 			t.Error("it is not alive when it is ready")
 		}
@@ -131,7 +137,8 @@ func TestSilence(t *testing.T) {
 			return a.report.doc.Phase
 		}
 		ctx, end := context.WithCancelCause(t.Context())
-		go a.watch(ctx, end)
+		seen := &pluginsSeen{look: func(context.Context) (plugins.State, error) { return plugins.State{}, nil }}
+		go a.watch(ctx, end, seen)
 		time.Sleep(time.Hour)
 		if got := phase(); got != report.Serves || ctx.Err() != nil {
 			t.Fatalf("it is in the phase %s, and %v", got, ctx.Err())
@@ -148,5 +155,54 @@ func TestSilence(t *testing.T) {
 		if took := time.Since(began); !errors.Is(context.Cause(ctx), errSilent) || took < silence-3*time.Second || took > silence+time.Second {
 			t.Errorf("it ends after %s: %v", took, context.Cause(ctx))
 		}
+	})
+}
+
+// TestWaitsForPlugins has an instance wait for what other instances run, and then take traffic without what nobody runs. What it
+// lacks later is a warning when it is lacking twice, and keeps no traffic away.
+func TestWaitsForPlugins(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	door, err := frontdoor.Open(netip.MustParseAddrPort("127.0.0.1:0"), frontdoor.Options{Backend: func(dify.Name) string { return "" }, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer door.Close(t.Context())
+	synctest.Test(t, func(t *testing.T) {
+		d := &deaf{}
+		d.well.Store(true)
+		a := &agent{log: log, door: door, runtime: d, scale: 1, report: newReporter(dify.Default, log, nil), vitals: newVitals("", log)}
+		var now atomic.Pointer[plugins.State]
+		find := func(s plugins.State) { now.Store(&s) }
+		find(plugins.State{Elsewhere: []string{"a/b:1"}, Nowhere: []string{"a/c:1"}})
+		seen := &pluginsSeen{look: func(context.Context) (plugins.State, error) { return *now.Load(), nil }}
+		ctx, end := context.WithCancelCause(t.Context())
+		defer end(nil)
+		go a.watch(ctx, end, seen)
+		go a.keepLooking(ctx, seen)
+		says := func(phase report.Phase, waiting string, warnings ...string) {
+			t.Helper()
+			a.report.mu.Lock()
+			defer a.report.mu.Unlock()
+			if got := a.report.doc; got.Phase != phase || got.Waiting != waiting || !slices.Equal(got.Warnings, warnings) {
+				t.Errorf("it reports %s, %q, %q; want %s, %q, %q", got.Phase, got.Waiting, got.Warnings, phase, waiting, warnings)
+			}
+		}
+		const nobody = "the plugin a/c:1 runs on no instance, and is installed"
+		time.Sleep(5*time.Minute + 10*time.Second) // between two looks
+		const here = "the plugin a/b:1 runs on other instances and not on this one"
+		says(report.Starts, "waits for the plugin a/b:1 of other instances to run here", here, nobody)
+		find(plugins.State{Here: []string{"a/b:1"}, Nowhere: []string{"a/c:1"}})
+		time.Sleep(30 * time.Second)
+		says(report.Starts, "waits for the plugin a/c:1, which no instance runs yet", here, nobody)
+		time.Sleep(40 * time.Second)
+		says(report.Serves, "", nobody)
+		find(plugins.State{Elsewhere: []string{"a/b:1"}, Nowhere: []string{"a/c:1"}})
+		time.Sleep(checkEvery)
+		says(report.Serves, "", nobody)
+		time.Sleep(checkEvery)
+		says(report.Serves, "", here, nobody)
+		find(plugins.State{Here: []string{"a/b:1", "a/c:1"}})
+		time.Sleep(checkEvery)
+		says(report.Serves, "")
 	})
 }

@@ -79,6 +79,21 @@ func (r *reporter) scheduler(instance string) {
 	})
 }
 
+// warnings notes what is not as it should be and is no reason to take no traffic.
+func (r *reporter) warnings(now []string) {
+	r.change(func(d *report.Document) bool {
+		if slices.Equal(d.Warnings, now) {
+			return false
+		}
+		if d.Warnings = now; len(now) > 0 {
+			r.log.Warn("something is not as it should be", "what", strings.Join(now, "; "))
+		} else {
+			r.log.Info("everything is as it should be again")
+		}
+		return true
+	})
+}
+
 // checks notes how what the instance depends on is. How long a check took is no change.
 func (r *reporter) checks(now []report.Check) {
 	r.change(func(d *report.Document) bool {

@@ -24,13 +24,13 @@ func newStatus(a *app) *cobra.Command {
 	var o readOptions
 	c := &cobra.Command{
 		Use: "status", Short: "Show the status of the stack",
-		Long: `Shows the load balancer, the instances and their health, the stores, the last run, and who holds the lock. With --deep,
-every instance is asked what it says of itself: how far it has come, what it waits for, and how it finds each store.`,
+		Long: `Shows the load balancer, the instances and their health, the stores, the last run, who holds the lock, and what instances warn
+of. With --deep, it shows all that each instance says of itself: how far it has come, what it waits for, and how it finds each store.`,
 		RunE: func(c *cobra.Command, _ []string) error { return o.aim(c, runStatus(c.Context(), a, o)) },
 	}
 	o.flags(c)
 	c.Flags().BoolVar(&o.json, "json", false, "write the status as JSON")
-	c.Flags().BoolVar(&o.deep, "deep", false, "ask every instance what it says of itself")
+	c.Flags().BoolVar(&o.deep, "deep", false, "show what every instance says of itself")
 	return c
 }
 
@@ -70,6 +70,8 @@ func runStatus(ctx context.Context, a *app, o readOptions) error {
 	}
 	if o.deep {
 		stack.Deep(ctx, s)
+	} else {
+		stack.Warn(ctx, s)
 	}
 	if o.json {
 		return a.writeJSON(map[string]any{"status": s, "ready": s.Ready(), "url": urlOf(s, info, spec)})

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -37,7 +38,8 @@ type Status struct {
 	Healthy   int        `json:"healthy"`
 	Stable    bool       `json:"stable"` // the group is not changing anything
 
-	Certificate string        `json:"certificate"` // ACTIVE, PROVISIONING, …; SELF_MANAGED
+	Warnings    []string      `json:"warnings,omitempty"` // of instances that were asked: what is not as it should be, though they serve
+	Certificate string        `json:"certificate"`        // ACTIVE, PROVISIONING, …; SELF_MANAGED
 	Last        *state.Run    `json:"last,omitempty"`
 	Intent      *state.Intent `json:"intent,omitempty"` // of a run that is at work, or did not end well
 	Lock        *state.Holder `json:"lock,omitempty"`   // who is at work
@@ -232,6 +234,35 @@ func (s *Stack) Deep(ctx context.Context, out *Status) {
 		})
 	}
 	wg.Wait()
+	out.Warnings = out.warnings(time.Now())
+}
+
+// Warn asks every instance too, and keeps its warnings alone.
+func (s *Stack) Warn(ctx context.Context, out *Status) {
+	asked := Status{Instances: slices.Clone(out.Instances)}
+	s.Deep(ctx, &asked)
+	out.Warnings = asked.Warnings
+}
+
+// warnings gives what instances warn of, at a time, each with the instances that do, unless all do.
+func (s *Status) warnings(now time.Time) []string {
+	by := map[string][]string{}
+	for _, i := range s.Instances {
+		if i.Report == nil || now.Sub(i.Report.At) > report.Stale {
+			continue
+		}
+		for _, text := range i.Report.Warnings {
+			by[text] = append(by[text], i.Name)
+		}
+	}
+	var all []string
+	for _, text := range slices.Sorted(maps.Keys(by)) {
+		if len(by[text]) < len(s.Instances) {
+			text += " (" + strings.Join(by[text], ", ") + ")"
+		}
+		all = append(all, text)
+	}
+	return all
 }
 
 func (s *Stack) ask(ctx context.Context, i *Instance) {

@@ -50,6 +50,8 @@ type Document struct {
 	// Scheduler is the instance on which the stack's scheduler runs, as far as this one knows; "" = on none.
 	Scheduler string  `json:"scheduler,omitempty"`
 	Checks    []Check `json:"checks,omitempty"` // of what the instance depends on, when it was last tried
+	// Warnings say what is not as it should be and keeps no traffic away: "the plugin x/y:1.0 runs on no instance, and is installed".
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // Schema is what the databases were migrated to.
@@ -94,13 +96,13 @@ func (d Document) Ill() []string {
 	return ill
 }
 
-// Encode gives the document's text, at most Longest bytes: of one that would be longer, without its checks.
+// Encode gives the document's text, at most Longest bytes: of one that would be longer, without its checks and warnings.
 func (d Document) Encode() []byte {
 	raw, err := json.Marshal(d)
 	if err == nil && len(raw) <= Longest {
 		return raw
 	}
-	d.Checks, d.Waiting = nil, cut(d.Waiting, 200)
+	d.Checks, d.Warnings, d.Waiting = nil, nil, cut(d.Waiting, 200)
 	raw, _ = json.Marshal(d) // of strings and times
 	return raw
 }
@@ -118,6 +120,9 @@ func Parse(raw string) (Document, error) {
 	d.Scheduler = clean(d.Scheduler)
 	if d.Schema != nil {
 		d.Schema.Version, d.Schema.Head = clean(d.Schema.Version), clean(d.Schema.Head)
+	}
+	for i := range d.Warnings {
+		d.Warnings[i] = clean(d.Warnings[i])
 	}
 	for i := range d.Checks {
 		d.Checks[i].Name, d.Checks[i].Says = clean(d.Checks[i].Name), clean(d.Checks[i].Says)

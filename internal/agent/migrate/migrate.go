@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,9 +22,16 @@ type Options struct {
 	Release  dify.Release
 	Services []dify.Service
 	Instance string
-	Job      func(context.Context, runtime.Job) (runtime.Result, error)
-	Say      func(what string) // what is done or waited for now, in our own words
-	Log      *slog.Logger
+	// Job runs a job of this instance. When Run is called, and when Job has returned, none is left.
+	Job func(context.Context, runtime.Job) (runtime.Result, error)
+	Say func(what string) // what is done or waited for now, in our own words
+	Log *slog.Logger
+
+	Look time.Duration // how often what is waited for is looked at; 0 = every second
+	Ping time.Duration // how often the session with the lock is used, so that its loss is noticed; 0 = every 5 s
+	// Lost is how long a job may be about without a connection to the database, when nothing is heard of its instance; 0 = 5 minutes.
+	// It is a container, or a process, that lives on without its agent; Dify takes up to a minute until it connects.
+	Lost time.Duration
 }
 
 // Schema is what the main database was migrated to.
@@ -60,18 +68,18 @@ const lock = 0x646966797570 // "difyup"
 // the session of the holder before was lost, waits for them.
 const session = "difyup-migrate-"
 
-// How often what is waited for is looked at, and how often the session with the lock is used so that its loss is noticed.
+// Tables of ours. Before an instance starts a job, it notes so in attempts, and takes that back when the job has ended.
 const (
-	lookEach = time.Second
-	pingEach = 5 * time.Second
+	records  = RecordSchema + ".migrations"
+	attempts = RecordSchema + ".migrating"
 )
 
 // Run returns when the database has the schema of the release: because it was so recorded, or because the migrations were run
 // now. One instance runs them, the others wait for it. An exit status proves nothing, as releases end well that changed
 // nothing: what the database says afterwards counts. The error is a *Newer, a *Failed, or that something could not be done.
 func Run(ctx context.Context, o Options) (Schema, error) {
-	config := o.Main.Copy()
-	c, err := pgx.ConnectConfig(ctx, config)
+	o.Look, o.Ping, o.Lost = cmp.Or(o.Look, time.Second), cmp.Or(o.Ping, 5*time.Second), cmp.Or(o.Lost, 5*time.Minute)
+	c, err := pgx.ConnectConfig(ctx, o.Main.Copy())
 	if err != nil {
 		return Schema{}, err
 	}
@@ -81,6 +89,10 @@ func Run(ctx context.Context, o Options) (Schema, error) {
 		defer cancel()
 		_ = c.Close(end)
 	}()
+	// What an earlier agent of this instance's left behind is gone, and others may wait for that, one of them with the lock.
+	if err := takeBack(ctx, c, o.Instance); err != nil {
+		return Schema{}, err
+	}
 	if done, schema, err := recorded(ctx, c, o.Release.Version); done || err != nil {
 		return schema, err
 	}
@@ -91,6 +103,9 @@ func Run(ctx context.Context, o Options) (Schema, error) {
 	if done, schema, err := recorded(ctx, c, o.Release.Version); done || err != nil {
 		return schema, err
 	}
+	if err := makeTables(ctx, c); err != nil {
+		return Schema{}, err
+	}
 	if err := alone(ctx, c, o); err != nil {
 		return Schema{}, err
 	}
@@ -100,10 +115,8 @@ func Run(ctx context.Context, o Options) (Schema, error) {
 	}
 	o.Log.Info("migrating", "to", o.Release.Version, "from", before)
 	o.Say("migrates the databases to Dify " + o.Release.Version)
-	for _, m := range dify.Migrations(o.Services) {
-		if err := run(ctx, c, o, m); err != nil {
-			return Schema{}, err
-		}
+	if err := attempt(ctx, c, o); err != nil {
+		return Schema{}, err
 	}
 	after, err := head(ctx, c)
 	switch want := o.Release.Schema; {
@@ -123,7 +136,7 @@ func Run(ctx context.Context, o Options) (Schema, error) {
 func recorded(ctx context.Context, c *pgx.Conn, version string) (bool, Schema, error) {
 	ctx, cancel := context.WithTimeout(ctx, stores.Patience)
 	defer cancel()
-	rows, _ := c.Query(ctx, `SELECT version, head FROM `+RecordSchema+`.migrations`) // its error comes with the rows
+	rows, _ := c.Query(ctx, `SELECT version, head FROM `+records) // its error comes with the rows
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Schema])
 	if missing(err) {
 		return false, Schema{}, nil
@@ -172,25 +185,62 @@ func missing(err error) bool {
 	return errors.As(err, &e) && (e.Code == "42P01" || e.Code == "3F000")
 }
 
-func record(ctx context.Context, c *pgx.Conn, s Schema, by string) error {
+// makeTables makes our tables, under the lock.
+func makeTables(ctx context.Context, c *pgx.Conn) error {
+	for _, q := range []string{
+		`CREATE SCHEMA IF NOT EXISTS ` + RecordSchema,
+		`CREATE TABLE IF NOT EXISTS ` + records + ` (version text PRIMARY KEY, head text NOT NULL, instance text NOT NULL, at timestamptz NOT NULL DEFAULT now())`,
+		`CREATE TABLE IF NOT EXISTS ` + attempts + ` (instance text PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())`,
+	} {
+		if err := exec(ctx, c, q); err != nil {
+			return fmt.Errorf("make the record of migrations: %w", err)
+		}
+	}
+	return nil
+}
+
+func exec(ctx context.Context, c *pgx.Conn, statement string, args ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, stores.Patience)
 	defer cancel()
-	return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
-		for _, q := range []string{
-			`CREATE SCHEMA IF NOT EXISTS ` + RecordSchema,
-			`CREATE TABLE IF NOT EXISTS ` + RecordSchema + `.migrations (version text PRIMARY KEY, head text NOT NULL, instance text NOT NULL, at timestamptz NOT NULL DEFAULT now())`,
-		} {
-			if _, err := tx.Exec(ctx, q); err != nil {
-				return fmt.Errorf("record the migration: %w", err)
+	_, err := c.Exec(ctx, statement, args...)
+	return err
+}
+
+func record(ctx context.Context, c *pgx.Conn, s Schema, by string) error {
+	err := exec(ctx, c, `INSERT INTO `+records+` (version, head, instance) VALUES ($1, $2, $3)
+		ON CONFLICT (version) DO UPDATE SET head = $2, instance = $3, at = now()`, s.Version, s.Head, by)
+	if err != nil {
+		return fmt.Errorf("record the migration: %w", err)
+	}
+	return nil
+}
+
+// attempt runs the migrations, and has the others know that jobs may be about.
+func attempt(ctx context.Context, c *pgx.Conn, o Options) error {
+	// In the session that has the lock: when this works, we have it.
+	if err := exec(ctx, c, `INSERT INTO `+attempts+` (instance) VALUES ($1) ON CONFLICT (instance) DO UPDATE SET at = now()`, o.Instance); err != nil {
+		return fmt.Errorf("note that a migration begins: %w", err)
+	}
+	for _, m := range dify.Migrations(o.Services) {
+		if err := run(ctx, c, o, m); err != nil {
+			// The session may be lost. Where another one cannot be had either, the next Run takes it back.
+			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), stores.Patience)
+			defer cancel()
+			if other, lost := pgx.ConnectConfig(late, o.Main.Copy()); lost == nil {
+				err = errors.Join(err, takeBack(late, other, o.Instance), other.Close(late))
 			}
+			return err
 		}
-		_, err := tx.Exec(ctx, `INSERT INTO `+RecordSchema+`.migrations (version, head, instance) VALUES ($1, $2, $3)
-			ON CONFLICT (version) DO UPDATE SET head = $2, instance = $3, at = now()`, s.Version, s.Head, by)
-		if err != nil {
-			return fmt.Errorf("record the migration: %w", err)
-		}
-		return nil
-	})
+	}
+	return takeBack(ctx, c, o.Instance)
+}
+
+// takeBack says that no job of an instance's is about.
+func takeBack(ctx context.Context, c *pgx.Conn, instance string) error {
+	if err := exec(ctx, c, `DELETE FROM `+attempts+` WHERE instance = $1`, instance); err != nil && !missing(err) {
+		return fmt.Errorf("note that no migration is at work: %w", err)
+	}
+	return nil
 }
 
 // hold takes the lock.
@@ -202,13 +252,25 @@ func hold(ctx context.Context, c *pgx.Conn, o Options) error {
 	})
 }
 
-// alone waits until no migration of an earlier holder of the lock is at work any more.
+// alone waits until no migration of an earlier holder of the lock is at work any more: neither one that is connected, nor one that
+// may be about to connect. Its instance says when none is; one of which nothing is heard is given o.Lost.
 func alone(ctx context.Context, c *pgx.Conn, o Options) error {
-	return until(ctx, o, "waits for a migration to end whose instance was lost", func(ctx context.Context) (bool, error) {
-		var others int
-		err := c.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE starts_with(application_name, $1) AND pid <> pg_backend_pid()`, session).Scan(&others)
-		return others == 0, err
+	err := until(ctx, o, "waits for a migration to end whose instance was lost", func(ctx context.Context) (bool, error) {
+		var connected, may int
+		err := c.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE starts_with(application_name, $1) AND pid <> pg_backend_pid()`, session).Scan(&connected)
+		if err == nil && connected > 0 {
+			_, err = c.Exec(ctx, `UPDATE `+attempts+` SET at = now() WHERE instance <> $1`, o.Instance)
+			return false, err
+		}
+		if err == nil {
+			err = c.QueryRow(ctx, `SELECT count(*) FROM `+attempts+` WHERE instance <> $1 AND at > now() - $2::interval`, o.Instance, o.Lost).Scan(&may)
+		}
+		return may == 0, err
 	})
+	if err == nil {
+		err = exec(ctx, c, `DELETE FROM `+attempts+` WHERE instance <> $1`, o.Instance)
+	}
+	return err
 }
 
 func until(ctx context.Context, o Options, what string, do func(context.Context) (bool, error)) error {
@@ -225,7 +287,7 @@ func until(ctx context.Context, o Options, what string, do func(context.Context)
 			o.Log.Info("waiting", "for", what)
 			o.Say(what)
 		}
-		t := time.NewTimer(lookEach)
+		t := time.NewTimer(o.Look)
 		select {
 		case <-t.C:
 		case <-ctx.Done():
@@ -242,7 +304,7 @@ func run(ctx context.Context, c *pgx.Conn, o Options, m dify.Migration) error {
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		tick := time.NewTicker(pingEach)
+		tick := time.NewTicker(o.Ping)
 		defer tick.Stop()
 		for {
 			select {

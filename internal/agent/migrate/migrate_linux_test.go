@@ -62,7 +62,7 @@ func (w *world) database() *pgx.ConnConfig {
 	return config
 }
 
-func exec(ctx context.Context, config *pgx.ConnConfig, statements ...string) error {
+func execute(ctx context.Context, config *pgx.ConnConfig, statements ...string) error {
 	c, err := pgx.ConnectConfig(ctx, config.Copy())
 	if err != nil {
 		return err
@@ -108,7 +108,7 @@ func TestOnce(t *testing.T) {
 		case j.Service.Name == dify.API && j.Environment["MODE"] == "migration" && j.Environment["MIGRATION_ENABLED"] == "true" && j.Command == nil:
 			api.Add(1)
 			time.Sleep(200 * time.Millisecond)
-			return runtime.Result{}, exec(ctx, config, to("c3f1a9b2e6d4")...)
+			return runtime.Result{}, execute(ctx, config, to("c3f1a9b2e6d4")...)
 		case j.Service.Name == dify.PluginDaemon && strings.Join(j.Command, " ") == "/app/commandline migrate":
 			daemon.Add(1)
 			return runtime.Result{}, nil
@@ -131,7 +131,7 @@ func TestOnce(t *testing.T) {
 		t.Errorf("the main database was migrated %d times, the plugins' %d times", api.Load(), daemon.Load())
 	}
 	// A database that was restored to an older state is migrated again; a newer one is not touched.
-	if err := exec(t.Context(), config, to("0123456789ab")...); err != nil {
+	if err := execute(t.Context(), config, to("0123456789ab")...); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := migrate.Run(t.Context(), options(t, config, "1.17.1", "vm-1", job)); err != nil || api.Load() != 2 {
@@ -161,7 +161,7 @@ func TestFailures(t *testing.T) {
 			config := w.database()
 			job := func(ctx context.Context, j runtime.Job) (runtime.Result, error) {
 				if tc.head != "" {
-					return runtime.Result{Status: tc.status}, exec(ctx, config, to(tc.head)...)
+					return runtime.Result{Status: tc.status}, execute(ctx, config, to(tc.head)...)
 				}
 				return runtime.Result{Status: tc.status, Lines: "why it did not"}, nil
 			}
@@ -201,7 +201,7 @@ func TestLostHolder(t *testing.T) {
 	second := func(ctx context.Context, j runtime.Job) (runtime.Result, error) {
 		most.Store(max(most.Load(), inside.Add(1)))
 		defer inside.Add(-1)
-		return runtime.Result{}, exec(ctx, config, to("c3f1a9b2e6d4")...)
+		return runtime.Result{}, execute(ctx, config, to("c3f1a9b2e6d4")...)
 	}
 	ended := make(chan error, 1)
 	go func() {
@@ -209,7 +209,7 @@ func TestLostHolder(t *testing.T) {
 		ended <- err
 	}()
 	<-begun
-	if err := exec(t.Context(), config, `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'`); err != nil {
+	if err := execute(t.Context(), config, `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'`); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := migrate.Run(t.Context(), options(t, config, "1.17.1", "vm-2", second)); err != nil {

@@ -20,7 +20,8 @@ import (
 // No error of theirs shows a secret value.
 type Runtime interface {
 	// Prepare does what can be done before the stores answer: it checks that the services can be run, and fetches what they
-	// are made of. It may be repeated, and costs little when there is nothing to do.
+	// are made of. Of jobs that an earlier runtime left when it died, none is left then. It may be repeated, and costs little when
+	// there is nothing to do.
 	Prepare(ctx context.Context, services []dify.Service) error
 	// Run starts the services, in the order of their needs, and keeps them running until ctx ends; then it stops them, those
 	// that need others first, and returns nil. Its error is that they cannot be kept running, a *Failure where one service is

@@ -99,6 +99,8 @@ func (a *api) handler() http.Handler {
 	signed("GET /console/api/apps/{app}/export", a.getExport)
 	signed("GET /console/api/workspaces/current/default-model", a.getDefaultModel)
 	signed("GET /console/api/workspaces/current/plugin/list", a.getPlugins)
+	signed("POST /console/api/workspaces/current/plugin/upload/pkg", a.postPackage)
+	signed("POST /console/api/workspaces/current/plugin/install/pkg", a.postInstall)
 	signed("POST /console/api/workspaces/current/endpoints/create", a.postEndpoint)
 	signed("GET /console/api/workspaces/current/endpoints/list/plugin", a.getEndpoints)
 	signed("POST /console/api/workspaces/current/endpoints/delete", a.deleteEndpoint)

@@ -27,7 +27,7 @@ type backend struct {
 	http         *http.Client
 }
 
-// The tables are the stand-in's own, under names that Dify's migrations do not use.
+// The tables are the stand-in's own, under names that Dify's migrations do not use. As Dify's, they come from the migration alone.
 const mainTables = `
 CREATE TABLE IF NOT EXISTS standin_tenants (id text PRIMARY KEY, name text NOT NULL, public_key text NOT NULL);
 CREATE TABLE IF NOT EXISTS standin_accounts (id text PRIMARY KEY, tenant_id text NOT NULL, email text NOT NULL UNIQUE, name text NOT NULL, salt bytea NOT NULL, password bytea NOT NULL);
@@ -66,7 +66,7 @@ func newBackend(ctx context.Context, env settings, o Options) (*backend, error) 
 	}
 	broker.PoolSize, broker.MaxRetries, broker.DialerRetries, broker.Dialer = options.PoolSize, -1, 1, options.Dialer
 	b.queue = &cache{redis.NewClient(broker)}
-	b.bucket = newBucket(env, b.http)
+	b.bucket = newBucket(env("GOOGLE_STORAGE_BUCKET_NAME"), env, b.http)
 	b.plugins = &plugins{url: strings.TrimSuffix(env("PLUGIN_DAEMON_URL"), "/"), key: env("PLUGIN_DAEMON_KEY"), http: b.http}
 	return b, nil
 }
@@ -108,15 +108,8 @@ func (b *backend) close() {
 	b.http.CloseIdleConnections()
 }
 
-// db uses the main database, with the tables there. See pool.do.
-func (b *backend) db(ctx context.Context, f func(*pgx.Conn) error) error {
-	return b.main.do(ctx, func(c *pgx.Conn) error {
-		if err := b.main.once(ctx, c, mainTables); err != nil {
-			return err
-		}
-		return f(c)
-	})
-}
+// db uses the main database. See pool.do.
+func (b *backend) db(ctx context.Context, f func(*pgx.Conn) error) error { return b.main.do(ctx, f) }
 
 // exec runs one statement in the main database.
 func (b *backend) exec(ctx context.Context, statement string, args ...any) error {

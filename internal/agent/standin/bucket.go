@@ -25,9 +25,9 @@ const largest = 128 << 20
 // errNoObject is that an object is not there.
 var errNoObject = errors.New("there is no such object")
 
-func newBucket(env settings, client *http.Client) *bucket {
+func newBucket(name string, env settings, client *http.Client) *bucket {
 	return &bucket{
-		name: env("GOOGLE_STORAGE_BUCKET_NAME"), host: storageHost(env("STORAGE_EMULATOR_HOST")),
+		name: name, host: storageHost(env("STORAGE_EMULATOR_HOST")),
 		metadata: env.or("GCE_METADATA_HOST", "metadata.google.internal"), http: client,
 	}
 }
@@ -57,6 +57,33 @@ func (b *bucket) load(ctx context.Context, name string) (contents []byte, err er
 		return err
 	})
 	return contents, err
+}
+
+// list gives the names of the objects whose names begin so.
+func (b *bucket) list(ctx context.Context, prefix string) (names []string, err error) {
+	err = b.use(ctx, "list "+prefix, func(ctx context.Context, token, path string) error {
+		for query := (url.Values{"fields": {"items(name),nextPageToken"}, "prefix": {prefix}}); ; {
+			raw, err := b.call(ctx, http.MethodGet, path+"/o?"+query.Encode(), token, nil)
+			if err != nil {
+				return err
+			}
+			var answer struct {
+				Items []struct{ Name string }
+				Next  string `json:"nextPageToken"`
+			}
+			if err := json.Unmarshal(raw, &answer); err != nil {
+				return err
+			}
+			for _, o := range answer.Items {
+				names = append(names, o.Name)
+			}
+			if answer.Next == "" {
+				return nil
+			}
+			query.Set("pageToken", answer.Next)
+		}
+	})
+	return names, err
 }
 
 func (b *bucket) remove(ctx context.Context, name string) error {

@@ -9,23 +9,30 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// daemon plays the plugin daemon: its tables in its own database, and one plugin, which gives a model for embeddings
-// without a key and answers at endpoints.
+// daemon plays the plugin daemon: its tables in its own database, the plugins that were installed, and one that is built in,
+// which gives a model for embeddings without a key and answers at endpoints.
 type daemon struct {
-	env  settings
-	db   *pool
-	key  string // which the API must come with
-	api  string
-	http *http.Client
+	env    settings
+	log    *slog.Logger
+	db     *pool
+	key    string // which the API must come with
+	api    string
+	http   *http.Client
+	bucket *bucket
+
+	mu   sync.Mutex
+	runs map[string]manifest // on this node, by identifier
 }
 
-// The plugin that every tenant has.
+// The plugin that every tenant has, and every node. It is in no table of the real daemon's.
 const (
 	pluginID      = "difyup/rehearsal"
 	pluginVersion = "0.0.1"
@@ -48,7 +55,11 @@ func newDaemon(ctx context.Context, env settings, o Options) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &daemon{env: env, db: db, key: env("SERVER_KEY"), api: strings.TrimSuffix(env("DIFY_INNER_API_URL"), "/"), http: newClient(env, o.Resolver)}, nil
+	client := newClient(env, o.Resolver)
+	return &daemon{
+		env: env, log: o.Log, db: db, key: env("SERVER_KEY"), api: strings.TrimSuffix(env("DIFY_INNER_API_URL"), "/"), http: client,
+		bucket: newBucket(env("PLUGIN_STORAGE_OSS_BUCKET"), env, client), runs: map[string]manifest{},
+	}, nil
 }
 
 func (d *daemon) close() {
@@ -56,15 +67,8 @@ func (d *daemon) close() {
 	d.http.CloseIdleConnections()
 }
 
-// do uses the daemon's database, with the tables there. See pool.do.
-func (d *daemon) do(ctx context.Context, f func(*pgx.Conn) error) error {
-	return d.db.do(ctx, func(c *pgx.Conn) error {
-		if err := d.db.once(ctx, c, daemonTables); err != nil {
-			return err
-		}
-		return f(c)
-	})
-}
+// do uses the daemon's database. See pool.do.
+func (d *daemon) do(ctx context.Context, f func(*pgx.Conn) error) error { return d.db.do(ctx, f) }
 
 // complaint is an error as the daemon tells it: a number below 0, and a type.
 type complaint struct {
@@ -89,7 +93,9 @@ func (d *daemon) handler() http.Handler {
 		}))
 	}
 	keyed("GET /plugin/{tenant}/management/list", d.list)
-	keyed("POST /plugin/{tenant}/dispatch/text_embedding/invoke", d.embed)
+	keyed("POST /plugin/{tenant}/management/install/upload/package", d.upload)
+	keyed("POST /plugin/{tenant}/management/install/identifiers", d.install)
+	keyed("POST /plugin/{tenant}/dispatch/{what...}", d.dispatch)
 	keyed("POST /plugin/{tenant}/endpoint/setup", d.setup)
 	keyed("GET /plugin/{tenant}/endpoint/list/plugin", d.endpoints)
 	keyed("POST /plugin/{tenant}/endpoint/remove", d.remove)
@@ -121,28 +127,33 @@ func (d *daemon) serve(h func(*http.Request) (any, error)) http.HandlerFunc {
 	}
 }
 
-// install has the tenant have the plugin.
-func (d *daemon) install(ctx context.Context, c *pgx.Conn, tenant string) error {
-	_, err := c.Exec(ctx, `INSERT INTO standin_plugin_installations VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, newID(), tenant, pluginID)
-	return err
-}
-
 func (d *daemon) list(r *http.Request) (any, error) {
-	ctx := r.Context()
-	var id string
+	ctx, tenant := r.Context(), r.PathValue("tenant")
+	list := []any{}
+	add := func(id, plugin, identifier string) {
+		_, name, _ := strings.Cut(plugin, "/")
+		rest := strings.TrimPrefix(identifier, plugin+":")
+		version, _, _ := strings.Cut(rest, "@")
+		list = append(list, map[string]any{
+			"id": id, "plugin_id": plugin, "plugin_unique_identifier": identifier, "version": version, "name": name, "runtime_type": "local", "source": "package",
+			"tenant_id": tenant,
+		})
+	}
 	err := d.do(ctx, func(c *pgx.Conn) error {
-		if err := d.install(ctx, c, r.PathValue("tenant")); err != nil {
+		list = list[:0]
+		if _, err := c.Exec(ctx, `INSERT INTO standin_plugin_installations VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, newID(), tenant, pluginID); err != nil {
 			return err
 		}
-		return c.QueryRow(ctx, `SELECT id FROM standin_plugin_installations WHERE tenant_id = $1 AND plugin_id = $2`, r.PathValue("tenant"), pluginID).Scan(&id)
+		rows, _ := c.Query(ctx, `SELECT id::text, plugin_id, $2 FROM standin_plugin_installations WHERE tenant_id = $1
+			UNION ALL SELECT id::text, plugin_id, plugin_unique_identifier FROM plugin_installations WHERE tenant_id::text = $1 ORDER BY 2`, tenant, pluginIdentifier()) // its error comes with the rows
+		var id, plugin, identifier string
+		_, err := pgx.ForEachRow(rows, []any{&id, &plugin, &identifier}, func() error { add(id, plugin, identifier); return nil })
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"total": 1, "list": []any{map[string]any{
-		"id": id, "plugin_id": pluginID, "plugin_unique_identifier": pluginIdentifier(), "version": pluginVersion, "name": "rehearsal", "runtime_type": "local", "source": "package",
-		"tenant_id": r.PathValue("tenant"),
-	}}}, nil
+	return map[string]any{"total": len(list), "list": list}, nil
 }
 
 func (d *daemon) embed(r *http.Request) (any, error) {
@@ -167,17 +178,27 @@ func (d *daemon) setup(r *http.Request) (any, error) {
 	if err := read(r, &in); err != nil {
 		return nil, &complaint{http.StatusBadRequest, -400, "PluginDaemonBadRequestError", err.Error()}
 	}
-	if in.Plugin != pluginIdentifier() {
+	ctx, tenant := r.Context(), r.PathValue("tenant")
+	plugin, _, _ := strings.Cut(in.Plugin, ":")
+	known := in.Plugin == pluginIdentifier()
+	if !known {
+		err := d.do(ctx, func(c *pgx.Conn) error {
+			return c.QueryRow(ctx, `SELECT EXISTS (SELECT FROM plugin_installations WHERE tenant_id::text = $1 AND plugin_unique_identifier = $2)`, tenant, in.Plugin).Scan(&known)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if !known {
 		return nil, &complaint{http.StatusNotFound, -404, "PluginNotFoundError", "plugin not found"}
 	}
-	ctx, tenant := r.Context(), r.PathValue("tenant")
 	sealed, err := d.invoke(ctx, tenant, "encrypt", in.Settings)
 	if err != nil {
 		return nil, fmt.Errorf("failed to encrypt settings: %w", err)
 	}
 	id, hook := newID(), strings.ToLower(rand.Text())
 	return true, d.do(ctx, func(c *pgx.Conn) error {
-		_, err := c.Exec(ctx, `INSERT INTO standin_endpoints VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING`, id, hook, tenant, pluginID, in.Name, asText(sealed))
+		_, err := c.Exec(ctx, `INSERT INTO standin_endpoints VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING`, id, hook, tenant, plugin, in.Name, asText(sealed))
 		return err
 	})
 }
@@ -219,14 +240,17 @@ func (d *daemon) remove(r *http.Request) (any, error) {
 // call is a request to a plugin's endpoint. The plugin answers with the token among its settings.
 func (d *daemon) call(r *http.Request) (any, error) {
 	ctx := r.Context()
-	var tenant, sealed string
+	var tenant, plugin, sealed string
 	err := d.do(ctx, func(c *pgx.Conn) error {
-		return c.QueryRow(ctx, `SELECT tenant_id, settings::text FROM standin_endpoints WHERE hook_id = $1`, r.PathValue("hook")).Scan(&tenant, &sealed)
+		return c.QueryRow(ctx, `SELECT tenant_id, plugin_id, settings::text FROM standin_endpoints WHERE hook_id = $1`, r.PathValue("hook")).Scan(&tenant, &plugin, &sealed)
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, &complaint{http.StatusNotFound, -400, "PluginDaemonBadRequestError", "endpoint not found"}
 	}
 	if err != nil {
+		return nil, err
+	}
+	if err := d.here(ctx, tenant, plugin); err != nil {
 		return nil, err
 	}
 	var settings map[string]string
@@ -237,7 +261,7 @@ func (d *daemon) call(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("failed to decrypt settings: %w", err)
 	}
-	return raw{"plugin": pluginID, "token": open["token"], "called": r.Header.Get("Dify-Hook-Url")}, nil
+	return raw{"plugin": plugin, "token": open["token"], "called": r.Header.Get("Dify-Hook-Url")}, nil
 }
 
 // invoke has the API encrypt or decrypt settings.

@@ -69,8 +69,8 @@ func TestVault(t *testing.T) {
 	}))
 	defer server.Close()
 	host := server.Listener.Addr().String()
-	b := newBucket(func(name string) string {
-		return map[string]string{"GOOGLE_STORAGE_BUCKET_NAME": "files", "GCE_METADATA_HOST": host, "STORAGE_EMULATOR_HOST": host}[name]
+	b := newBucket("files", func(name string) string {
+		return map[string]string{"GCE_METADATA_HOST": host, "STORAGE_EMULATOR_HOST": host}[name]
 	}, http.DefaultClient)
 	ctx := context.Background()
 	public, err := b.newKey(ctx, "one")

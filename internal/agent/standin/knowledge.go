@@ -392,6 +392,38 @@ func (a *api) getPlugins(r *http.Request, u user) (answer, error) {
 	return answer{http.StatusOK, map[string]any{"plugins": list.List, "total": list.Total}}, nil
 }
 
+func (a *api) postPackage(r *http.Request, u user) (answer, error) {
+	f, _, err := r.FormFile("pkg")
+	if err != nil {
+		return answer{}, invalid("A package is wanted.")
+	}
+	defer f.Close()
+	archive, err := io.ReadAll(io.LimitReader(f, largest))
+	if err != nil {
+		return answer{}, err
+	}
+	var out json.RawMessage
+	if err := a.plugins.upload(r.Context(), u.tenant, archive, &out); err != nil {
+		return answer{}, invalid("%s", a.env.hide(err))
+	}
+	return answer{http.StatusOK, out}, nil
+}
+
+func (a *api) postInstall(r *http.Request, u user) (answer, error) {
+	var in struct {
+		Identifiers []string `json:"plugin_unique_identifiers"`
+	}
+	if err := read(r, &in); err != nil {
+		return answer{}, err
+	}
+	var out json.RawMessage
+	body := map[string]any{"plugin_unique_identifiers": in.Identifiers, "source": "package", "metas": make([]struct{}, len(in.Identifiers))}
+	if err := a.plugins.ask(r.Context(), http.MethodPost, u.tenant, "/management/install/identifiers", body, &out); err != nil {
+		return answer{}, invalid("%s", a.env.hide(err))
+	}
+	return answer{http.StatusOK, out}, nil
+}
+
 func (a *api) postEndpoint(r *http.Request, u user) (answer, error) {
 	var in struct {
 		Plugin   string            `json:"plugin_unique_identifier"`

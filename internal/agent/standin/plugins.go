@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime/multipart"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -28,6 +29,10 @@ func (p *plugins) ask(ctx context.Context, method, tenant, path string, body, ou
 	if err != nil {
 		return err
 	}
+	return p.send(ctx, method, tenant, path, "application/json", raw, out)
+}
+
+func (p *plugins) send(ctx context.Context, method, tenant, path, contentType string, raw []byte, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, p.url+"/plugin/"+url.PathEscape(tenant)+path, bytes.NewReader(raw))
@@ -35,7 +40,7 @@ func (p *plugins) ask(ctx context.Context, method, tenant, path string, body, ou
 		return err
 	}
 	req.Header.Set("X-Api-Key", p.key)
-	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Content-Type", contentType)
 	req.Header.Set("X-Plugin-ID", pluginID)
 	resp, err := p.http.Do(req)
 	if err != nil {
@@ -64,6 +69,20 @@ func (p *plugins) ask(ctx context.Context, method, tenant, path string, body, ou
 		return fmt.Errorf("the plugin daemon: %s", answer.Message)
 	}
 	return json.Unmarshal(answer.Data, out)
+}
+
+// upload hands on a package, as Dify does.
+func (p *plugins) upload(ctx context.Context, tenant string, archive []byte, out any) error {
+	var body bytes.Buffer
+	form := multipart.NewWriter(&body)
+	part, err := form.CreateFormFile("dify_pkg", "dify_pkg")
+	if err == nil {
+		_, err = part.Write(archive)
+	}
+	if err = errors.Join(err, form.WriteField("verify_signature", "true"), form.Close()); err != nil {
+		return err
+	}
+	return p.send(ctx, http.MethodPost, tenant, "/management/install/upload/package", form.FormDataContentType(), body.Bytes(), out)
 }
 
 func (p *plugins) list(ctx context.Context, tenant string, page, size int) (out struct {

@@ -69,7 +69,7 @@ func NewProcesses(o ProcessOptions) runtime.Runtime {
 	}
 }
 
-// Prepare has nothing to do.
+// Prepare has nothing to do: jobs, as all processes, die with this one.
 func (p *processes) Prepare(context.Context, []dify.Service) error { return nil }
 
 func (p *processes) Address(n dify.Name) string {

@@ -26,6 +26,7 @@ import (
 //	                  which have names for each other
 //	STANDIN_INSTANCE  the instance's name, for the page
 //	STANDIN_VERSION   the release that it says it is
+//	STANDIN_POLL      how often the plugin daemon looks for what was installed elsewhere, in milliseconds; "" = as the real one
 type Options struct {
 	Env      func(string) string // the process's environment
 	Resolver *net.Resolver
@@ -70,7 +71,7 @@ func open(ctx context.Context, n dify.Name, o Options) (part, error) {
 		if err != nil {
 			return part{}, err
 		}
-		return part{handler: d.handler(), close: d.close}, nil
+		return part{handler: d.handler(), run: d.run, close: d.close}, nil
 	case dify.Web:
 		return part{handler: (&web{env}).handler(), close: func() {}}, nil
 	case dify.Sandbox:
@@ -109,7 +110,7 @@ func migrateDaemon(ctx context.Context, o Options) error {
 		return err
 	}
 	defer d.close()
-	if err := d.do(ctx, func(*pgx.Conn) error { return nil }); err != nil {
+	if err := d.do(ctx, func(c *pgx.Conn) error { return statements(ctx, c, daemonTables+";"+pluginTables) }); err != nil {
 		return errors.New(env.hide(err))
 	}
 	o.Log.Info("the plugins' tables are there")
@@ -135,10 +136,8 @@ func migrate(ctx context.Context, o Options) error {
 	defer b.close()
 	err = b.db(ctx, func(c *pgx.Conn) error {
 		return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
-			for _, q := range []string{`CREATE TABLE IF NOT EXISTS alembic_version (version_num varchar(32) PRIMARY KEY)`, `DELETE FROM alembic_version`} {
-				if _, err := tx.Exec(ctx, q); err != nil {
-					return err
-				}
+			if err := statements(ctx, tx, mainTables+`; CREATE TABLE IF NOT EXISTS alembic_version (version_num varchar(32) PRIMARY KEY); DELETE FROM alembic_version`); err != nil {
+				return err
 			}
 			_, err := tx.Exec(ctx, `INSERT INTO alembic_version VALUES ($1)`, revision(o.Env("STANDIN_VERSION")))
 			return err

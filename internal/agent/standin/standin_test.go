@@ -3,6 +3,8 @@
 package standin_test
 
 import (
+	"archive/zip"
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -63,6 +65,7 @@ type bucket struct {
 	mu      sync.Mutex
 	objects map[string]string
 	hold    func() // is called by the next download, once
+	blind   bool   // lists name nothing
 }
 
 func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -84,6 +87,16 @@ func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, `{"generation":"7"}`)
 	case r.Method == http.MethodGet && r.URL.Path == "/storage/v1/b/files":
 		fmt.Fprint(w, `{"name":"files"}`)
+	case r.Method == http.MethodGet && r.URL.Path == "/storage/v1/b/files/o": // a name a page
+		names := slices.Sorted(maps.Keys(b.objects))
+		i, _ := strconv.Atoi(r.URL.Query().Get("pageToken"))
+		for ; i < len(names) && !b.blind; i++ {
+			if strings.HasPrefix(names[i], r.URL.Query().Get("prefix")) {
+				fmt.Fprintf(w, `{"items":[{"name":%q}],"nextPageToken":"%d"}`, names[i], i+1)
+				return
+			}
+		}
+		fmt.Fprint(w, `{}`)
 	case r.Method == http.MethodGet && r.URL.Query().Get("alt") == "media" && b.objects[name] != "":
 		if hold := b.hold; hold != nil {
 			b.hold = nil
@@ -108,6 +121,7 @@ type world struct {
 	url     string
 	dir     string
 	db, red netip.Addr
+	env     map[string]string // that services get besides
 }
 
 func newWorld(t *testing.T) *world {
@@ -132,7 +146,22 @@ func newWorld(t *testing.T) *world {
 	front := httptest.NewServer(w.bucket)
 	t.Cleanup(front.Close)
 	w.url = front.Listener.Addr().String()
+	w.migrate(t)
 	return w
+}
+
+// migrate makes the tables of both databases.
+func (w *world) migrate(t *testing.T) {
+	t.Helper()
+	services := w.services(t, "migration", netip.MustParseAddr("127.0.0.1"))
+	for _, m := range dify.Migrations(services) {
+		maps.Copy(m.Service.Environment, m.Environment)
+		env := func(name string) string { return m.Service.Environment[name] }
+		args := append([]string{string(m.Service.Name)}, m.Command...)
+		if err := standin.Main(t.Context(), args, standin.Options{Env: env, Resolver: net.DefaultResolver, Log: slog.New(slog.DiscardHandler)}); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // services gives Dify's services, on stores of the world's, as those of a stand-in at an address.
@@ -159,6 +188,7 @@ func (w *world) services(t *testing.T, name string, at netip.Addr) []dify.Servic
 	for _, s := range services {
 		s.Environment["STANDIN_ADDRESS"], s.Environment["STANDIN_VERSION"], s.Environment["STANDIN_INSTANCE"] = at.String(), "1.17.1", name
 		s.Environment["GCE_METADATA_HOST"], s.Environment["STORAGE_EMULATOR_HOST"] = w.url, w.url // without a scheme, as it may be
+		maps.Copy(s.Environment, w.env)
 	}
 	return services
 }
@@ -369,6 +399,94 @@ func TestLostTask(t *testing.T) {
 	if err := third.Wait(); err != nil {
 		t.Error(err)
 	}
+}
+
+// archive gives a plugin's package, with a signature in a file.
+func archive(t *testing.T, name, signature string) string {
+	t.Helper()
+	var out bytes.Buffer
+	z := zip.NewWriter(&out)
+	f, err := z.Create("manifest.yaml")
+	if err == nil {
+		_, err = fmt.Fprintf(f, "author: difyup\nname: %s\nversion: \"0.0.1\"\nmeta:\n  version: 2\nstandin_milliseconds: 10\n", name)
+	}
+	if err == nil {
+		_, err = z.Create(signature)
+	}
+	if err = errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+// TestPluginNodes installs a plugin through one of three nodes. The others answer for it only when they have found it in the
+// bucket, as a new one does at its start, and stop it when it is removed there. A package must be signed.
+func TestPluginNodes(t *testing.T) {
+	w := newWorld(t)
+	first := w.start(t, "vm-1", dify.API, dify.PluginDaemon)
+	b := w.owner(t, first)
+	w.env = map[string]string{"STANDIN_POLL": "50"}
+	second := w.start(t, "vm-2", dify.API, dify.PluginDaemon)
+
+	const path = "/console/api/workspaces/current/plugin"
+	upload := func(signature string) (int, map[string]any) {
+		return b.send("POST", path+"/upload/pkg", "multipart/form-data; boundary=x", "--x\r\nContent-Disposition: form-data; name=\"pkg\"; filename=\"a.difypkg\"\r\n\r\n"+archive(t, "clock", signature)+"\r\n--x--\r\n")
+	}
+	if code, says := upload("signature"); code != 400 || !strings.Contains(fmt.Sprint(says), "bad signature") {
+		t.Errorf("a package without a signature: %d %v", code, says)
+	}
+	w.bucket.mu.Lock()
+	w.bucket.blind = true
+	w.bucket.mu.Unlock()
+	code, uploaded := upload(".verification.dify.json")
+	if code != 200 {
+		t.Fatalf("upload: %d %v", code, uploaded)
+	}
+	identifier := fmt.Sprint(uploaded["unique_identifier"])
+	b.must(200, "POST", path+"/install/pkg", fmt.Sprintf(`{"plugin_unique_identifiers":[%q]}`, identifier))
+	b.must(200, "POST", "/console/api/workspaces/current/endpoints/create", fmt.Sprintf(`{"plugin_unique_identifier":%q,"name":"a","settings":{"token":"word"}}`, identifier))
+	made := b.must(200, "GET", "/console/api/workspaces/current/endpoints/list/plugin?page=1&page_size=9&plugin_id=difyup/clock", "")
+	hook := made["endpoints"].([]any)[0].(map[string]any)["hook_id"]
+	// call has a node's plugin be called, and gives what it answers.
+	call := func(address string) string {
+		resp, err := http.Get(fmt.Sprintf("http://%s:5002/e/%s/", address, hook))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		raw, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.Status + " " + string(raw)
+	}
+	const lacks, has = "no available node, plugin runtime not found", `"plugin":"difyup/clock","token":"word"`
+	until := func(address, want string) {
+		t.Helper()
+		for end := time.Now().Add(time.Minute); !strings.Contains(call(address), want); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s answers %s, want %s", address, call(address), want)
+			}
+		}
+	}
+	third := w.start(t, "vm-3", dify.API, dify.PluginDaemon)
+	until(first, has)
+	for _, address := range []string{second, third} {
+		if says := call(address); !strings.HasPrefix(says, "404") || !strings.Contains(says, lacks) {
+			t.Errorf("a node that has not found the plugin answers %s", says)
+		}
+	}
+	w.bucket.mu.Lock()
+	w.bucket.blind = false
+	w.bucket.mu.Unlock()
+	until(second, has)
+	until(third, has)
+	until(w.start(t, "vm-4", dify.API, dify.PluginDaemon), has)
+	w.bucket.mu.Lock()
+	delete(w.bucket.objects, "plugin/"+identifier)
+	w.bucket.mu.Unlock()
+	until(second, lacks)
+	until(first, has) // it looks every 30 s
 }
 
 // TestLockout gives wrong passwords: after five the right one is of no use either. What was asked with a CSRF token that

@@ -28,7 +28,7 @@ type pool struct {
 	*pgxpool.Pool
 
 	mu   sync.Mutex
-	made bool // the tables are there
+	made bool // what once makes is there
 }
 
 func newPool(ctx context.Context, c *pgx.ConnConfig) (*pool, error) {
@@ -42,8 +42,7 @@ func newPool(ctx context.Context, c *pgx.ConnConfig) (*pool, error) {
 }
 
 // do lends a connection. f may be called several times, and must not mind: again when the server ended the connection, as
-// one that restarts does, and again to make the tables that once made, when they are gone because the database was
-// replaced or restored.
+// one that restarts does, and again to make what once made, when it is gone because the database was replaced or restored.
 func (p *pool) do(ctx context.Context, f func(*pgx.Conn) error) error {
 	try := func() error {
 		ctx, cancel := context.WithTimeout(ctx, patience)
@@ -63,7 +62,7 @@ func (p *pool) do(ctx context.Context, f func(*pgx.Conn) error) error {
 	}
 	err := try()
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "42704") { // no such table, no such type
+	if errors.As(err, &pg) && pg.Code == "42704" { // no such type: the extension is gone
 		p.mu.Lock()
 		p.made = false
 		p.mu.Unlock()
@@ -104,8 +103,8 @@ func persist(ctx context.Context, do func() (lost bool, err error)) error {
 	}
 }
 
-// once makes tables, when they were not made by this process yet. Instances that do so at the same time take turns.
-func (p *pool) once(ctx context.Context, c *pgx.Conn, statements string) error {
+// once does what makes something, if this process has not done so yet. Instances that do so at the same time take turns.
+func (p *pool) once(ctx context.Context, c *pgx.Conn, making string) error {
 	p.mu.Lock()
 	made := p.made
 	p.mu.Unlock()
@@ -117,12 +116,7 @@ func (p *pool) once(ctx context.Context, c *pgx.Conn, statements string) error {
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, lock); err != nil {
 			return err
 		}
-		for q := range strings.SplitSeq(statements, ";") {
-			if _, err := tx.Exec(ctx, q); err != nil {
-				return err
-			}
-		}
-		return nil
+		return statements(ctx, tx, making)
 	})
 	if err != nil {
 		return err
@@ -130,6 +124,18 @@ func (p *pool) once(ctx context.Context, c *pgx.Conn, statements string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.made = true
+	return nil
+}
+
+// statements runs statements, of which none has a semicolon in it.
+func statements(ctx context.Context, on interface {
+	Exec(ctx context.Context, sql string, arguments ...any) (pgconn.CommandTag, error)
+}, all string) error {
+	for q := range strings.SplitSeq(all, ";") {
+		if _, err := on.Exec(ctx, q); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

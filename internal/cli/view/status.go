@@ -104,6 +104,9 @@ func Status(w io.Writer, c Palette, where, url string, s *ops.Status, now time.T
 	} else if asked {
 		printf(w, "    %s\n", c.yellow("the scheduler runs on no instance"))
 	}
+	for _, text := range s.Warnings {
+		printf(w, "    %s\n", c.yellow(text))
+	}
 	printf(w, "\n  %s\n", c.bold("stores"))
 	for _, st := range s.Stores {
 		printf(t, "    %s\t%s\t%s\t%s\n", st.Name, st.What, st.State, st.Address)

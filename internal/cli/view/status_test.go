@@ -54,7 +54,7 @@ func TestStatusTellsWhatInstancesSay(t *testing.T) {
 	waits.Report = &report.Document{At: now.Add(-time.Minute), Dify: "1.17.1", Phase: report.Stores, Waiting: "the vector database refuses the login"}
 	silent.Report = &report.Document{At: now.Add(-time.Hour), Dify: "1.17.1", Phase: report.Serves, Scheduler: "demo-c"}
 	closed.Silent, closed.Serial = "its report cannot be read", "Kernel panic"
-	s := &ops.Status{Stack: "demo", Project: "p", Healthy: 4, Target: 4, Stable: true, Instances: []ops.Instance{serves, waits, silent, closed}}
+	s := &ops.Status{Stack: "demo", Project: "p", Healthy: 4, Target: 4, Stable: true, Instances: []ops.Instance{serves, waits, silent, closed}, Warnings: []string{"the plugin a/b:1 runs on no instance, and is installed"}}
 	var out bytes.Buffer
 	Status(&out, Palette{}, "Google Cloud", "", s, now)
 	want := `demo in p (Google Cloud)  serving
@@ -72,6 +72,7 @@ func TestStatusTellsWhatInstancesSay(t *testing.T) {
       its report cannot be read
       its serial port says last: Kernel panic
     the scheduler runs on demo-a
+    the plugin a/b:1 runs on no instance, and is installed
 
   stores
 

@@ -306,6 +306,14 @@ func TestSabotage(t *testing.T) {
 			want: map[string]string{"vectors": failed}, row: "vectors", says: []string{"The vector database lacks its extension", "CREATE EXTENSION vector"},
 		},
 		{
+			name: "no migration",
+			breaks: func(t *testing.T, s *stack) {
+				s.sql(t, s.name, `DROP SCHEMA public CASCADE`, `CREATE SCHEMA public`)
+			},
+			want: signed(map[string]string{"database": failed, "setup": notRun, "login": notRun, "profile": notRun}), row: "database",
+			says: []string{"The API cannot use its database", "does not exist"},
+		},
+		{
 			name: "no database for plugins",
 			breaks: func(_ *testing.T, s *stack) {
 				for _, in := range s.instances {

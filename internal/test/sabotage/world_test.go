@@ -247,6 +247,7 @@ func (w *world) newStack(t *testing.T, size int) *stack {
 		}
 		s.instances = append(s.instances, in)
 	}
+	s.migrate(t)
 	balancer := httptest.NewTLSServer(s)
 	s.url = balancer.URL
 	t.Cleanup(func() {
@@ -263,6 +264,21 @@ func (w *world) newStack(t *testing.T, size int) *stack {
 		all.Wait()
 	})
 	return s
+}
+
+// migrate makes the tables of both databases, as the agents have it done.
+func (s *stack) migrate(t *testing.T) {
+	t.Helper()
+	for _, m := range dify.Migrations(s.instances[0].services) {
+		env := maps.Clone(m.Service.Environment)
+		maps.Copy(env, m.Environment)
+		err := standin.Main(t.Context(), append([]string{string(m.Service.Name)}, m.Command...), standin.Options{
+			Env: func(n string) string { return env[n] }, Resolver: net.DefaultResolver, Log: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // ServeHTTP is the load balancer: the instances take turns.

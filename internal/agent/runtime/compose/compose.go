@@ -170,6 +170,13 @@ func (e *engine) Prepare(ctx context.Context, services []dify.Service) error {
 			return fmt.Errorf("remove a password: %w", err)
 		}
 	}
+	jobs, err := e.docker(ctx, short, services, nil, "ps", "--all", "--quiet", "--filter", "name=^/?"+e.jobOf(""))
+	if ids := strings.Fields(jobs); err == nil && len(ids) > 0 {
+		_, err = e.docker(ctx, short, services, nil, append([]string{"rm", "--force", "--volumes"}, ids...)...)
+	}
+	if err != nil {
+		return fmt.Errorf("remove the jobs that were left: %w", err)
+	}
 	images := map[string]bool{}
 	for _, s := range services {
 		images[s.Image] = true
@@ -483,6 +490,8 @@ func (e *engine) Health(ctx context.Context) error {
 	return nil
 }
 
+func (e *engine) jobOf(n dify.Name) string { return e.opts.Project + "-job-" + string(n) }
+
 // Job is a container of its own name, so that one that an agent left behind when it died is found and removed.
 func (e *engine) Job(ctx context.Context, j runtime.Job) (result runtime.Result, err error) {
 	s := j.Service
@@ -493,7 +502,7 @@ func (e *engine) Job(ctx context.Context, j runtime.Job) (result runtime.Result,
 	}
 	services := []dify.Service{s}
 	name := "job-" + string(s.Name)
-	container := e.opts.Project + "-" + name
+	container := e.jobOf(s.Name)
 	if err := e.write(name+".yaml", services, true); err != nil {
 		return result, err
 	}

@@ -476,6 +476,17 @@ func TestRun(t *testing.T) {
 		t.Errorf("an unknown command ended with %+v, %v", got, err)
 	}
 
+	// What an agent that was killed has left.
+	if _, err := e.Docker(ctx, nil, "create", "--name", "dify-job-api", all[0].Image); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Prepare(ctx, all); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := e.Docker(ctx, nil, "ps", "--all", "--quiet"); err != nil || left != "" {
+		t.Errorf("a job that was left is there: %q, %v", left, err)
+	}
+
 	if err := r.Health(ctx); err == nil {
 		t.Error("all is well before anything runs")
 	}
