@@ -89,6 +89,8 @@ func (d *daemon) handler() http.Handler {
 		}))
 	}
 	keyed("GET /plugin/{tenant}/management/list", d.list)
+	// Nothing of the stand-in's needs a plugin, so that nobody asks for one.
+	keyed("POST /plugin/{tenant}/management/installation/fetch/batch", func(*http.Request) (any, error) { return []any{}, nil })
 	keyed("POST /plugin/{tenant}/dispatch/text_embedding/invoke", d.embed)
 	keyed("POST /plugin/{tenant}/endpoint/setup", d.setup)
 	keyed("GET /plugin/{tenant}/endpoint/list/plugin", d.endpoints)
