@@ -47,7 +47,16 @@ func rows() []Row {
 			means: "An instance cannot read from the bucket what another one wrote", remedy: bucketRights,
 		},
 		{
-			ID: "secret", Title: "Keep a secret", Proves: "the workspace's private key is in the bucket", needs: []string{"profile"}, do: secret,
+			ID: "hook", Title: "Call a plugin's address", Proves: "/e/ goes to the plugin daemon, which reads its database", needs: []string{"instances"}, do: hook,
+			means: "The plugin daemon does not answer", remedy: daemonStores,
+		},
+		{
+			ID: "plugins", Title: "List the plugins", Proves: "API and plugin daemon have the same key", needs: []string{"profile"}, do: listPlugins,
+			means: "The API cannot use the plugin daemon", remedy: daemonKeys,
+		},
+		{
+			// To export an app, the API asks the plugin daemon what the app needs.
+			ID: "secret", Title: "Keep a secret", Proves: "the workspace's private key is in the bucket", needs: []string{"profile", "plugins"}, do: secret,
 			means:  "Secrets cannot be decrypted",
 			remedy: "Dify encrypts credentials with the key privkeys/TENANT/private.pem in its bucket. If the bucket was changed, restore that object from the old one; without it all saved credentials are lost.",
 		},
@@ -62,14 +71,6 @@ func rows() []Row {
 		{
 			ID: "retrieve", Title: "Find it again", Proves: "keywords were extracted and are searched", needs: []string{"index"}, do: retrieve,
 			means: "What was indexed is not found", remedy: "Read the logs of the containers `worker` and `api`.",
-		},
-		{
-			ID: "hook", Title: "Call a plugin's address", Proves: "/e/ goes to the plugin daemon, which reads its database", needs: []string{"instances"}, do: hook,
-			means: "The plugin daemon does not answer", remedy: daemonStores,
-		},
-		{
-			ID: "plugins", Title: "List the plugins", Proves: "API and plugin daemon have the same key", needs: []string{"profile"}, do: listPlugins,
-			means: "The API cannot use the plugin daemon", remedy: daemonKeys,
 		},
 		{
 			ID: "callback", Title: "Have a plugin call back", Proves: "plugin daemon and API have the same inner key", needs: []string{"plugins", "hook", "secret"}, do: callback,

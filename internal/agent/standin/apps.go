@@ -143,6 +143,11 @@ func (a *api) getExport(r *http.Request, u user) (answer, error) {
 			environment[i].Value = ""
 		}
 	}
+	// Dify also asks which plugins the app needs, even when it needs none.
+	var needs []json.RawMessage
+	if err := a.plugins.ask(r.Context(), http.MethodPost, u.tenant, "/management/installation/fetch/batch", map[string]any{"plugin_ids": []string{}}, &needs); err != nil {
+		return answer{}, err
+	}
 	return answer{http.StatusOK, map[string]any{"data": asText(map[string]any{
 		"app": map[string]any{"name": name, "mode": "workflow"}, "kind": "app", "workflow": map[string]any{"environment_variables": environment},
 	})}}, nil

@@ -93,6 +93,8 @@ func (d *daemon) handler() http.Handler {
 		}))
 	}
 	keyed("GET /plugin/{tenant}/management/list", d.list)
+	// Nothing of the stand-in's needs a plugin, so that nobody asks for one.
+	keyed("POST /plugin/{tenant}/management/installation/fetch/batch", func(*http.Request) (any, error) { return []any{}, nil })
 	keyed("POST /plugin/{tenant}/management/install/upload/package", d.upload)
 	keyed("POST /plugin/{tenant}/management/install/identifiers", d.install)
 	keyed("POST /plugin/{tenant}/dispatch/{what...}", d.dispatch)

@@ -288,7 +288,7 @@ func TestSabotage(t *testing.T) {
 			breaks: func(_ *testing.T, s *stack) {
 				s.instances[1].set("SERVER_KEY", "another-key")
 			},
-			want: map[string]string{"plugins": failed, "callback": notRun, "vectors": notRun}, row: "plugins", says: []string{"cannot use the plugin daemon", "PLUGIN_DAEMON_KEY", "-vm-2"},
+			want: map[string]string{"plugins": failed, "secret": notRun, "callback": notRun, "vectors": notRun}, row: "plugins", says: []string{"cannot use the plugin daemon", "PLUGIN_DAEMON_KEY", "-vm-2"},
 		},
 		{
 			name: "a wrong inner key",
@@ -321,14 +321,14 @@ func TestSabotage(t *testing.T) {
 					in.services[i].Environment["DB_DATABASE"] = "nowhere"
 				}
 			},
-			want: map[string]string{"hook": failed, "plugins": failed, "callback": notRun, "vectors": notRun}, row: "hook", says: []string{"The plugin daemon does not answer", "a database of its own", "nowhere"},
+			want: map[string]string{"hook": failed, "plugins": failed, "secret": notRun, "callback": notRun, "vectors": notRun}, row: "hook", says: []string{"The plugin daemon does not answer", "a database of its own", "nowhere"},
 		},
 		{
 			name: "no plugin daemon",
 			breaks: func(_ *testing.T, s *stack) {
 				s.instances[1].without(dify.PluginDaemon)
 			},
-			want: map[string]string{"hook": failed, "plugins": failed, "callback": notRun, "vectors": notRun}, row: "hook", says: []string{"The plugin daemon does not answer", "502", "-vm-2"},
+			want: map[string]string{"hook": failed, "plugins": failed, "secret": notRun, "callback": notRun, "vectors": notRun}, row: "hook", says: []string{"The plugin daemon does not answer", "502", "-vm-2"},
 		},
 		{
 			name: "no web",
