@@ -118,7 +118,7 @@ func variables(r Release, s Settings, secrets map[string]string, b Budget) []var
 		{"REDIS_PASSWORD", secrets[RedisAuth], with(apps(), daemon), middleware + "; daemon: REDIS_PASSWORD"},
 		{"REDIS_DB", "0", with(apps(), daemon), middleware + "; " + config},
 		{"REDIS_USE_SSL", "false", with(apps(), daemon), middleware + "; " + config},
-		{"REDIS_KEEPALIVE", "true", apps(), middleware + ": a connection that was dropped in silence is noticed"},
+		{"REDIS_KEEPALIVE", "true", apps(), middleware + ", not yet in 1.14.2: a connection that was dropped in silence is noticed"},
 		{"REDIS_KEY_PREFIX", "plugin_daemon", daemon, config},
 		{"CELERY_BROKER_URL", broker.String(), serving(), middleware},
 		{"CELERY_BROKER_URL", relayed.String(), beat, middleware},

@@ -27,8 +27,8 @@ type Release struct {
 // 1.14.1 are left out because the tags that belong to them were not found.
 func Releases() []Release {
 	return []Release{
-		{Version: "1.14.2", PluginDaemon: "0.6.1", Sandbox: "0.2.15", Schema: "9f4b7c2d1a80"},
-		{Version: "1.15.0", PluginDaemon: "0.6.3", Sandbox: "0.2.15", Notes: []string{
+		{Version: "1.14.2", PluginDaemon: "0.6.1", Sandbox: "0.2.15", Schema: "a4f2d8c9b731"},
+		{Version: "1.15.0", PluginDaemon: "0.6.3", Sandbox: "0.2.15", Schema: "d9e8f7a6b5c4", Notes: []string{
 			agents,
 			"Plugins that upgrade by themselves may need `flask backfill-plugin-auto-upgrade` once afterwards, in the API's container: a fork's guide calls it required.",
 		}},
