@@ -38,7 +38,11 @@ func (g *google) token(context.Context) (Token, error) {
 func (g *google) RoundTrip(r *http.Request) (*http.Response, error) {
 	g.exchanges++
 	if g.hold != nil {
-		<-g.hold
+		select {
+		case <-g.hold:
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
 	}
 	if r.URL.String() != "https://sts.example/v1/token" || r.Header.Get("Authorization") != "" {
 		return nil, fmt.Errorf("%s with %q", r.URL, r.Header.Get("Authorization"))

@@ -73,8 +73,8 @@ func (a Asker) Know(c net.Conn) error {
 	return nil
 }
 
-// IdentityVariables are what Google's clients find a metadata server by. Go's knows the first alone, Python's the second for its
-// first question, and those of before 2020 the third.
+// IdentityVariables are what Google's clients find a metadata server by. Go's knows the first alone; Python's asks the
+// second whether it is on Google, and the third is an older name of the first.
 func IdentityVariables(at netip.AddrPort) map[string]string {
 	host := at.String()
 	if at.Port() == 80 {
