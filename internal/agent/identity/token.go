@@ -121,7 +121,9 @@ func (s *Source) exchange(ctx context.Context, own Token) (Token, error) {
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	asked := time.Now()
-	resp, err := s.Client.Do(req)
+	client := *s.Client
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse } // the token is nobody else's
+	resp, err := client.Do(req)
 	if err != nil {
 		return Token{}, fmt.Errorf("ask the Security Token Service: %w", err)
 	}

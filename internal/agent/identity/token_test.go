@@ -55,7 +55,11 @@ func (g *google) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		text = body
 	}
-	return &http.Response{StatusCode: code, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(text)), Request: r}, nil
+	header := http.Header{}
+	if code == http.StatusTemporaryRedirect {
+		header.Set("Location", "https://elsewhere.example/")
+	}
+	return &http.Response{StatusCode: code, Header: header, Body: io.NopCloser(strings.NewReader(text)), Request: r}, nil
 }
 
 func source(g *google) *Source {
@@ -160,12 +164,13 @@ func TestRefusals(t *testing.T) {
 		`403 {"error":{"code":403,"message":"secret-token","status":"PERMISSION_DENIED","details":[{"reason":"SERVICE_DISABLED"}]}}`: "the Security Token Service answers 403 Forbidden SERVICE_DISABLED",
 		`403 {"error":{"code":403,"message":"secret-token","status":"PERMISSION_DENIED"}}`:                                           "the Security Token Service answers 403 Forbidden PERMISSION_DENIED",
 		`502 <html>secret-token</html>`:              "the Security Token Service answers 502 Bad Gateway",
+		`307 `:                                       "the Security Token Service answers 307 Temporary Redirect",
 		`400 {"error":"secret-token"}`:               "the Security Token Service answers 400 Bad Request",
 		`200 {"access_token":"","x":"secret-token"}`: "the Security Token Service's answer cannot be read",
 		`200 <html>secret-token</html>`:              "the Security Token Service's answer cannot be read",
 	} {
 		g := &google{life: time.Hour, fails: answer}
-		if _, err := source(g).Token(t.Context()); err == nil || err.Error() != want {
+		if _, err := source(g).Token(t.Context()); g.exchanges != 1 || err == nil || err.Error() != want {
 			t.Errorf("%s: %v, want %s", answer, err, want)
 		}
 	}
