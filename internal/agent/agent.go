@@ -263,7 +263,7 @@ func (a *agent) serve(ctx, life context.Context) {
 	}) != nil {
 		return
 	}
-	a.tokens = a.narrowed(services)
+	a.tokens = a.narrowed(life, services)
 	var identities sync.WaitGroup
 	defer identities.Wait()
 	for _, s := range services {

@@ -9,8 +9,8 @@ import (
 	"github.com/difyup/difyup/internal/sockets"
 )
 
-// narrowed gives the sources of the tokens that services get.
-func (a *agent) narrowed(services []dify.Service) map[dify.Name]*identity.Source {
+// narrowed gives the sources of the tokens that services get while life lasts.
+func (a *agent) narrowed(life context.Context, services []dify.Service) map[dify.Name]*identity.Source {
 	endpoint := a.endpoint
 	if endpoint == "" {
 		endpoint = "https://sts." + a.self.Universe
@@ -21,7 +21,7 @@ func (a *agent) narrowed(services []dify.Service) map[dify.Name]*identity.Source
 			continue
 		}
 		all[s.Name] = &identity.Source{
-			Endpoint: endpoint, Client: a.google.client, Own: a.google.fresh, Boundary: identity.Boundary(a.settings.Stores.Bucket, s.Identity.Objects),
+			Endpoint: endpoint, Client: a.google.client, Own: a.google.fresh, Boundary: identity.Boundary(a.settings.Stores.Bucket, s.Identity.Objects), Life: life,
 		}
 	}
 	return all

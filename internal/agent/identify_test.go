@@ -24,7 +24,7 @@ func TestWhoIsGivenWhat(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tokens := a.narrowed(services)
+		tokens := a.narrowed(t.Context(), services)
 		var who []string
 		for n, s := range tokens {
 			who = append(who, string(n))

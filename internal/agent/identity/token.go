@@ -36,6 +36,7 @@ type Source struct {
 	Client   *http.Client                         // must have a timeout
 	Own      func(context.Context) (Token, error) // the machine's own token, which the metadata server gave for this call
 	Boundary string                               // what the tokens are narrowed to, see Boundary
+	Life     context.Context                      // ends what searches are under way; nil = nothing does, but their own patience
 
 	mu     sync.Mutex
 	last   Token
@@ -51,7 +52,7 @@ type flight struct {
 }
 
 // Token gives a token that is good for at least 5 minutes, or as long as the machine's own if that is less. While the Security
-// Token Service cannot be asked, it gives what it has. A search goes on when ctx ends: somebody else may wait for it.
+// Token Service cannot be asked, it gives what it has. A search goes on when ctx ends: somebody else may wait for it. It ends with Life.
 func (s *Source) Token(ctx context.Context) (Token, error) {
 	s.mu.Lock()
 	if time.Until(s.last.Expires) >= fresh {
@@ -62,7 +63,11 @@ func (s *Source) Token(ctx context.Context) (Token, error) {
 	if f == nil {
 		f = &flight{done: make(chan struct{})}
 		s.flight = f
-		go s.search(context.WithoutCancel(ctx), f)
+		life := s.Life
+		if life == nil {
+			life = context.WithoutCancel(ctx)
+		}
+		go s.search(life, f)
 	}
 	s.mu.Unlock()
 	select {

@@ -154,6 +154,19 @@ func TestOneFlight(t *testing.T) {
 		if g.exchanges != 1 {
 			t.Errorf("%d exchanges", g.exchanges)
 		}
+
+		// What is under way ends with the one that it is for.
+		life, end := context.WithCancel(t.Context())
+		s = source(&google{life: time.Hour, hold: make(chan struct{})})
+		s.Life = life
+		all.Go(func() {
+			if _, err := s.Token(t.Context()); !errors.Is(err, context.Canceled) {
+				t.Errorf("at the end: %v", err)
+			}
+		})
+		synctest.Wait()
+		end()
+		all.Wait()
 	})
 }
 

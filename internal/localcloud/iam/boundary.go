@@ -15,6 +15,7 @@ import (
 const (
 	mostRules      = 10
 	longestBounds  = 2048
+	mostOperators  = 12 // in one condition, as in all of IAM's
 	resourcePrefix = "//storage.googleapis.com/projects/_/buckets/"
 )
 
@@ -95,7 +96,7 @@ func (p *Policies) ParseBoundary(options string) (front.Boundary, error) {
 		for _, permission := range g.Permissions {
 			role, ok := strings.CutPrefix(permission, "inRole:")
 			if !ok {
-				return nil, fmt.Errorf("the permission %q does not begin with inRole:", permission)
+				return nil, fmt.Errorf("the permission %q is no role, inRole:NAME", permission)
 			}
 			if err := p.checkRole(role); err != nil {
 				return nil, err
@@ -131,6 +132,9 @@ var term = regexp.MustCompile(`^(?:(resource\.name)|api\.getAttribute\(\s*['"]st
 
 // conditions reads an expression.
 func conditions(expression string) ([]condition, error) {
+	if n := strings.Count(expression, "||"); n > mostOperators {
+		return nil, fmt.Errorf("the condition has %d logical operators, and may have %d", n, mostOperators)
+	}
 	var all []condition
 	for text := range strings.SplitSeq(expression, "||") {
 		m := term.FindStringSubmatch(strings.TrimSpace(text))

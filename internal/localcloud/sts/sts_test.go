@@ -220,6 +220,13 @@ func TestBoundaryGivesNothing(t *testing.T) {
 			t.Errorf("%s: %d, want %d: %s", path, code, want, answer)
 		}
 	}
+	// Nor is a part of a batch worth more.
+	batch := "--b\r\nContent-Type: application/http\r\n\r\nGET /storage/v1/b/%s/o/plugin%%2Fa HTTP/1.1\r\n\r\n\r\n--b--\r\n"
+	for bucket, want := range map[string]string{"files": "HTTP/1.1 200", "others": "HTTP/1.1 403"} {
+		if code, answer := c.do(token, "POST", "/batch/storage/v1", fmt.Sprintf(batch, bucket), "Content-Type: multipart/mixed; boundary=b"); code != 200 || !strings.Contains(answer, want) {
+			t.Errorf("%s in a batch: %d, want %s: %s", bucket, code, want, answer)
+		}
+	}
 	code, answer := c.do(token, "GET", "/storage/v1/b/files/iam/testPermissions?permissions=storage.objects.get&permissions=storage.objects.delete", "")
 	if code != 200 || !strings.Contains(answer, "objects.get") || strings.Contains(answer, "objects.delete") {
 		t.Errorf("what it may: %d %s", code, answer)
@@ -251,6 +258,7 @@ func TestRefusals(t *testing.T) {
 		"an unknown role":          {form(c.token, rules(bounded("files", "storage.emperor", ""))), "invalid_request", "storage.emperor"},
 		"another condition":        {form(c.token, rules(bounded("files", "storage.admin", "true"))), "invalid_request", "does not evaluate"},
 		"half a condition":         {form(c.token, rules(bounded("files", "storage.admin", "resource.name.startsWith('a') || !(resource.name == 'b')"))), "invalid_request", "does not evaluate"},
+		"too many operators":       {form(c.token, rules(bounded("files", "storage.admin", strings.Repeat("resource.name.startsWith('a')||", 13)+"resource.name.startsWith('a')"))), "invalid_request", "logical operators"},
 		"an escape":                {form(c.token, rules(bounded("files", "storage.admin", `resource.name.startsWith('a\'')`))), "invalid_request", "does not evaluate"},
 		"an unknown field":         {form(c.token, strings.Replace(good, "availableResource", "availableResources", 1)), "invalid_request", "unknown field"},
 		"twice":                    {form(c.token, good) + "&subject_token=x", "invalid_request", "more than once"},
