@@ -90,7 +90,7 @@ func runtimes(self string) map[string]func(agent.Instance) runtime.Runtime {
 			})
 		},
 		"standin": func(i agent.Instance) runtime.Runtime {
-			more := map[string]string{"GCE_METADATA_HOST": os.Getenv("GCE_METADATA_HOST"), "DIFYUP_DNS": os.Getenv("DIFYUP_DNS")}
+			more := map[string]string{"DIFYUP_DNS": os.Getenv("DIFYUP_DNS")}
 			if i.Endpoint != "" {
 				more["STORAGE_EMULATOR_HOST"] = strings.TrimSuffix(i.Endpoint, "/")
 			}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/difyup/difyup/internal/agent/frontdoor"
+	"github.com/difyup/difyup/internal/agent/identity"
 	"github.com/difyup/difyup/internal/agent/migrate"
 	"github.com/difyup/difyup/internal/agent/plugins"
 	"github.com/difyup/difyup/internal/agent/runtime"
@@ -77,6 +79,8 @@ type agent struct {
 	endpoint string  // of all APIs; "" on Google
 	scale    float64 // of Google's times: 1 on Google
 	settings dify.Settings
+	self     identity.Instance              // whom Google knows the instance, and its containers, as
+	tokens   map[dify.Name]*identity.Source // what services get for the instance's own token; set before anything asks
 
 	// Only serve uses these.
 	provided map[string]bool   // the stores that hold and allow all that Dify needs
@@ -174,7 +178,14 @@ func (a *agent) learn(ctx context.Context) error {
 		}
 		*q.into = v
 	}
-	var err error
+	email, err := a.google.metadata(ctx, "instance/service-accounts/default/email")
+	if err != nil {
+		return err
+	}
+	universe, err := a.google.optional(ctx, "universe/universe-domain")
+	if err != nil {
+		return err
+	}
 	if a.endpoint, err = a.google.optional(ctx, "project/attributes/difyup-api-endpoint"); err != nil {
 		return err
 	}
@@ -191,6 +202,7 @@ func (a *agent) learn(ctx context.Context) error {
 	if err := json.Unmarshal([]byte(config), &a.settings); err != nil {
 		return fmt.Errorf("read difyup-config: %w", err)
 	}
+	a.self = identity.Instance{Project: a.settings.Project, Account: email, Universe: cmp.Or(universe, "googleapis.com")}
 	return nil
 }
 
@@ -270,6 +282,14 @@ func (a *agent) serve(ctx, life context.Context) {
 		return err
 	}) != nil {
 		return
+	}
+	a.tokens = a.narrowed(life, services)
+	var identities sync.WaitGroup
+	defer identities.Wait()
+	for _, s := range services {
+		if s.Identity != nil {
+			identities.Go(func() { a.identify(life, s.Name) })
+		}
 	}
 	wait := time.Second
 	for life.Err() == nil {
@@ -401,9 +421,9 @@ func (a *agent) fetch(ctx context.Context) (map[string]string, error) {
 	return values, nil
 }
 
-// reach logs in to every store, and gives the first error.
+// reach logs in to every store, has a token narrowed for the containers, and gives the first error.
 func (a *agent) reach(ctx context.Context, secrets map[string]string) error {
-	for _, s := range a.stores(secrets) {
+	for _, s := range append(a.stores(secrets), a.sts()) {
 		err := func() error {
 			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 			defer cancel()

@@ -44,6 +44,8 @@ func world(t *testing.T, config string, refusals int64) (*agent, *bytes.Buffer) 
 			fmt.Fprint(w, config)
 		case "project/attributes/difyup-api-endpoint":
 			fmt.Fprint(w, "http://"+r.Host+"/")
+		case "instance/service-accounts/default/email":
+			fmt.Fprint(w, "vm@p.iam.gserviceaccount.com")
 		case "instance/service-accounts/default/token":
 			fmt.Fprint(w, `{"access_token":"token-1","expires_in":3600,"token_type":"Bearer"}`)
 		default:

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/difyup/difyup/internal/agent/identity"
 	"github.com/difyup/difyup/internal/dify"
 )
 
@@ -99,19 +100,29 @@ func (g *google) bearer(ctx context.Context) (string, error) {
 	if time.Until(g.expires) > time.Minute {
 		return g.token, nil
 	}
-	raw, err := g.metadata(ctx, "instance/service-accounts/default/token")
+	t, err := g.fresh(ctx)
 	if err != nil {
 		return "", err
+	}
+	g.token, g.expires = t.Value, t.Expires
+	return g.token, nil
+}
+
+// fresh gives the token that the metadata server has now, which has another one 5 minutes before the end of one.
+func (g *google) fresh(ctx context.Context) (identity.Token, error) {
+	asked := time.Now()
+	raw, err := g.metadata(ctx, "instance/service-accounts/default/token")
+	if err != nil {
+		return identity.Token{}, err
 	}
 	var answer struct {
 		Token   string `json:"access_token"`
 		Seconds int    `json:"expires_in"`
 	}
 	if err := json.Unmarshal([]byte(raw), &answer); err != nil || answer.Token == "" {
-		return "", errors.New("the metadata server's token cannot be read") // the answer is not shown
+		return identity.Token{}, errors.New("the metadata server's token cannot be read") // the answer is not shown
 	}
-	g.token, g.expires = answer.Token, time.Now().Add(time.Duration(answer.Seconds)*time.Second)
-	return g.token, nil
+	return identity.Token{Value: answer.Token, Expires: asked.Add(time.Duration(answer.Seconds) * time.Second)}, nil
 }
 
 // secret gives the value of one version of a secret. Endpoint is the root of all APIs, "" on Google.

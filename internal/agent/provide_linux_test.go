@@ -49,7 +49,10 @@ func (b *bare) Run(ctx context.Context, _ []dify.Service) error {
 func (b *bare) Stop(context.Context, []dify.Name) error { return nil }
 func (b *bare) Address(dify.Name) string                { return "" }
 func (b *bare) Relay() (netip.Addr, netip.Prefix)       { return b.at, netip.Prefix{} }
-func (b *bare) Health(context.Context) error            { return nil }
+func (b *bare) Identity(dify.Name) (netip.AddrPort, runtime.Asker) {
+	return netip.AddrPortFrom(b.at, 0), runtime.Asker{}
+}
+func (b *bare) Health(context.Context) error { return nil }
 func (b *bare) Job(ctx context.Context, j runtime.Job) (runtime.Result, error) {
 	if j.Service.Name != dify.API {
 		return runtime.Result{}, nil

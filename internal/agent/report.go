@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/difyup/difyup/internal/agent/identity"
 	"github.com/difyup/difyup/internal/agent/runtime"
 	"github.com/difyup/difyup/internal/agent/stores"
 	"github.com/difyup/difyup/internal/report"
@@ -189,6 +191,7 @@ func words(err error) string {
 		service  *runtime.Failure
 		of       *unready
 		lack     *stores.Lack
+		token    *identity.StatusError
 	)
 	switch {
 	case err == nil:
@@ -224,6 +227,10 @@ func words(err error) string {
 			return "is not there"
 		}
 		return "answers with an error (" + http.StatusText(status.Code) + ")"
+	case errors.As(err, &token) && token.Reason == "SERVICE_DISABLED":
+		return "is not enabled in the project; `difyup apply` enables it"
+	case errors.As(err, &token):
+		return "answers with an error (" + cmp.Or(token.Reason, http.StatusText(token.Code)) + ")"
 	case errors.As(err, &dns) && dns.IsNotFound:
 		return "has a name that is not known yet"
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -241,7 +248,7 @@ const checkEvery = time.Minute
 
 // check tries every store at once, the bucket too, and says how each is.
 func (a *agent) check(ctx context.Context, secrets map[string]string) []report.Check {
-	all := append(a.stores(secrets), a.bucket())
+	all := append(a.stores(secrets), a.bucket(), a.sts())
 	out := make([]report.Check, len(all))
 	var wg sync.WaitGroup
 	for i, s := range all {

@@ -176,6 +176,7 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			"instance/name": "vm-1", "instance/zone": "projects/1/zones/r-b", "instance/network-interfaces/0/ip": c.ip.String(),
 			"instance/attributes/difyup-config": c.config, "project/attributes/difyup-api-endpoint": "http://" + r.Host + "/",
 			"project/attributes/difyup-time-scale":    "0",
+			"instance/service-accounts/default/email": "vm@p.iam.gserviceaccount.com",
 			"instance/service-accounts/default/token": `{"access_token":"token-1","expires_in":3600,"token_type":"Bearer"}`,
 		}[path]
 		if !ok {
@@ -185,7 +186,16 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, v)
 		return
 	}
-	if r.Header.Get("Authorization") != "Bearer token-1" {
+	if r.URL.Path == "/v1/token" && r.FormValue("subject_token") == "token-1" {
+		// What it is worth stands in its name.
+		worth := "files"
+		if strings.Contains(r.FormValue("options"), "objectListPrefix") {
+			worth = "plugins"
+		}
+		fmt.Fprintf(w, `{"access_token":"narrowed-to-%s","expires_in":3600,"token_type":"Bearer"}`, worth)
+		return
+	}
+	if r.Header.Get("Authorization") != "Bearer token-1" && (r.Header.Get("Authorization") != "Bearer narrowed-to-files" || !strings.Contains(r.URL.Path, "/b/files")) {
 		http.Error(w, "no token", http.StatusUnauthorized)
 		return
 	}
@@ -390,7 +400,7 @@ func TestRun(t *testing.T) {
 				pulled.Runtime, pulled.login = standin.NewProcesses(standin.ProcessOptions{
 					Program: self, Address: i.Address, Instance: i.Name, Version: i.Settings.DifyVersion, Environ: os.Environ(), Output: io.Discard, Log: i.Log,
 					Environment: map[string]string{
-						"GCE_METADATA_HOST": listener.Addr().String(), "DIFYUP_DNS": dns.conn.LocalAddr().String(), "STORAGE_EMULATOR_HOST": i.Endpoint,
+						"DIFYUP_DNS": dns.conn.LocalAddr().String(), "STORAGE_EMULATOR_HOST": i.Endpoint,
 					},
 				}), i.Login
 				return &pulled
@@ -518,7 +528,10 @@ func TestRun(t *testing.T) {
 		}
 	}
 	for _, s := range services {
-		for _, name := range []string{"PATH", "HOME", "GCE_METADATA_HOST", "DIFYUP_DNS", "STORAGE_EMULATOR_HOST", "STANDIN_ADDRESS", "STANDIN_INSTANCE", "STANDIN_VERSION"} {
+		if s.Identity != nil {
+			s.Environment["GCE_METADATA_HOST"], s.Environment["GCE_METADATA_IP"], s.Environment["GCE_METADATA_ROOT"] = "", "", ""
+		}
+		for _, name := range []string{"PATH", "HOME", "DIFYUP_DNS", "STORAGE_EMULATOR_HOST", "STANDIN_ADDRESS", "STANDIN_INSTANCE", "STANDIN_VERSION"} {
 			s.Environment[name] = ""
 		}
 		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", before[s.Name]))
@@ -529,6 +542,34 @@ func TestRun(t *testing.T) {
 			if name, _, _ := strings.Cut(v, "="); !hasKey(s.Environment, name) {
 				t.Errorf("%s was given %s", s.Name, name)
 			}
+		}
+	}
+
+	// Those that have an identity are given tokens that are worth what they need, each at its own place, and nobody is given more.
+	for _, n := range dify.Names() {
+		host, got := given(n, "GCE_METADATA_HOST"), ""
+		if host != "(none)" {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+host+"/computeMetadata/v1/instance/service-accounts/default/token", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Metadata-Flavor", "Google")
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			raw, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, _, _ = strings.Cut(string(raw), ",")
+		}
+		if want := map[dify.Name]string{
+			dify.API: `{"access_token":"narrowed-to-files"`, dify.Worker: `{"access_token":"narrowed-to-files"`, dify.PluginDaemon: `{"access_token":"narrowed-to-plugins"`,
+			dify.WorkerBeat: "Not found: /computeMetadata/v1/instance/service-accounts/default/token\n",
+		}[n]; got != want {
+			t.Errorf("%s is given %q, want %q", n, got, want)
 		}
 	}
 
@@ -617,7 +658,7 @@ func TestRun(t *testing.T) {
 	if err != nil || first.Phase != report.Secrets || first.Dify != dify.Default || first.At.IsZero() {
 		t.Errorf("the first report is %+v, %v", first, err)
 	}
-	for _, words := range []string{value, "token-1"} {
+	for _, words := range []string{value, "token-1", "narrowed-to-"} {
 		if strings.Contains(log.String(), words) {
 			t.Errorf("the log shows %q", words)
 		}

@@ -37,7 +37,7 @@ func runAgent() int {
 		Runtimes: map[string]func(Instance) runtime.Runtime{"standin": func(i Instance) runtime.Runtime {
 			return standin.NewProcesses(standin.ProcessOptions{
 				Program: os.Args[0], Address: i.Address, Instance: i.Name, Version: i.Settings.DifyVersion, Environ: os.Environ(), Output: io.Discard, Log: i.Log,
-				Environment: map[string]string{"GCE_METADATA_HOST": host, "STORAGE_EMULATOR_HOST": i.Endpoint},
+				Environment: map[string]string{"STORAGE_EMULATOR_HOST": i.Endpoint},
 			})
 		}},
 	})

@@ -20,6 +20,21 @@ func serving() []Name { return []Name{API, Worker} }
 // The largest package of a plugin, in bytes: the API and the daemon must agree, and the front door lets 100 MB in.
 const pluginPackage = 50 << 20
 
+// Where the plugin daemon keeps things in the bucket. The slash at the end of the first keeps it apart from the second; where there
+// is none, the daemon adds one.
+const (
+	pluginsInstalled = "plugin/"
+	pluginPackages   = "plugin_packages"
+	pluginAssets     = "assets"
+	pluginData       = "persistence"
+)
+
+// pluginObjects gives the beginnings of the names of the plugin daemon's objects. Plugins run in its container: what else is in
+// the bucket, above all the workspaces' private keys, is none of theirs.
+func pluginObjects() []string {
+	return []string{pluginsInstalled, pluginPackages + "/", pluginAssets + "/", pluginData + "/"}
+}
+
 // variables is the table of all settings. Names collide between programs (DB_DATABASE, API_KEY), and plugins inherit all that
 // the daemon has: whoever adds a row says whose it is, and where it is read. Values that are what the program would take
 // without them stand here only where stock compose or the image says otherwise.
@@ -125,16 +140,17 @@ func variables(r Release, s Settings, secrets map[string]string, b Budget) []var
 		{"EVENT_BUS_REDIS_URL", events.String(), serving(), middleware},
 		{"EVENT_BUS_REDIS_CHANNEL_TYPE", "pubsub", serving(), middleware},
 
-		// Files, with the rights of the instance's service account: without a key, Google's clients ask the metadata server.
+		// Files, with rights that the agent gives (Identity): without a key, Google's clients ask the metadata server, whose place it takes.
 		{"STORAGE_TYPE", "google-storage", apps(), "api configs/middleware/storage"},
 		{"GOOGLE_STORAGE_BUCKET_NAME", s.Stores.Bucket, apps(), "api configs/middleware/storage"},
 		{"GOOGLE_STORAGE_SERVICE_ACCOUNT_JSON_BASE64", "", apps(), "api configs/middleware/storage"},
 		{"PLUGIN_STORAGE_TYPE", "gcs", daemon, config},
 		{"PLUGIN_STORAGE_OSS_BUCKET", s.Stores.Bucket, daemon, config},
 		{"GCS_CREDENTIALS", "", daemon, config},
-		{"PLUGIN_INSTALLED_PATH", "plugin/", daemon, config + `: "plugin" is the beginning of plugin_packages too`},
-		{"PLUGIN_PACKAGE_CACHE_PATH", "plugin_packages", daemon, config},
-		{"PLUGIN_MEDIA_CACHE_PATH", "assets", daemon, config},
+		{"PLUGIN_INSTALLED_PATH", pluginsInstalled, daemon, config + `: "plugin" is the beginning of plugin_packages too`},
+		{"PLUGIN_PACKAGE_CACHE_PATH", pluginPackages, daemon, config},
+		{"PLUGIN_MEDIA_CACHE_PATH", pluginAssets, daemon, config},
+		{"PERSISTENCE_STORAGE_PATH", pluginData, daemon, config + ": where plugins keep their data"},
 
 		// Vectors.
 		{"VECTOR_STORE", "pgvector", serving(), "api configs/middleware"},

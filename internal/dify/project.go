@@ -32,18 +32,19 @@ func Project(r Release, s Settings, secrets map[string]string) ([]Service, error
 	both := []Network{Outward, Inward}
 	services := []Service{
 		{
-			Name: API, Needs: tools, Networks: both, Grace: ServerGrace,
+			Name: API, Needs: tools, Networks: both, Grace: ServerGrace, Identity: &Identity{[]string{""}},
 			Health: &Health{Path: "/health", Probe: "curl", Start: 3 * time.Minute},
 		},
 		// Asking Celery costs a Python of its own each time; stock compose has that switched off.
-		{Name: Worker, Needs: slices.Concat([]Name{API}, tools), Networks: both, Grace: DrainTime},
-		{Name: WorkerBeat, Networks: []Network{Outward}, Grace: ToolGrace},
+		{Name: Worker, Needs: slices.Concat([]Name{API}, tools), Networks: both, Grace: DrainTime, Identity: &Identity{[]string{""}}},
+		// It is the API's program, which makes its client of the bucket at its start, and only sends tasks.
+		{Name: WorkerBeat, Networks: []Network{Outward}, Grace: ToolGrace, Identity: &Identity{}},
 		{
 			Name: Web, Networks: []Network{Outward}, Grace: ServerGrace,
 			Health: &Health{Path: "/", Probe: "node", Start: 2 * time.Minute},
 		},
 		{
-			Name: PluginDaemon, Networks: []Network{Outward}, Grace: ToolGrace, Data: "/app/storage",
+			Name: PluginDaemon, Networks: []Network{Outward}, Grace: ToolGrace, Data: "/app/storage", Identity: &Identity{pluginObjects()},
 			Health: &Health{Path: "/health/check", Probe: "python3", Start: 2 * time.Minute},
 		},
 		{
@@ -72,6 +73,9 @@ func Project(r Release, s Settings, secrets map[string]string) ([]Service, error
 		svc.Environment, svc.Port = environments[svc.Name], svc.Name.Port()
 		svc.MemoryMiB, svc.CPUs, svc.Shares = share.MemoryMiB, share.CPUs, share.Weight
 		svc.Image = pinned(images[svc.Name], s.Pins)
+		if svc.Identity != nil {
+			svc.Networks = append(slices.Clone(svc.Networks), svc.Name.Ask())
+		}
 		extra := maps.Clone(s.Environment[svc.Name])
 		for name, version := range s.SecretEnvironment[svc.Name] {
 			value := secrets[version.String()]

@@ -61,6 +61,7 @@ type Service struct {
 	Shares      int               // of the CPU when there is not enough; 1024 is usual
 	Data        string            // a directory that outlives the container; "" for none
 	Networks    []Network
+	Identity    *Identity // whom Google knows it as; nil = it asks Google for nothing
 	// Privileges says that the program gains rights when it starts others, which is forbidden to all that need not.
 	Privileges bool
 }
@@ -75,6 +76,13 @@ type Health struct {
 	Start time.Duration
 }
 
+// Identity is whom Google knows a service as: the instance's service account, for less than that may.
+type Identity struct {
+	// Objects are the beginnings of the names of objects in the bucket of Dify's files that it may use; "" = all, and see the bucket.
+	// Without any it gets no token: it only learns who it is, without which Google's clients do not even come to be.
+	Objects []string
+}
+
 // Network is one that containers are in.
 type Network string
 
@@ -86,11 +94,30 @@ const (
 	Inward Network = "inward"
 )
 
+// Ask gives the network in which a service alone asks the agent who it is, and "" for one that has no identity. By it the agent
+// knows who asks: what runs in another container cannot send into it.
+func (n Name) Ask() Network {
+	switch n {
+	case API:
+		return "ask-api"
+	case Worker:
+		return "ask-work"
+	case WorkerBeat:
+		return "ask-beat"
+	case PluginDaemon:
+		return "ask-plug"
+	}
+	return ""
+}
+
 // Subnets gives the addresses of the networks of containers, and those that Docker takes for itself. They are fixed, so that
-// no instance chooses ones that hide a store. The first two are of the range for benchmarks (RFC 2544), which no private
-// network of a stack can overlap; Docker's own is what its default bridge has.
+// no instance chooses ones that hide a store. Ours are of the range for benchmarks (RFC 2544), which no private network of a
+// stack can overlap; Docker's own is what its default bridge has.
 func Subnets() map[Network]string {
-	return map[Network]string{Outward: "198.18.240.0/24", Inward: "198.18.241.0/24", "docker0": "172.17.0.0/16"}
+	return map[Network]string{
+		Outward: "198.18.240.0/24", Inward: "198.18.241.0/24", "docker0": "172.17.0.0/16",
+		API.Ask(): "198.18.242.0/28", Worker.Ask(): "198.18.242.16/28", WorkerBeat.Ask(): "198.18.242.32/28", PluginDaemon.Ask(): "198.18.242.48/28",
+	}
 }
 
 // worker_beat reaches Redis through a relay of the agent's alone, under this name and port. The relay tells beat by its address.

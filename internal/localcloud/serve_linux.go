@@ -34,6 +34,7 @@ import (
 	"github.com/difyup/difyup/internal/localcloud/sql"
 	"github.com/difyup/difyup/internal/localcloud/storage"
 	"github.com/difyup/difyup/internal/localcloud/store"
+	"github.com/difyup/difyup/internal/localcloud/sts"
 )
 
 // endGrace is how long the parts get to end politely.
@@ -165,6 +166,7 @@ func (c *cloud) run(ctx context.Context) (err error) {
 	}
 	services.Register(c.front, c.store, policies, projects)
 	iam.Register(c.front, c.store, policies)
+	sts.Register(c.front, policies)
 	c.secrets = secrets.Register(c.front, c.store, policies)
 	sql.Register(c.front, c.store, c.sql)
 	redis.Register(c.front, c.store, c.cache)

@@ -8,12 +8,14 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/sockets"
 )
 
 // Runtime runs services on this machine. Its methods may be called at the same time; Run is called once at a time.
@@ -39,8 +41,47 @@ type Runtime interface {
 	// Relay gives the address of this machine at which worker_beat finds dify.RelayHost, and from where it comes; from anywhere
 	// if peers is not valid. The machine may have the address only while services run.
 	Relay() (at netip.Addr, peers netip.Prefix)
+	// Identity gives where on this machine a service asks who it is, before anything else of it runs; at is not valid for a service
+	// that has no identity. The machine may have the address only while services run.
+	Identity(n dify.Name) (at netip.AddrPort, from Asker)
 	// Health gives nil if the services that Run runs answer, as far as they can be asked, else a *Failure of one that does not.
 	Health(ctx context.Context) error
+}
+
+// Asker says how the one who may ask is known; its zero value is that everybody may.
+type Asker struct {
+	Device string // the network device by which it comes
+	Own    bool   // it is a process of this program's user, on this machine
+}
+
+// Know tells why a connection is not the asker's.
+func (a Asker) Know(c net.Conn) error {
+	if a.Device != "" {
+		device, err := sockets.Device(c)
+		if err == nil && device != a.Device {
+			err = fmt.Errorf("it comes by %s, and not by %s", device, a.Device)
+		}
+		return err
+	}
+	if a.Own {
+		peer, here := c.RemoteAddr().(*net.TCPAddr).AddrPort(), c.LocalAddr().(*net.TCPAddr).AddrPort()
+		uid, err := sockets.UserOf(peer, here)
+		if err == nil && uid != os.Geteuid() {
+			err = fmt.Errorf("it is of user %d", uid)
+		}
+		return err
+	}
+	return nil
+}
+
+// IdentityVariables are what Google's clients find a metadata server by. Go's knows the first alone; Python's asks the
+// second whether it is on Google, and the third is an older name of the first.
+func IdentityVariables(at netip.AddrPort) map[string]string {
+	host := at.String()
+	if at.Port() == 80 {
+		host = at.Addr().String()
+	}
+	return map[string]string{"GCE_METADATA_HOST": host, "GCE_METADATA_IP": host, "GCE_METADATA_ROOT": host}
 }
 
 // Job is one container to be run to its end.

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/difyup/difyup/internal/sockets"
 )
 
 // Options say for whom the lease is held, and where the relay is.
@@ -69,11 +72,11 @@ func Run(ctx context.Context, o Options) error {
 		o.Boot = bootTime
 	}
 	if o.listen == nil {
-		o.listen = func() (net.Listener, error) { return listen(ctx, o.Listen) }
+		o.listen = func() (net.Listener, error) { return sockets.ListenEarly(ctx, o.Listen) }
 	}
 	l, err := o.listen()
 	if err != nil {
-		return err
+		return fmt.Errorf("listen for beat: %w", err)
 	}
 	options := *o.Redis
 	options.ContextTimeoutEnabled, options.DisableIdentity, options.MaxRetries = true, true, -1

@@ -3,9 +3,7 @@ package scheduler
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
-	"net/netip"
 	"syscall"
 	"time"
 
@@ -27,16 +25,6 @@ func option(level, name, value int) func(string, string, syscall.RawConn) error 
 		var err error
 		return errors.Join(c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, name, value) }), err)
 	}
-}
-
-// listen listens at an address, which the machine need not have yet: that of a network of containers comes with the first of
-// them.
-func listen(ctx context.Context, at netip.AddrPort) (net.Listener, error) {
-	l, err := (&net.ListenConfig{Control: option(unix.SOL_IP, unix.IP_FREEBIND, 1)}).Listen(ctx, "tcp4", at.String())
-	if err != nil {
-		return nil, fmt.Errorf("listen for beat: %w", err)
-	}
-	return l, nil
 }
 
 // dial connects to Redis. The kernel gives the connection up when something is not confirmed within late: it does not send it

@@ -82,11 +82,26 @@ func (p *processes) Address(n dify.Name) string {
 // Relay: on the loopback, whose is a connection cannot be seen from its address.
 func (p *processes) Relay() (netip.Addr, netip.Prefix) { return p.opts.Address, netip.Prefix{} }
 
+// identityPort is the first of the ports at which services ask who they are, one for each.
+const identityPort = 16380
+
+// Identity: on the loopback, users are told apart, and services by the ports that they are told. They are one user's, as on the
+// machine of a developer, who may do all that they may.
+func (p *processes) Identity(n dify.Name) (netip.AddrPort, runtime.Asker) {
+	if n.Ask() == "" {
+		return netip.AddrPort{}, runtime.Asker{}
+	}
+	return netip.AddrPortFrom(p.opts.Address, uint16(identityPort+slices.Index(dify.Names(), n))), runtime.Asker{Own: true}
+}
+
 // env gives the environment of a process of a service's.
 func (p *processes) env(s dify.Service, more map[string]string) []string {
 	all := maps.Clone(s.Environment)
 	maps.Copy(all, p.opts.Environment)
 	maps.Copy(all, more)
+	if at, _ := p.Identity(s.Name); at.IsValid() {
+		maps.Copy(all, runtime.IdentityVariables(at))
+	}
 	all["STANDIN_ADDRESS"], all["STANDIN_INSTANCE"], all["STANDIN_VERSION"] = p.opts.Address.String(), p.opts.Instance, p.opts.Version
 	var vars []string
 	for _, v := range p.opts.Environ {

@@ -700,9 +700,30 @@ func TestProcesses(t *testing.T) {
 		}
 	}
 	well()
+	places := map[string]bool{}
 	for _, n := range dify.Names() {
 		if at := r.Address(n); (at == "") != (n.Port() == 0) {
 			t.Errorf("%s is at %q", n, at)
+		}
+		// Each with an identity is told a place of its own, in place of what else it may have been told; the others are told none.
+		at, from := r.Identity(n)
+		told, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", processOf(t, n)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		host := ""
+		for v := range strings.SplitSeq(string(told), "\x00") {
+			if value, ok := strings.CutPrefix(v, "GCE_METADATA_HOST="); ok {
+				host = value
+			}
+		}
+		switch want := at.String(); {
+		case at.IsValid() && (host != want || !from.Own || places[want]):
+			t.Errorf("%s asks at %s, and is told %q", n, want, host)
+		case !at.IsValid() && (host != w.url || n.Ask() != ""):
+			t.Errorf("%s has no identity, and is told %q", n, host)
+		default:
+			places[want] = at.IsValid()
 		}
 	}
 	// One that hangs is known to, and is started again.

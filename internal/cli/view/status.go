@@ -64,7 +64,7 @@ func instance(w io.Writer, c Palette, i *ops.Instance, now time.Time) {
 				slowest = check
 			}
 		}
-		printf(w, "      %s\n", c.dim(sprintf("%d stores answer; the slowest, %s, in %d ms", n, slowest.Name, slowest.Took)))
+		printf(w, "      %s\n", c.dim(sprintf("%d checks pass; the slowest, %s, in %d ms", n, slowest.Name, slowest.Took)))
 	}
 }
 

@@ -63,7 +63,7 @@ func TestStatusTellsWhatInstancesSay(t *testing.T) {
     demo-a  z  RUNNING  HEALTHY
       serves Dify 1.17.1
       the vector database refuses the login
-      2 stores answer; the slowest, Redis, in 12 ms
+      2 checks pass; the slowest, Redis, in 12 ms
     demo-b  z  RUNNING  HEALTHY
       waits for its stores: the vector database refuses the login; it said so 1m0s ago
     demo-c  z  RUNNING  HEALTHY

@@ -69,6 +69,9 @@ func (s *Server) own(err error, code int, reason string) *Error {
 	return &Error{Code: code, Reason: reason, Message: err.Error()}
 }
 
+// OAuth is the status of an error whose reason is one of OAuth's, which the Security Token Service writes in OAuth's form.
+const OAuth = "OAUTH"
+
 // LocalDiskFull is the reason of a failure that Google does not have.
 const LocalDiskFull = "localDiskFull"
 
@@ -129,6 +132,9 @@ func (e *Error) envelope(api string) map[string]any {
 	case e.Code == http.StatusUnauthorized:
 		older["message"] = map[string]string{"required": "Login Required.", "authError": "Invalid Credentials"}[e.Reason]
 		older["location"], older["locationType"] = "Authorization", "header"
+	}
+	if api == "sts" && e.Status == OAuth {
+		return map[string]any{"error": e.Reason, "error_description": e.Message}
 	}
 	switch api, _, _ = strings.Cut(api, "-"); api {
 	case "compute", "sqladmin", "storage":

@@ -52,6 +52,8 @@ type Request struct {
 	Upload bool   // came in below /upload: HTTP.Body holds media
 	XML    bool   // came in by Cloud Storage's XML API
 	Caller string // Owner, or the email of the service account whose token the request bears
+	// Boundary is what the token was narrowed to; nil = all that the caller may.
+	Boundary Boundary
 }
 
 // Project is the project the request is about, "" where there is none.
@@ -214,13 +216,17 @@ func (s *Server) Close() { s.ops.close() }
 
 // ServeHTTP answers one request, of somebody it knows.
 func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	caller, refusal := s.tokens.caller(req)
+	if req.Method == http.MethodPost && req.URL.Path == exchangePath {
+		s.exchange(w, req)
+		return
+	}
+	who, refusal := s.tokens.caller(req)
 	if refusal != nil {
 		s.refuse(w, req, refusal)
 		return
 	}
 	if _, pattern := s.http.Handler(req); pattern != "" {
-		if caller != Owner {
+		if !who.owns() {
 			s.fail(w, "", Forbidden("Only the owner of the local cloud may do this."))
 			return
 		}
@@ -228,14 +234,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	if req.Method == http.MethodPost && (req.URL.Path == "/batch/compute/v1" || req.URL.Path == "/batch/storage/v1") {
-		s.batch(w, req, caller)
+		s.batch(w, req, who)
 		return
 	}
 	s.requests.Add(1)
-	s.serveMethod(w, req, caller)
+	s.serveMethod(w, req, who)
 }
 
-func (s *Server) serveMethod(w http.ResponseWriter, req *http.Request, caller string) {
+func (s *Server) serveMethod(w http.ResponseWriter, req *http.Request, who identity) {
 	rt, params := s.router.find(req)
 	if rt == nil {
 		rt, params = s.objectPath(req)
@@ -248,7 +254,7 @@ func (s *Server) serveMethod(w http.ResponseWriter, req *http.Request, caller st
 	s.named(m.API, params)
 	count, _ := s.byMethod.LoadOrStore(m.ID, new(atomic.Int64))
 	count.(*atomic.Int64).Add(1)
-	r := &Request{Method: m, Path: params, Query: req.URL.Query(), HTTP: req, Upload: rt.upload, XML: rt.xml, Caller: caller}
+	r := &Request{Method: m, Path: params, Query: req.URL.Query(), HTTP: req, Upload: rt.upload, XML: rt.xml, Caller: who.caller, Boundary: who.bound}
 	if s.faults.Any() {
 		s.disturb(w, req, r)
 		return
@@ -490,7 +496,7 @@ const maxCalls = 1000
 
 // batch answers several calls in one request, as Compute's and Cloud Storage's batch endpoints do. All are the caller's, whoever they say
 // that they are of.
-func (s *Server) batch(w http.ResponseWriter, req *http.Request, caller string) {
+func (s *Server) batch(w http.ResponseWriter, req *http.Request, who identity) {
 	_, rest, _ := strings.Cut(strings.TrimPrefix(req.URL.Path, "/"), "/")
 	api, _, _ := strings.Cut(rest, "/")
 	kind, params, err := mime.ParseMediaType(req.Header.Get("Content-Type"))
@@ -536,7 +542,7 @@ func (s *Server) batch(w http.ResponseWriter, req *http.Request, caller string) 
 		rec := &recorder{header: http.Header{}, code: http.StatusOK}
 		s.requests.Add(1)
 		if rt, _ := s.router.find(inner); rt != nil {
-			s.serveMethod(rec, inner.WithContext(req.Context()), caller)
+			s.serveMethod(rec, inner.WithContext(req.Context()), who)
 		} else { // nor the XML API
 			s.fail(rec, api, NotFound("The requested URL %s was not found on this server: the local cloud does not have this method.", inner.URL.Path))
 		}

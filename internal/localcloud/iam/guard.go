@@ -13,6 +13,12 @@ import (
 // for themselves, since buckets and secrets have policies of their own.
 func (p *Policies) guard(_ context.Context, r *front.Request) error {
 	service, _, _ := strings.Cut(r.Method.ID, ".")
+	if r.Boundary != nil && !slices.Contains([]string{"storage", "sts"}, service) { // nothing else has boundaries
+		return front.Forbidden("Permission '%s' denied on resource (or it may not exist): the access token's access boundary does not permit it.", permissionFor(r.Method.ID))
+	}
+	if service == "sts" { // which asks nothing of whoever has a token
+		return nil
+	}
 	if r.Caller == front.Owner || slices.Contains([]string{"storage", "secretmanager"}, service) {
 		return nil
 	}

@@ -215,6 +215,7 @@ func titles() map[string]string {
 		"serviceusage.googleapis.com":         "Service Usage API",
 		"sql-component.googleapis.com":        "Cloud SQL",
 		"sqladmin.googleapis.com":             "Cloud SQL Admin API",
+		"sts.googleapis.com":                  "Security Token Service API",
 		"storage-api.googleapis.com":          "Google Cloud Storage JSON API",
 		"storage-component.googleapis.com":    "Cloud Storage",
 		"storage.googleapis.com":              "Cloud Storage API",
@@ -255,6 +256,10 @@ func (v *Service) gate(_ context.Context, r *front.Request) error {
 				project = parts[1]
 			}
 		}
+	}
+	if api == "sts" { // it is asked about no project: the service account's counts
+		_, domain, _ := strings.Cut(r.Caller, "@")
+		project = strings.TrimSuffix(domain, ".iam.gserviceaccount.com")
 	}
 	v.meet(project)
 	service := api + ".googleapis.com"

@@ -60,6 +60,9 @@ func Register(s *front.Server, st *store.Store, policies *iam.Policies, dir stri
 }
 
 func (v *Service) serviceAccount(_ context.Context, r *front.Request) (any, error) {
+	if r.Boundary != nil {
+		return nil, front.Forbidden("%s does not have serviceAccounts.get access to the Google Cloud project.", r.Caller)
+	}
 	return map[string]any{
 		"kind": "storage#serviceAccount", "email_address": "service-" + v.server.ProjectNumber(r.Path["projectId"]) + "@gs-project-accounts.iam.gserviceaccount.com",
 	}, nil
@@ -71,10 +74,22 @@ func noBucket() error {
 	return e
 }
 
-// permit refuses a caller without the permission on the bucket.
-func (v *Service) permit(caller, permission, bucket string, b map[string]any, what string) error {
-	permission = "storage." + permission
-	if v.policies.Allowed(caller, permission, "buckets/"+bucket, "projects/"+body.String(b, "projectNumber")) {
+// permit refuses a caller without the permission on the bucket, or with a token that is not worth it. Object is whose contents or
+// fields it is about, "" for none.
+func (v *Service) permit(r *front.Request, permission, bucket string, b map[string]any, object string) error {
+	use := front.Use{Permission: "storage." + permission, Bucket: bucket, Object: object}
+	if r.Method.ID == "storage.objects.list" { // others take a prefix too, and pass it over
+		use.Prefix = r.Query.Get("prefix")
+	}
+	return v.allow(r.Caller, r.Boundary, use, b)
+}
+
+func (v *Service) allow(caller string, bound front.Boundary, use front.Use, b map[string]any) error {
+	permission, what := use.Permission, "bucket"
+	if strings.HasPrefix(permission, "storage.objects.") {
+		what = "object"
+	}
+	if (bound == nil || bound.Permits(use)) && v.policies.Allowed(caller, permission, "buckets/"+use.Bucket, "projects/"+body.String(b, "projectNumber")) {
 		return nil
 	}
 	return front.Forbidden("%s does not have %s access to the Google Cloud Storage %s. Permission '%s' denied on resource (or it may not exist).", caller, permission, what, permission)
@@ -88,11 +103,7 @@ func (v *Service) onBucket(permission string, do func(r *front.Request, name str
 		if !ok {
 			return nil, noBucket()
 		}
-		what := "bucket"
-		if strings.HasPrefix(permission, "objects.") {
-			what = "object"
-		}
-		if err := v.permit(r.Caller, permission, name, b, what); err != nil {
+		if err := v.permit(r, permission, name, b, r.Path["object"]); err != nil {
 			return nil, err
 		}
 		return do(r, name, b)
@@ -123,7 +134,7 @@ func (v *Service) insertBucket(_ context.Context, r *front.Request) (any, error)
 		return nil, front.Invalid("Required parameter: project")
 	}
 	number := v.server.ProjectNumber(project)
-	if r.Caller != front.Owner && !v.policies.Allowed(r.Caller, "storage.buckets.create", "projects/"+number) {
+	if !v.inProject(r, "storage.buckets.create", number) {
 		return nil, front.Forbidden("%s does not have storage.buckets.create access to the Google Cloud project.", r.Caller)
 	}
 	now := body.Millis(time.Now())
@@ -232,9 +243,14 @@ func (v *Service) layout(_ *front.Request, name string, b map[string]any) (any, 
 	return map[string]any{"kind": "storage#storageLayout", "bucket": name, "location": b["location"], "locationType": b["locationType"], "hierarchicalNamespace": map[string]any{"enabled": false}}, nil
 }
 
+// inProject says whether a caller has a permission on a project, which no boundary gives.
+func (v *Service) inProject(r *front.Request, permission, number string) bool {
+	return r.Boundary == nil && v.policies.Allowed(r.Caller, permission, "projects/"+number)
+}
+
 func (v *Service) listBuckets(_ context.Context, r *front.Request) (any, error) {
 	number := v.server.ProjectNumber(r.Query.Get("project"))
-	if !v.policies.Allowed(r.Caller, "storage.buckets.list", "projects/"+number) {
+	if !v.inProject(r, "storage.buckets.list", number) {
 		return nil, front.Forbidden("%s does not have storage.buckets.list access to the Google Cloud project.", r.Caller)
 	}
 	all := slices.DeleteFunc(v.buckets.List(r.Query.Get("prefix")), func(b map[string]any) bool { return body.String(b, "projectNumber") != number })
@@ -343,7 +359,13 @@ func (v *Service) testPermissions(_ context.Context, r *front.Request) (any, err
 		return nil, noBucket()
 	}
 	answer := map[string]any{"kind": "storage#testIamPermissionsResponse"}
-	if granted := v.policies.Granted(r.Caller, r.Query["permissions"], "buckets/"+r.Path["bucket"], "projects/"+body.String(b, "projectNumber")); len(granted) > 0 {
+	granted := v.policies.Granted(r.Caller, r.Query["permissions"], "buckets/"+r.Path["bucket"], "projects/"+body.String(b, "projectNumber"))
+	if r.Boundary != nil {
+		granted = slices.DeleteFunc(granted, func(permission string) bool {
+			return !r.Boundary.Permits(front.Use{Permission: permission, Bucket: r.Path["bucket"]})
+		})
+	}
+	if len(granted) > 0 {
 		answer["permissions"] = granted
 	}
 	return answer, nil

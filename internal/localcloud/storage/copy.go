@@ -27,7 +27,7 @@ func (v *Service) open(r *front.Request, bucket, name, generation string, check 
 	if !ok {
 		return nil, noBucket()
 	}
-	if err := v.permit(r.Caller, "objects.get", bucket, b, "object"); err != nil {
+	if err := v.permit(r, "objects.get", bucket, b, name); err != nil {
 		return nil, err
 	}
 	v.mu.Lock()
@@ -55,7 +55,7 @@ func (v *Service) target(r *front.Request, bucket, name string) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	return v.permit(r.Caller, "objects.create", bucket, b, "object")
+	return v.permit(r, "objects.create", bucket, b, name)
 }
 
 // copyObject copies in one go.

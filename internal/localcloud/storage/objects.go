@@ -173,7 +173,7 @@ func (v *Service) Open(_ context.Context, bucket, name, email string) (io.ReadCl
 	if !ok {
 		return nil, noBucket()
 	}
-	if err := v.permit(email, "objects.get", bucket, b, "object"); err != nil {
+	if err := v.allow(email, nil, front.Use{Permission: "storage.objects.get", Bucket: bucket, Object: name}, b); err != nil {
 		return nil, err
 	}
 	v.mu.Lock()

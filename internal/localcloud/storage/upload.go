@@ -35,21 +35,36 @@ func (v *Service) insertObject(_ context.Context, r *front.Request) (any, error)
 	if r.HTTP.Method != http.MethodPost {
 		return nil, front.Invalid("An upload begins with POST; only its pieces, with their upload_id, are sent otherwise.")
 	}
-	if err := v.permit(r.Caller, "objects.create", bucket, b, "object"); err != nil {
-		return nil, err
+	// What it will be called stands in the query or the fields, which are read only for whom may write something at all.
+	may := func(fields map[string]any) error {
+		return v.permit(r, "objects.create", bucket, b, cmp.Or(r.Query.Get("name"), body.String(fields, "name")))
+	}
+	if r.Boundary == nil {
+		if err := may(nil); err != nil {
+			return nil, err
+		}
 	}
 	switch kind := r.Query.Get("uploadType"); kind {
 	case "", "media":
 		fields := map[string]any{"contentType": cmp.Or(r.HTTP.Header.Get("Content-Type"), "application/octet-stream")}
+		if err := may(fields); err != nil {
+			return nil, err
+		}
 		return v.insertWhole(r, bucket, fields, r.HTTP.Body)
 	case "multipart":
 		fields, contents, err := readParts(r.HTTP)
+		if err == nil {
+			err = may(fields)
+		}
 		if err != nil {
 			return nil, err
 		}
 		return v.insertWhole(r, bucket, fields, contents)
 	case "resumable":
 		fields, err := decodeFields(r.HTTP.Body)
+		if err == nil {
+			err = may(fields)
+		}
 		if err != nil {
 			return nil, err
 		}

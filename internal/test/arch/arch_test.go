@@ -85,6 +85,7 @@ var bans = []struct{ from, on, why string }{
 	{"internal/carried", "net/http", "it is read, and nothing else"},
 	{"internal/fault", module + "internal", "fault is a leaf"},
 	{"internal/event", module + "internal", "event is a leaf"},
+	{"internal/sockets", module + "internal", "sockets is a leaf, which the agent and the local cloud share"},
 }
 
 // only lists packages that alone may import something directly.

@@ -95,6 +95,7 @@ func (g *google) metadata(w http.ResponseWriter, r *http.Request) {
 		"instance/attributes/": g.items, "instance/attributes": g.items, "project/attributes/": map[string]string{}, "project/attributes": map[string]string{},
 		"instance/id": "4711", "instance/name": "demo-vm-x1y2", "instance/hostname": "demo-vm-x1y2.c.demo-project.internal",
 		"instance/zone": "projects/123/zones/asia-northeast1-b", "instance/network-interfaces/0/ip": machineAt,
+		"instance/service-accounts/default/email": "demo-vm@demo-project.iam.gserviceaccount.com",
 		"instance/service-accounts/default/token": map[string]any{"access_token": "token-1", "expires_in": 3600, "token_type": "Bearer"},
 	}
 	switch v := values[path].(type) {
@@ -110,7 +111,12 @@ func (g *google) metadata(w http.ResponseWriter, r *http.Request) {
 func (g *google) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if r.Header.Get("Authorization") != "Bearer token-1" {
+	if r.Host == "sts.googleapis.com" && r.URL.Path == "/v1/token" && r.FormValue("subject_token") == "token-1" {
+		io.WriteString(w, `{"access_token":"narrowed","expires_in":3600,"token_type":"Bearer"}`)
+		return
+	}
+	// Containers have the narrowed token alone.
+	if bearer := r.Header.Get("Authorization"); bearer != "Bearer token-1" && (bearer != "Bearer narrowed" || !strings.Contains(r.URL.Path, "/storage/v1/b/demo-project-demo-files")) {
 		http.Error(w, "no token", http.StatusUnauthorized)
 		return
 	}
@@ -186,12 +192,12 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w := &world{google: &google{objects: map[string]string{}, items: map[string]string{}}, n: n, archive: t.TempDir(), names: map[string]string{
-		"metadata.google.internal.": metadataAt, "storage.googleapis.com.": googleAt, "secretmanager.googleapis.com.": googleAt, "archive.ubuntu.test.": archiveAt,
+		"metadata.google.internal.": metadataAt, "storage.googleapis.com.": googleAt, "sts.googleapis.com.": googleAt, "secretmanager.googleapis.com.": googleAt, "archive.ubuntu.test.": archiveAt,
 		"db.demo.internal.": mainAt, "redis.demo.internal.": mainAt, "vector.demo.internal.": vectorAt, "edge.demo.internal.": "203.0.113.7",
 	}}
 	w.serve(t, googleAt+":8080", w.google, nil)
 	w.serve(t, metadataAt+":80", http.HandlerFunc(w.metadata), nil)
-	w.serve(t, googleAt+":443", w.google, w.certificate(t, "storage.googleapis.com", "secretmanager.googleapis.com"))
+	w.serve(t, googleAt+":443", w.google, w.certificate(t, "storage.googleapis.com", "secretmanager.googleapis.com", "sts.googleapis.com"))
 	w.nameServer(t)
 	return w
 }

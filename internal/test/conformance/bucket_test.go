@@ -15,7 +15,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,18 +42,8 @@ func cloudWithBuckets(t *testing.T) localcloud.Info {
 	return info
 }
 
-// noMetadata has Google's clients, which ask the machine's metadata server what the machine is, find one that knows nothing.
-func noMetadata(t *testing.T) {
-	t.Helper()
-	server := httptest.NewServer(http.NotFoundHandler())
-	t.Cleanup(server.Close)
-	t.Setenv("GCE_METADATA_HOST", server.Listener.Addr().String())
-	t.Setenv("GCE_METADATA_IP", server.Listener.Addr().String()) // Node's and Python's
-}
-
 // TestBucketGo has Google's Go client, which the plugin daemon uses, do what the daemon does and what else it can.
 func TestBucketGo(t *testing.T) {
-	noMetadata(t)
 	t.Run("by address", func(t *testing.T) {
 		info := cloudWithBuckets(t)
 		testBucketGo(t, info.URL, option.WithEndpoint(info.URL+"storage/v1/"), option.WithTokenSource(oauth2.StaticTokenSource(&oauth2.Token{AccessToken: info.Token})))
@@ -281,7 +270,6 @@ func TestBucketNode(t *testing.T) {
 // address, and once at Google's, with the local cloud's name server and authority. With the arguments load it only tries
 // whether the client is there.
 func foreign(t *testing.T, name string, load []string, args ...string) {
-	noMetadata(t)
 	if out, err := exec.CommandContext(t.Context(), name, load...).CombinedOutput(); err != nil {
 		need.Missing(t, fmt.Sprintf("%s has no client for Cloud Storage: %v %s; to install: scripts/install-clients", name, err, lastLine(out)))
 	}

@@ -67,8 +67,8 @@ func alone(f func() error) error {
 	return <-done
 }
 
-// do runs f in the namespace.
-func (n *Namespace) do(f func() error) error {
+// Do runs f in the namespace.
+func (n *Namespace) Do(f func() error) error {
 	return alone(func() error {
 		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("enter a network namespace: %w", err)
@@ -85,7 +85,7 @@ func (n *Namespace) Command(ctx context.Context, name string, args ...string) *e
 
 // Dial connects to an address of the namespace, which must be a number.
 func (n *Namespace) Dial(ctx context.Context, network, address string) (c net.Conn, err error) {
-	err = n.do(func() error {
+	err = n.Do(func() error {
 		c, err = (&net.Dialer{}).DialContext(ctx, network, address)
 		return err
 	})
@@ -94,7 +94,7 @@ func (n *Namespace) Dial(ctx context.Context, network, address string) (c net.Co
 
 // Listen listens on an address of the namespace.
 func (n *Namespace) Listen(address string) (l net.Listener, err error) {
-	err = n.do(func() error {
+	err = n.Do(func() error {
 		l, err = net.Listen("tcp", address)
 		return err
 	})
@@ -103,7 +103,7 @@ func (n *Namespace) Listen(address string) (l net.Listener, err error) {
 
 // ListenPacket is Listen for UDP.
 func (n *Namespace) ListenPacket(address string) (c net.PacketConn, err error) {
-	err = n.do(func() error {
+	err = n.Do(func() error {
 		c, err = net.ListenPacket("udp", address)
 		return err
 	})
@@ -149,7 +149,7 @@ func Relay(l net.Listener, dial func(ctx context.Context) (net.Conn, error)) (st
 
 // DialFrom is Dial from an address of the namespace.
 func (n *Namespace) DialFrom(ctx context.Context, from, address string) (c net.Conn, err error) {
-	err = n.do(func() error {
+	err = n.Do(func() error {
 		c, err = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).DialContext(ctx, "tcp", address)
 		return err
 	})

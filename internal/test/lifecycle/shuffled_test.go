@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/difyup/difyup/internal/localcloud/faults"
+	"github.com/difyup/difyup/internal/test/need"
 )
 
 var (
@@ -28,17 +29,15 @@ var (
 )
 
 // TestShuffledBoot boots instances before what they need. Databases and names are not there at first; then packets to them, to
-// Redis and to the name server are dropped, and secrets and rights to the bucket refused, until the times that a seed gives. All become ready, and healing, which is on, replaces none, though it may
-// after 65 s. Then Redis's packets are dropped again, for as long, and perhaps it is killed meanwhile: the same agents go on, and
+// Redis and to the name server are dropped, and secrets and rights to the bucket refused, until the times that a seed gives. All
+// become ready, and healing, which is on, replaces none, though it may after 65 s. Then Redis's packets are dropped again, for as long, and perhaps it is killed meanwhile: the same agents go on, and
 // all that Dify does is well again. A boot that fails is repeated by its seed:
 //
 //	go test ./internal/test/lifecycle -run TestShuffledBoot -boots 1 -boot-seed 17 -boot-delay 90s
 //
 // It runs itself in a network of its own, for the packets.
 func TestShuffledBoot(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts a local cloud")
-	}
+	need.Long(t, "starts a local cloud")
 	const inside = "DIFYUP_TEST_SHUFFLED"
 	if os.Getenv(inside) != "" {
 		for n := *bootSeed; n < *bootSeed+uint64(*boots); n++ {
@@ -46,21 +45,11 @@ func TestShuffledBoot(t *testing.T) {
 		}
 		return
 	}
-	if missing := func() string {
-		if os.Geteuid() != 0 {
-			return "a network of the test's own needs root"
+	need.Root(t, "a network of the test's own needs root")
+	for _, name := range []string{"unshare", "ip", "iptables"} {
+		if _, err := exec.LookPath(name); err != nil {
+			need.Missing(t, "there is no "+name+" on this machine")
 		}
-		for _, name := range []string{"unshare", "ip", "iptables"} {
-			if _, err := exec.LookPath(name); err != nil {
-				return "there is no " + name + " on this machine"
-			}
-		}
-		return ""
-	}(); missing != "" {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(missing)
-		}
-		t.Skip(missing)
 	}
 	self, err := os.Executable()
 	if err != nil {

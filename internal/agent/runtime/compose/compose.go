@@ -470,6 +470,15 @@ func (e *engine) Relay() (netip.Addr, netip.Prefix) {
 	return netip.MustParseAddr(machineAt), netip.PrefixFrom(netip.MustParseAddr(beatAt), 32)
 }
 
+// Identity: the machine's address in the network that the service shares with nobody.
+func (e *engine) Identity(n dify.Name) (netip.AddrPort, runtime.Asker) {
+	network := n.Ask()
+	if network == "" {
+		return netip.AddrPort{}, runtime.Asker{}
+	}
+	return identityAt(network), runtime.Asker{Device: bridge(network)}
+}
+
 func (e *engine) Health(ctx context.Context) error {
 	e.mu.Lock()
 	services, broken := e.services, e.broken

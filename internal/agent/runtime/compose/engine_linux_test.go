@@ -33,10 +33,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/difyup/difyup/internal/agent/frontdoor"
+	"github.com/difyup/difyup/internal/agent/identity"
 	"github.com/difyup/difyup/internal/agent/runtime"
 	"github.com/difyup/difyup/internal/agent/runtime/compose"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/smoke"
+	"github.com/difyup/difyup/internal/sockets"
 	"github.com/difyup/difyup/internal/test/engine"
 	"github.com/difyup/difyup/internal/test/need"
 	"github.com/difyup/difyup/internal/test/servers"
@@ -86,11 +88,20 @@ func TestConfig(t *testing.T) {
 			for k, v := range got.Services[s.Name].Environment {
 				got.Services[s.Name].Environment[k] = strings.ReplaceAll(v, "$$", "$")
 			}
-			if d := cmp.Diff(s.Environment, got.Services[s.Name].Environment); d != "" {
+			if d := cmp.Diff(given(compose.New(compose.Options{}), s), got.Services[s.Name].Environment); d != "" {
 				t.Errorf("%s: the environment of %s (-want +got):\n%s", r.Version, s.Name, d)
 			}
 		}
 	}
+}
+
+// given gives what a runtime gives a service for an environment.
+func given(r runtime.Runtime, s dify.Service) map[string]string {
+	all := maps.Clone(s.Environment)
+	if at, _ := r.Identity(s.Name); at.IsValid() {
+		maps.Copy(all, runtime.IdentityVariables(at))
+	}
+	return all
 }
 
 // TestSquidGuards runs a real squid with the configuration of the proxy, in a network that has a metadata server, a private
@@ -193,7 +204,7 @@ func TestSquidGuards(t *testing.T) {
 	}
 }
 
-// bucket is Cloud Storage and the metadata server in one.
+// bucket is Cloud Storage. It knows the token that the API and the worker are given.
 type bucket struct {
 	mu      sync.Mutex
 	objects map[string]string
@@ -204,8 +215,8 @@ func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer b.mu.Unlock()
 	name := strings.TrimPrefix(r.URL.Path, "/storage/v1/b/files/o/")
 	switch {
-	case strings.HasPrefix(r.URL.Path, "/computeMetadata/"):
-		io.WriteString(w, `{"access_token":"token-1","expires_in":3600}`)
+	case r.Header.Get("Authorization") != "Bearer token-of-api" && r.Header.Get("Authorization") != "Bearer token-of-worker":
+		http.Error(w, "no token", http.StatusUnauthorized)
 	case r.Method == http.MethodPost:
 		raw, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -282,7 +293,7 @@ func world(t *testing.T) (*engine.Engine, []dify.Service, map[string]string) {
 	secrets[dify.InitPassword] = "the-init-password" // which is compared with what somebody types
 	s.Domain = ""
 	s.Stores.Database.Host, s.Stores.Vector.Host, s.Stores.Redis.Host = storesAt, storesAt, storesAt
-	google := map[string]string{"GCE_METADATA_HOST": storesAt + ":8080", "STORAGE_EMULATOR_HOST": storesAt + ":8080"}
+	google := map[string]string{"STORAGE_EMULATOR_HOST": storesAt + ":8080"}
 	s.Environment = map[dify.Name]map[string]string{
 		dify.API: google, dify.Worker: google, dify.PluginDaemon: google, dify.Web: {"STANDIN_INSTANCE": "vm-1"},
 	}
@@ -453,6 +464,7 @@ func TestRun(t *testing.T) {
 		Log: slog.New(slog.NewTextHandler(&log, nil)),
 	}
 	r := compose.New(o)
+	identify(t, e, r)
 	missing := slices.Clone(all)
 	missing[3].Image = "difyup-standin/nothing:1"
 	if err := r.Prepare(ctx, missing); err == nil || !strings.Contains(err.Error(), "difyup-standin/nothing:1 is not on this machine") {
@@ -521,7 +533,7 @@ func TestRun(t *testing.T) {
 			k, value, _ := strings.Cut(v, "=")
 			got[k] = value
 		}
-		want := maps.Clone(s.Environment)
+		want := given(r, s)
 		want["PATH"], want["STANDIN_VERSION"] = "/bin", dify.Default // the image's
 		if d := cmp.Diff(want, got); d != "" {
 			t.Errorf("the environment of %s (-want +got):\n%s", s.Name, d)
@@ -563,9 +575,28 @@ func TestRun(t *testing.T) {
 		}
 	}
 
+	// Each container finds who it is where it is told, and nobody comes to where another one does: neither by the machine's address in
+	// a network of its own, nor from the machine itself.
+	for _, s := range all {
+		for _, of := range all {
+			if at, _ := r.Identity(of.Name); at.IsValid() {
+				_, err := e.Docker(ctx, nil, "exec", "dify-"+string(s.Name)+"-1", "curl", "http://"+at.String()+"/")
+				if (err == nil) != (s.Name == of.Name) {
+					t.Errorf("%s asks as %s: %v", s.Name, of.Name, err)
+				}
+			}
+		}
+	}
+	at, _ := r.Identity(dify.API)
+	if c, err := e.Dial(ctx, "tcp", at.String()); err == nil {
+		if n, err := c.Read(make([]byte, 1)); err == nil {
+			t.Errorf("the machine itself is answered %d bytes", n)
+		}
+		c.Close()
+	}
+
 	// Smoke asks as users do.
-	at := "127.0.0.1:0"
-	door, err := frontdoor.Open(netip.MustParseAddrPort(at), frontdoor.Options{Instance: "vm-1", Log: slog.New(slog.DiscardHandler), Backend: relayed(t, e, r)})
+	door, err := frontdoor.Open(netip.MustParseAddrPort("127.0.0.1:0"), frontdoor.Options{Instance: "vm-1", Log: slog.New(slog.DiscardHandler), Backend: relayed(t, e, r)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -683,6 +714,41 @@ func TestRun(t *testing.T) {
 		if strings.Contains(text, odd) || strings.Contains(text, "the-init-password") {
 			t.Errorf("a secret is shown: %s", text)
 		}
+	}
+}
+
+// identify has services be told who they are in the engine's network, as the agent does it on a machine of its own, from before
+// anything of them runs.
+func identify(t *testing.T, e *engine.Engine, r runtime.Runtime) {
+	t.Helper()
+	ctx, end := context.WithCancel(context.Background())
+	var serving sync.WaitGroup
+	t.Cleanup(func() { end(); serving.Wait() })
+	for _, n := range dify.Names() {
+		at, from := r.Identity(n)
+		if !at.IsValid() {
+			continue
+		}
+		var l net.Listener
+		err := e.Do(func() (err error) {
+			l, err = sockets.ListenEarly(ctx, at)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		endpoint := &identity.Endpoint{
+			Instance: identity.Instance{Project: "p", Account: "vm@p.iam.gserviceaccount.com", Universe: "googleapis.com"}, Log: slog.New(slog.DiscardHandler),
+			Token: func(context.Context) (identity.Token, error) {
+				return identity.Token{Value: "token-of-" + string(n), Expires: time.Now().Add(time.Hour)}, nil
+			},
+		}
+		know := func(c net.Conn) error { return e.Do(func() error { return from.Know(c) }) } // the names of devices are the network's
+		serving.Go(func() {
+			if err := identity.Serve(ctx, l, know, endpoint); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

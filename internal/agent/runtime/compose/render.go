@@ -3,11 +3,14 @@ package compose
 import (
 	"bytes"
 	"fmt"
+	"maps"
+	"net/netip"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/difyup/difyup/internal/agent/runtime"
 	"github.com/difyup/difyup/internal/dify"
 )
 
@@ -100,6 +103,15 @@ const (
 	beatAt       = "198.18.240.129"
 )
 
+// bridge gives the name of a network's device on the machine, of at most 15 characters.
+func bridge(n dify.Network) string { return "difyup-" + string(n) }
+
+// identityAt gives where in a service's own network the agent answers: the machine's address, the first of the subnet, and the port
+// that metadata servers have.
+func identityAt(n dify.Network) netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParsePrefix(dify.Subnets()[n]).Addr().Next(), 80)
+}
+
 // literal has compose take a text as it is: it replaces $NAME in what it reads.
 func literal(text string) string { return strings.ReplaceAll(text, "$", "$$") }
 
@@ -141,12 +153,17 @@ func render(name string, services []dify.Service, pull string, job bool) (Files,
 		}
 		for i, n := range s.Networks {
 			out.Networks[n] = &attachment{Priority: 100 * (len(s.Networks) - 1 - i)}
-			net := network{Driver: "bridge", Internal: n == dify.Inward, DriverOpts: map[string]string{
-				"com.docker.network.bridge.name": "difyup-" + string(n), "com.docker.network.driver.mtu": mtu,
+			net := network{Driver: "bridge", Internal: n != dify.Outward, DriverOpts: map[string]string{
+				"com.docker.network.bridge.name": bridge(n), "com.docker.network.driver.mtu": mtu,
 			}}
 			net.IPAM.Config = []map[string]string{{"subnet": dify.Subnets()[n]}}
 			if n == dify.Outward {
 				net.IPAM.Config[0]["gateway"], net.IPAM.Config[0]["ip_range"] = machineAt, othersWithin
+			}
+			if n == s.Name.Ask() {
+				at := identityAt(n)
+				net.IPAM.Config[0]["gateway"] = at.Addr().String()
+				maps.Copy(out.Environment, runtime.IdentityVariables(at))
 			}
 			if n == dify.Outward && s.Name == dify.WorkerBeat {
 				out.Networks[n].Address, out.ExtraHosts = beatAt, []string{dify.RelayHost + ":" + machineAt}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -93,14 +94,16 @@ func TestOnLoopback(t *testing.T) {
 			Services map[string]struct {
 				Ports    []string
 				Networks map[string]any
-				CapDrop  []string `yaml:"cap_drop"`
-				Security []string `yaml:"security_opt"`
+				Env      map[string]string `yaml:"environment"`
+				CapDrop  []string          `yaml:"cap_drop"`
+				Security []string          `yaml:"security_opt"`
 				Restart  string
 				Memory   string `yaml:"mem_limit"`
 				Volumes  []struct{ Source, Target string }
 			}
 			Networks map[string]struct {
 				Internal bool
+				Options  map[string]string `yaml:"driver_opts"`
 				IPAM     struct{ Config []struct{ Subnet string } }
 			}
 		}
@@ -116,7 +119,17 @@ func TestOnLoopback(t *testing.T) {
 					t.Errorf("%s: %s publishes %s", r.Version, name, port)
 				}
 			}
-			if len(s.CapDrop) == 0 || s.Memory == "" || s.Restart != "on-failure" || (len(s.Security) == 0) != (name == "sandbox") {
+			// Who has an identity is told of it, and shares the network in which it asks with nobody.
+			ask := string(dify.Name(name).Ask())
+			if _, in := s.Networks[ask]; in != (ask != "") || (s.Env["GCE_METADATA_HOST"] != "") != in || s.Env["GCE_METADATA_IP"] != s.Env["GCE_METADATA_HOST"] {
+				t.Errorf("%s: %s is in %v, and asks at %q", r.Version, name, s.Networks, s.Env["GCE_METADATA_HOST"])
+			}
+			for n := range s.Networks {
+				if strings.HasPrefix(n, "ask-") && n != ask {
+					t.Errorf("%s: %s is in %s", r.Version, name, n)
+				}
+			}
+			if !slices.Equal(s.CapDrop, []string{"NET_RAW"}) || s.Memory == "" || s.Restart != "on-failure" || (len(s.Security) == 0) != (name == "sandbox") {
 				t.Errorf("%s: %s: %+v", r.Version, name, s)
 			}
 			if _, out := s.Networks["outward"]; out == (name == "sandbox") {
@@ -133,6 +146,9 @@ func TestOnLoopback(t *testing.T) {
 		}
 		var seen []netip.Prefix
 		for name, n := range p.Networks {
+			if n.Internal == (name == "outward") || n.Options["com.docker.network.bridge.name"] != "difyup-"+name || len("difyup-"+name) > 15 {
+				t.Errorf("%s: the network %s: %+v", r.Version, name, n)
+			}
 			if len(n.IPAM.Config) != 1 {
 				t.Fatalf("%s: the subnet of %s is not fixed", r.Version, name)
 			}

@@ -45,6 +45,7 @@ var sources = []source{
 	{"dns", "dns/v1/dns-api.json", "", []string{"dns.managedZones.", "dns.resourceRecordSets.", "dns.changes.", "dns.managedZoneOperations.", "dns.projects."}},
 	{"servicenetworking", "servicenetworking/v1/servicenetworking-api.json", "", []string{"servicenetworking.services.connections.", "servicenetworking.operations.get"}},
 	{"serviceusage", "serviceusage/v1/serviceusage-api.json", "", []string{"serviceusage.services.", "serviceusage.operations."}},
+	{"sts", "sts/v1/sts-api.json", "", []string{"sts.token"}},
 	{"cloudbilling", "cloudbilling/v1/cloudbilling-api.json", "", []string{"cloudbilling.projects.getBillingInfo"}},
 }
 

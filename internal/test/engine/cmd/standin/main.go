@@ -40,7 +40,7 @@ func main() {
 }
 
 var (
-	page = regexp.MustCompile(`http://127\.0\.0\.1:[0-9]+[-/a-z_]*`)
+	page = regexp.MustCompile(`http://[0-9.]+:[0-9]+[-/a-z_]*`)
 	port = regexp.MustCompile(`/dev/tcp/(127\.0\.0\.1)/([0-9]+)`)
 )
 

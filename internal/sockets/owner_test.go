@@ -1,4 +1,4 @@
-package metadata
+package sockets
 
 import (
 	"net/netip"
