@@ -22,7 +22,8 @@ type Options struct {
 	Release  dify.Release
 	Services []dify.Service
 	Instance string
-	// Job runs a job of this instance. When Run is called, and when Job has returned, none is left.
+	// Job runs a job of this instance. When Run is called none is left, nor when Job has returned no error, or that of its context
+	// alone.
 	Job func(context.Context, runtime.Job) (runtime.Result, error)
 	Say func(what string) // what is done or waited for now, in our own words
 	Log *slog.Logger
@@ -222,8 +223,11 @@ func attempt(ctx context.Context, c *pgx.Conn, o Options) error {
 		return fmt.Errorf("note that a migration begins: %w", err)
 	}
 	for _, m := range dify.Migrations(o.Services) {
-		if err := run(ctx, c, o, m); err != nil {
-			// The session may be lost. Where another one cannot be had either, the next Run takes it back.
+		if sure, err := run(ctx, c, o, m); err != nil {
+			if !sure {
+				return err // the next Run takes it back
+			}
+			// The session may be lost. Where another one cannot be had either, the next Run takes it back, too.
 			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), stores.Patience)
 			defer cancel()
 			if other, lost := pgx.ConnectConfig(late, o.Main.Copy()); lost == nil {
@@ -297,8 +301,8 @@ func until(ctx context.Context, o Options, what string, do func(context.Context)
 	}
 }
 
-// run runs one migration. It is ended when the session with the lock is lost.
-func run(ctx context.Context, c *pgx.Conn, o Options, m dify.Migration) error {
+// run runs one migration. It is ended when the session with the lock is lost. sure says that its job is gone.
+func run(ctx context.Context, c *pgx.Conn, o Options, m dify.Migration) (sure bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	watched := make(chan struct{})
@@ -326,15 +330,16 @@ func run(ctx context.Context, c *pgx.Conn, o Options, m dify.Migration) error {
 	}
 	result, err := o.Job(ctx, runtime.Job{Service: m.Service, Command: m.Command, Environment: environment})
 	lost := context.Cause(ctx)
+	sure = err == nil || err == ctx.Err()
 	cancel(nil)
 	<-watched // the connection is ours again
 	switch {
 	case lost != nil:
-		return lost
+		return sure, lost
 	case err != nil:
-		return err
+		return sure, err
 	case result.Status != 0:
-		return &Failed{Of: m.Service.Name, Why: fmt.Sprintf("ended with status %d", result.Status), Lines: result.Lines}
+		return sure, &Failed{Of: m.Service.Name, Why: fmt.Sprintf("ended with status %d", result.Status), Lines: result.Lines}
 	}
-	return nil
+	return sure, nil
 }

@@ -196,7 +196,10 @@ func TestLostHolder(t *testing.T) {
 		close(told)
 		time.Sleep(3 * time.Second)
 		inside.Add(-1)
-		return runtime.Result{}, errors.Join(ctx.Err(), conn.Close(context.WithoutCancel(ctx)))
+		if err := conn.Close(context.WithoutCancel(ctx)); err != nil {
+			return runtime.Result{}, err
+		}
+		return runtime.Result{}, ctx.Err()
 	}
 	second := func(ctx context.Context, j runtime.Job) (runtime.Result, error) {
 		most.Store(max(most.Load(), inside.Add(1)))
@@ -225,5 +228,48 @@ func TestLostHolder(t *testing.T) {
 	}
 	if most.Load() != 1 {
 		t.Errorf("%d migrations ran at the same time", most.Load())
+	}
+}
+
+// TestLeft has an instance's engine fail while a job runs, so that the job may be about: others wait for what nobody may hear of
+// any more, and the instance itself, whose runtime has cleared up then, does not.
+func TestLeft(t *testing.T) {
+	w := newWorld(t)
+	config := w.database()
+	broken := func(context.Context, runtime.Job) (runtime.Result, error) {
+		return runtime.Result{}, errors.New("the engine does not answer")
+	}
+	well := func(ctx context.Context, _ runtime.Job) (runtime.Result, error) {
+		return runtime.Result{}, execute(ctx, config, to("c3f1a9b2e6d4")...)
+	}
+	waits := func(ctx context.Context, instance string, lost time.Duration) error {
+		o := options(t, config, "1.17.1", instance, well)
+		o.Look, o.Lost = 10*time.Millisecond, lost
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		if lost == 0 {
+			o.Say = func(what string) {
+				if what == "waits for a migration to end whose instance was lost" {
+					cancel()
+				}
+			}
+		}
+		_, err := migrate.Run(ctx, o)
+		return err
+	}
+	for _, tc := range []struct {
+		who  string
+		lost time.Duration
+		want error
+	}{{"vm-2", 0, context.Canceled}, {"vm-1", 0, nil}, {"vm-2", 50 * time.Millisecond, nil}} {
+		if err := execute(t.Context(), config, `DROP TABLE IF EXISTS alembic_version`); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := migrate.Run(t.Context(), options(t, config, "1.17.1", "vm-1", broken)); err == nil {
+			t.Fatal("it is well")
+		}
+		if err := waits(t.Context(), tc.who, tc.lost); !errors.Is(err, tc.want) {
+			t.Errorf("%s, which gives others %s: %v, want %v", tc.who, tc.lost, err, tc.want)
+		}
 	}
 }

@@ -525,7 +525,11 @@ func (e *engine) Job(ctx context.Context, j runtime.Job) (result runtime.Result,
 	if err := remove(); err != nil {
 		return result, err
 	}
-	defer func() { err = errors.Join(err, remove()) }()
+	defer func() {
+		if left := remove(); left != nil { // else err is what it was: whoever ended ctx knows that nothing is left
+			err = errors.Join(err, left)
+		}
+	}()
 	// The services' own containers are no orphans.
 	env := []string{"COMPOSE_IGNORE_ORPHANS=true"}
 	if _, err := e.compose(ctx, 2*short, services, env, name+".yaml", "run", "--detach", "--no-deps", "--name", container, string(s.Name)); err != nil {

@@ -479,11 +479,13 @@ func TestRun(t *testing.T) {
 		}
 	}
 
-	job := runtime.Job{Service: all[0], Environment: map[string]string{"MODE": "migration", "MIGRATION_ENABLED": "true"}}
-	if got, err := r.Job(ctx, job); err != nil || got.Status != 0 || !strings.Contains(got.Lines, "the tables are there") {
-		t.Errorf("the migration ended with %+v, %v", got, err)
+	for _, m := range dify.Migrations(all) {
+		job := runtime.Job{Service: m.Service, Command: m.Command, Environment: m.Environment}
+		if got, err := r.Job(ctx, job); err != nil || got.Status != 0 || !strings.Contains(got.Lines, "tables are there") {
+			t.Errorf("the migration of %s ended with %+v, %v", m.Service.Name, got, err)
+		}
 	}
-	job = runtime.Job{Service: all[0], Command: []string{"api", "nothing"}}
+	job := runtime.Job{Service: all[0], Command: []string{"api", "nothing"}}
 	if got, err := r.Job(ctx, job); err != nil || got.Status != 1 || !strings.Contains(got.Lines, `knows no command "nothing"`) {
 		t.Errorf("an unknown command ended with %+v, %v", got, err)
 	}

@@ -1,0 +1,26 @@
+package ops
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/difyup/difyup/internal/report"
+)
+
+// TestWarnings gathers what instances warn of. What one said long ago is of no account.
+func TestWarnings(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	says := func(name string, age time.Duration, warnings ...string) Instance {
+		return Instance{Name: name, Report: &report.Document{At: now.Add(-age), Phase: report.Serves, Warnings: warnings}}
+	}
+	s := &Status{Instances: []Instance{says("vm-1", 0, "x", "y"), says("vm-2", time.Minute, "y", "x"), says("vm-3", time.Minute, "y")}}
+	if d := cmp.Diff([]string{"x (vm-1, vm-2)", "y"}, s.warnings(now)); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	s.Instances = []Instance{says("vm-1", time.Hour, "x"), {Name: "vm-2", Silent: "has not reported yet"}}
+	if got := s.warnings(now); got != nil {
+		t.Errorf("it warns of %q", got)
+	}
+}
