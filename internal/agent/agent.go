@@ -328,7 +328,7 @@ func (a *agent) serve(ctx, life context.Context) {
 		if time.Since(began) > 5*time.Minute {
 			wait = time.Second
 		}
-		if life.Err() != nil {
+		if life.Err() != nil || ctx.Err() != nil { // it was ended, or nothing is started again any more
 			return
 		}
 		a.vitals.restarted()

@@ -671,6 +671,9 @@ func TestRun(t *testing.T) {
 			t.Errorf("the log does not say %q", words)
 		}
 	}
+	if _, ending, _ := strings.Cut(log.String(), "ending: no new requests"); strings.Contains(ending, "starting it again") {
+		t.Error("the log says that what ends is started again")
+	}
 	if t.Failed() {
 		t.Log(log.String())
 	}
