@@ -19,6 +19,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/difyup/difyup/internal/agent/frontdoor"
 	"github.com/difyup/difyup/internal/agent/migrate"
@@ -40,6 +41,8 @@ type Options struct {
 	Runtimes map[string]func(Instance) runtime.Runtime
 	// Dir is where the agent keeps what must outlive it; "" = nothing must.
 	Dir string
+	// Authorities is the directory in which services find the certificates of the authorities of stores; see runtimes.
+	Authorities string
 	// Cut ends at once, when it is closed, what Run still waits for after its context has ended. nil = never.
 	Cut <-chan struct{}
 	Log *slog.Logger
@@ -72,6 +75,8 @@ type agent struct {
 	endpoint string  // of all APIs; "" on Google
 	scale    float64 // of Google's times: 1 on Google
 	settings dify.Settings
+
+	authorities authorities
 
 	provided map[string]bool // the stores that hold and allow all that Dify needs; only serve uses it
 }
@@ -262,7 +267,10 @@ func (a *agent) serve(ctx, life context.Context) {
 				}
 				prepared = true
 			}
-			err := a.reach(ctx, secrets)
+			err := a.trust(ctx)
+			if err == nil {
+				err = a.reach(ctx, secrets)
+			}
 			if err == nil {
 				err = a.provide(ctx, secrets)
 			}
@@ -409,6 +417,7 @@ func (a *agent) stores(secrets map[string]string) []store {
 				if err != nil {
 					return err
 				}
+				config.TLSConfig = a.tls(d.TLS, dify.DatabaseAuthorities)
 				return do(ctx, config)
 			}
 		}
@@ -419,9 +428,19 @@ func (a *agent) stores(secrets map[string]string) []store {
 		postgres("the plugins' database", s.Database, s.Database.PluginName, secrets[dify.DBPassword], stores.Needs{}),
 		postgres("the vector database", s.Vector, s.Vector.Name, secrets[dify.VectorPassword], stores.Needs{Extension: dify.VectorExtension}),
 		{name: "Redis", reach: func(ctx context.Context) error {
-			return stores.ReachRedis(ctx, stores.RedisOptions(a.resolver, s.Redis.Host, s.Redis.Port, secrets[dify.RedisAuth]))
+			return stores.ReachRedis(ctx, a.redisOptions(secrets))
 		}},
 	}
+}
+
+// redisOptions are for the agent's own clients of Redis.
+func (a *agent) redisOptions(secrets map[string]string) *redis.Options {
+	r := a.settings.Stores.Redis
+	o := stores.RedisOptions(a.resolver, r.Host, r.Port, secrets[dify.RedisAuth])
+	if c := a.tls(r.TLS, dify.RedisAuthorities); c != nil {
+		stores.EncryptRedis(o, c)
+	}
+	return o
 }
 
 // bucket is that of Dify's files. It has no name that comes to be, so reach leaves it to provide.
@@ -441,6 +460,7 @@ func (a *agent) run(ctx, life context.Context, services []dify.Service, secrets 
 	var watches sync.WaitGroup
 	watches.Go(func() { a.watch(watching, end) })
 	watches.Go(func() { a.keepChecking(watching, secrets) })
+	watches.Go(func() { a.keepTrusting(watching) })
 	watches.Go(func() { a.schedule(watching, secrets) })
 	err := a.runtime.Run(life, services)
 	if cause := context.Cause(life); errors.Is(cause, errSilent) {

@@ -31,6 +31,9 @@ func (s *Stack) compare(ctx context.Context, owner resource.Owner, st *state.Sta
 	if err != nil {
 		return nil, fmt.Errorf("read the cloud: %w", err)
 	}
+	if err := s.fixed(ctx, owner, live); err != nil {
+		return nil, err
+	}
 	// While a run has not ended well, what it did not come to is missing without having been lost.
 	versions, notes, err := topology.ReadVersions(s.opts.Spec, live, st.Intent == nil, func(id resource.ID) (int, error) {
 		n, _, err := s.client.SecretState(ctx, s.graph.Get(id), "latest")

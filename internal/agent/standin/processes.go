@@ -27,6 +27,7 @@ type ProcessOptions struct {
 	Version     string   // the release that it says it is
 	Environ     []string // of which PATH and HOME are inherited
 	Environment map[string]string
+	Authorities string        // the directory that services find as dify.AuthorityDir
 	Output      io.Writer     // what the processes say
 	Look        time.Duration // between two looks at a process that answered; 0 = 5 s
 	Log         *slog.Logger
@@ -85,6 +86,9 @@ func (p *processes) Relay() (netip.Addr, netip.Prefix) { return p.opts.Address, 
 // env gives the environment of a process of a service's.
 func (p *processes) env(s dify.Service, more map[string]string) []string {
 	all := maps.Clone(s.Environment)
+	for name, value := range all { // processes have no root of their own to mount it in
+		all[name] = strings.ReplaceAll(value, dify.AuthorityDir, p.opts.Authorities)
+	}
 	maps.Copy(all, p.opts.Environment)
 	maps.Copy(all, more)
 	all["STANDIN_ADDRESS"], all["STANDIN_INSTANCE"], all["STANDIN_VERSION"] = p.opts.Address.String(), p.opts.Instance, p.opts.Version
