@@ -1,22 +1,24 @@
 package ops
 
 import (
-	"context"
 	"fmt"
 
+	"github.com/difyup/difyup/internal/config"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/resource"
+	"github.com/difyup/difyup/internal/topology"
 )
 
-// fixed refuses what cannot be changed while a stack runs, for instances that run now would lose a store, though Google would do it.
-func (s *Stack) fixed(ctx context.Context, owner resource.Owner, live map[resource.ID]map[string]any) error {
+// fixed refuses what cannot be changed while a stack runs: what Google does not change, and what instances that run now would
+// lose a store by. Running gives the settings that these have, zero when there are none; it is asked when they matter.
+func fixed(spec *config.Spec, g *resource.Graph, owner resource.Owner, live map[resource.ID]map[string]any, running func() (dify.Settings, error)) error {
 	var faults fault.List
 	add := func(option, summary, detail, remedy string) {
-		faults = append(faults, &fault.Fault{Summary: summary, Detail: detail, Remedy: remedy, At: s.opts.Spec.At(option)})
+		faults = append(faults, &fault.Fault{Summary: summary, Detail: detail, Remedy: remedy, At: spec.At(option)})
 	}
-	for _, r := range s.graph.Resources() {
+	for _, r := range g.Resources() {
 		body := live[r.ID()]
 		if body == nil || !owner.Marked(r.Kind, body) {
 			continue
@@ -24,7 +26,7 @@ func (s *Stack) fixed(ctx context.Context, owner resource.Owner, live map[resour
 		was := func(path resource.Path) any { v, _ := resource.Lookup(body, path); return v }
 		switch r.Kind {
 		case kind.RedisInstances.Kind:
-			o := s.opts.Spec.Redis
+			o := spec.Redis
 			if now := was("authEnabled") == true; now != o.Auth {
 				add("redis.auth", "AUTH of Redis cannot be changed while the stack runs",
 					fmt.Sprintf("`redis.auth` is %t, and %s was created with %t. Google would change it at once, and all instances that run would lose Redis until they are replaced.", o.Auth, r.ID(), now),
@@ -41,29 +43,21 @@ func (s *Stack) fixed(ctx context.Context, owner resource.Owner, live map[resour
 			if want != "ENCRYPTED_ONLY" || was(mode) == want {
 				continue
 			}
-			running, err := s.running(ctx, live)
+			now, err := running()
 			if err != nil {
 				return err
 			}
-			if running.Stack == "" || running.Stores.Database.TLS != dify.Plain {
+			if now.Stack == "" || now.Stores.Database.TLS != dify.Plain {
 				continue // none runs, or all that do encrypt already
 			}
-			section := "database"
-			if r.Leaf() == s.opts.Spec.Stack+"-vector" {
-				section = "vector"
+			section, tls := "database", spec.Database.TLS
+			if r.ID() != topology.MainInstance(spec) {
+				section, tls = "vector", spec.Vector.TLS
 			}
 			add(section+".tls", "Instances that run do not encrypt their connections",
-				fmt.Sprintf("With `%s.tls: %s`, %s would refuse them at once, and plugins would fail until all instances are replaced. An earlier difyup created them.", section, s.spec(section), r.ID()),
-				fmt.Sprintf("Set `%s.tls` to `allowed` and apply; that replaces the instances. Then set it to `%s` and apply again.", section, s.spec(section)))
+				fmt.Sprintf("With `%s.tls: %s`, %s would refuse them at once, and plugins would fail until all instances are replaced. An earlier difyup created them.", section, tls, r.ID()),
+				fmt.Sprintf("Set `%s.tls` to `allowed` and apply; that replaces the instances. Then set it to `%s` and apply again.", section, tls))
 		}
 	}
 	return faults.Err()
-}
-
-// spec gives the option `tls` of a section.
-func (s *Stack) spec(section string) string {
-	if section == "vector" {
-		return s.opts.Spec.Vector.TLS
-	}
-	return s.opts.Spec.Database.TLS
 }

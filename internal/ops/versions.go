@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/gcp"
 	"github.com/difyup/difyup/internal/kind"
@@ -31,7 +32,8 @@ func (s *Stack) compare(ctx context.Context, owner resource.Owner, st *state.Sta
 	if err != nil {
 		return nil, fmt.Errorf("read the cloud: %w", err)
 	}
-	if err := s.fixed(ctx, owner, live); err != nil {
+	running := func() (dify.Settings, error) { return s.running(ctx, live) }
+	if err := fixed(s.opts.Spec, s.graph, owner, live, running); err != nil {
 		return nil, err
 	}
 	// While a run has not ended well, what it did not come to is missing without having been lost.

@@ -27,6 +27,12 @@ const (
 // privateAddress is where Cloud SQL shows an instance's private address.
 const privateAddress resource.Path = "ipAddresses[type=PRIVATE].ipAddress"
 
+// MainInstance is the Cloud SQL instance with Dify's main database.
+func MainInstance(s *config.Spec) resource.ID {
+	b := &builder{spec: s}
+	return resource.ID(kind.SQLInstances.Name + "/" + b.name("main"))
+}
+
 // MainDatabase is the database in which Dify's schema is.
 func MainDatabase(s *config.Spec) resource.ID {
 	b := &builder{spec: s}
