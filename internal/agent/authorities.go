@@ -109,19 +109,23 @@ func (a *agent) keep(file string, certs []*x509.Certificate) error {
 			return nil
 		}
 	}
-	// They are no secret, and services run as users of their own.
-	err := os.MkdirAll(a.opts.Authorities, 0o755)
-	if err == nil {
-		err = os.WriteFile(path+".next", text, 0o644)
-	}
-	if err == nil {
-		err = os.Rename(path+".next", path)
-	}
-	if err != nil {
+	if err := publish(a.opts.Authorities, path, text); err != nil {
 		return fmt.Errorf("write the certificate authorities: %w", err)
 	}
 	a.log.Info("the certificate authorities of stores are known", "file", file, "authorities", len(certs))
 	return nil
+}
+
+// publish writes a file for services, whole. It is no secret, and they run as users of their own: the agent's umask does not count.
+func publish(dir, path string, text []byte) error {
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o755)); err != nil {
+		return err
+	}
+	next := path + ".next"
+	if err := os.WriteFile(next, text, 0o644); err != nil {
+		return err
+	}
+	return errors.Join(os.Chmod(next, 0o644), os.Rename(next, path))
 }
 
 // trustEvery is how often the authorities are fetched anew: one that is added is known long before it signs.

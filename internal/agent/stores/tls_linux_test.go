@@ -30,7 +30,7 @@ func TestVerified(t *testing.T) {
 	for _, names := range []authority.Names{authority.NoNames, authority.DNSNames, authority.AddressNames} {
 		data.SQL.SetNames(names)
 		data.Cache.SetNames(names)
-		id, other := "p/"+string(names), "p/other-"+string(names)
+		id, cached, other := "p/"+string(names), "p/redis-"+string(names), "p/other-"+string(names)
 		at, err := data.SQL.Create(t.Context(), id, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -42,14 +42,14 @@ func TestVerified(t *testing.T) {
 		if err != nil || len(own) != 2 {
 			t.Fatalf("there are %d authorities, %v", len(own), err)
 		}
-		red, err := data.Cache.CreateEncrypted(t.Context(), id, password, nil)
+		red, err := data.Cache.CreateEncrypted(t.Context(), cached, password, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if _, err := data.Cache.CreateEncrypted(t.Context(), other, password, nil); err != nil {
 			t.Fatal(err)
 		}
-		redOwn, err := data.Cache.Authorities(id)
+		redOwn, err := data.Cache.Authorities(cached)
 		if err != nil {
 			t.Fatal(err)
 		}
