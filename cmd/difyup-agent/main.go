@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -54,11 +55,16 @@ func run(args []string) int {
 	case len(args) == 0:
 		var self string
 		if self, err = os.Executable(); err == nil {
-			dir, metadata := stateDir, os.Getenv("GCE_METADATA_HOST")
+			dir, authorities, metadata := stateDir, stateDir+"/authorities", os.Getenv("GCE_METADATA_HOST")
 			if metadata != "" { // a rehearsal's instance does not outlive its agent
 				dir = ""
+				authorities, err = filepath.Abs("authorities")
 			}
-			err = agent.Run(ctx, agent.Options{MetadataHost: metadata, DNS: os.Getenv("DIFYUP_DNS"), Dir: dir, Runtimes: runtimes(self), Cut: cut, Log: log})
+			if err == nil {
+				err = agent.Run(ctx, agent.Options{
+					MetadataHost: metadata, DNS: os.Getenv("DIFYUP_DNS"), Dir: dir, Authorities: authorities, Runtimes: runtimes(self, authorities), Cut: cut, Log: log,
+				})
+			}
 		}
 	case args[0] == "version":
 		fmt.Println(build.Current())
@@ -80,12 +86,13 @@ func run(args []string) int {
 // stateDir is where the agent keeps what outlives it.
 const stateDir = "/var/lib/difyup"
 
-// runtimes gives what the agent can run Dify with. It is the one place that knows them all.
-func runtimes(self string) map[string]func(agent.Instance) runtime.Runtime {
+// runtimes gives what the agent can run Dify with. It is the one place that knows them all. Services read the certificate
+// authorities of stores from a directory of the agent's.
+func runtimes(self, authorities string) map[string]func(agent.Instance) runtime.Runtime {
 	return map[string]func(agent.Instance) runtime.Runtime{
 		"compose": func(i agent.Instance) runtime.Runtime {
 			return compose.New(compose.Options{
-				Dir: stateDir + "/compose", Project: "dify", Pull: "missing", Login: i.Login, Memory: "/run", Log: i.Log,
+				Dir: stateDir + "/compose", Project: "dify", Pull: "missing", Login: i.Login, Memory: "/run", Authorities: authorities, Log: i.Log,
 				Environ: []string{"PATH=" + os.Getenv("PATH"), "HOME=/root"},
 			})
 		},
@@ -96,7 +103,7 @@ func runtimes(self string) map[string]func(agent.Instance) runtime.Runtime {
 			}
 			return standin.NewProcesses(standin.ProcessOptions{
 				Program: self, Address: i.Address, Instance: i.Name, Version: i.Settings.DifyVersion, Environ: os.Environ(), Environment: more,
-				Output: os.Stderr, Log: i.Log,
+				Authorities: authorities, Output: os.Stderr, Log: i.Log,
 			})
 		},
 	}

@@ -20,6 +20,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/difyup/difyup/internal/agent/frontdoor"
 	"github.com/difyup/difyup/internal/agent/identity"
@@ -44,6 +45,8 @@ type Options struct {
 	Runtimes map[string]func(Instance) runtime.Runtime
 	// Dir is where the agent keeps what must outlive it; "" = nothing must.
 	Dir string
+	// Authorities is the directory in which services find the certificates of the authorities of stores; see runtimes.
+	Authorities string
 	// Cut ends at once, when it is closed, what Run still waits for after its context has ended. nil = never.
 	Cut <-chan struct{}
 	Log *slog.Logger
@@ -85,6 +88,8 @@ type agent struct {
 	// Only serve uses these.
 	provided map[string]bool   // the stores that hold and allow all that Dify needs
 	logins   map[string]string // USER:PASSWORD for registries, by host; what Prepare calls may read it
+
+	authorities authorities
 }
 
 // Run serves until ctx ends, then lets requests and tasks finish, within dify.EndTime, and returns nil.
@@ -306,7 +311,10 @@ func (a *agent) serve(ctx, life context.Context) {
 				}
 				prepared = true
 			}
-			err := a.reach(ctx, secrets)
+			err := a.trust(ctx)
+			if err == nil {
+				err = a.reach(ctx, secrets)
+			}
 			if err == nil {
 				err = a.provide(ctx, secrets)
 			}
@@ -490,6 +498,7 @@ func (a *agent) stores(secrets map[string]string) []store {
 				if err != nil {
 					return err
 				}
+				config.TLSConfig = a.tls(d.TLS, dify.DatabaseAuthorities)
 				return do(ctx, config)
 			}
 		}
@@ -500,9 +509,19 @@ func (a *agent) stores(secrets map[string]string) []store {
 		postgres("the plugins' database", s.Database, s.Database.PluginName, secrets[dify.DBPassword], stores.Needs{}),
 		postgres("the vector database", s.Vector, s.Vector.Name, secrets[dify.VectorPassword], stores.Needs{Extension: dify.VectorExtension}),
 		{name: "Redis", reach: func(ctx context.Context) error {
-			return stores.ReachRedis(ctx, stores.RedisOptions(a.resolver, s.Redis.Host, s.Redis.Port, secrets[dify.RedisAuth]))
+			return stores.ReachRedis(ctx, a.redisOptions(secrets))
 		}},
 	}
+}
+
+// redisOptions are for the agent's own clients of Redis.
+func (a *agent) redisOptions(secrets map[string]string) *redis.Options {
+	r := a.settings.Stores.Redis
+	o := stores.RedisOptions(a.resolver, r.Host, r.Port, secrets[dify.RedisAuth])
+	if c := a.tls(r.TLS, dify.RedisAuthorities); c != nil {
+		stores.EncryptRedis(o, c)
+	}
+	return o
 }
 
 // bucket is that of Dify's files. It has no name that comes to be, so reach leaves it to provide.
@@ -524,6 +543,7 @@ func (a *agent) run(ctx, life context.Context, services []dify.Service, secrets 
 	watches.Go(func() { a.watch(watching, end, seen) })
 	watches.Go(func() { a.keepLooking(watching, seen) })
 	watches.Go(func() { a.keepChecking(watching, secrets) })
+	watches.Go(func() { a.keepTrusting(watching) })
 	watches.Go(func() { a.schedule(watching, secrets) })
 	err := a.runtime.Run(life, services)
 	if cause := context.Cause(life); errors.Is(cause, errSilent) {

@@ -27,6 +27,7 @@ func (a *agent) migrate(ctx context.Context, services []dify.Service, secrets ma
 		say("looks at the schema of the databases")
 		config, err := stores.PostgresConfig(a.resolver, d.Host, d.Port, d.User, secrets[dify.DBPassword], d.Name)
 		if err == nil {
+			config.TLSConfig = a.tls(d.TLS, dify.DatabaseAuthorities)
 			var schema migrate.Schema
 			schema, err = migrate.Run(ctx, migrate.Options{
 				Main: config, Release: a.release, Services: services, Instance: a.name, Job: a.runtime.Job, Say: say, Log: a.log,

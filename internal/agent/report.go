@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net"
@@ -192,6 +193,9 @@ func words(err error) string {
 		of       *unready
 		lack     *stores.Lack
 		token    *identity.StatusError
+
+		authority x509.UnknownAuthorityError
+		invalid   x509.CertificateInvalidError
 	)
 	switch {
 	case err == nil:
@@ -200,6 +204,10 @@ func words(err error) string {
 		return of.what + " " + of.says
 	case errors.As(err, &lack):
 		return lack.Says
+	case errors.As(err, &authority), errors.As(err, &invalid):
+		return "has a certificate that none of its own authorities signed"
+	case errors.Is(err, errNoAuthority):
+		return "are not there yet"
 	case errors.As(err, &service):
 		return "cannot run the service " + string(service.Service)
 	case errors.As(err, &postgres):

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -105,6 +106,8 @@ func TestWords(t *testing.T) {
 		{context.DeadlineExceeded, "does not answer in time"},
 		{&net.DNSError{Err: "i/o timeout", IsTimeout: true}, "does not answer in time"},
 		{errors.New("WRONGPASS invalid username-password pair"), "refuses the login"},
+		{fmt.Errorf("connect: %w", x509.UnknownAuthorityError{}), "has a certificate that none of its own authorities signed"},
+		{fmt.Errorf("authorities of demo-main: %w", errNoAuthority), "are not there yet"},
 		{io.ErrUnexpectedEOF, "cannot be used; the log of the instance says why"},
 		{&unready{"the secret demo-x@1", words(&statusError{Code: http.StatusForbidden, What: "secret demo-x@1"}), "403 Forbidden"}, "the secret demo-x@1 may not be read"},
 	} {

@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,6 +18,7 @@ import (
 	"github.com/difyup/difyup/internal/event"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/localcloud"
+	"github.com/difyup/difyup/internal/localcloud/authority"
 )
 
 func newLocal(a *app) *cobra.Command {
@@ -32,6 +35,7 @@ func newLocal(a *app) *cobra.Command {
 type serveOptions struct {
 	scale            float64
 	fresh, transient bool
+	names            string // in the certificates of databases and caches
 }
 
 // up starts the local cloud, or finds it.
@@ -42,6 +46,7 @@ func up(ctx context.Context, dir string, o serveOptions, waiting func(string), e
 	}
 	info, started, err := localcloud.Up(ctx, localcloud.UpOptions{Dir: dir, Program: self, Waiting: waiting, Args: []string{
 		"local", "serve", "--dir", dir, "--time-scale", fmt.Sprint(o.scale), fmt.Sprintf("--fresh=%t", o.fresh), fmt.Sprintf("--transient=%t", o.transient),
+		"--certificate-names", cmp.Or(o.names, string(authority.NoNames)),
 	}})
 	if err != nil {
 		return nil, err
@@ -63,7 +68,7 @@ func newLocalUp(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := checkScale(o.scale); err != nil {
+			if err := errors.Join(checkScale(o.scale), checkNames(o.names)); err != nil {
 				return err
 			}
 			info, err := up(c.Context(), path, o, a.waiting, nil)
@@ -82,6 +87,7 @@ func newLocalUp(a *app) *cobra.Command {
 	dirFlag(c, &dir)
 	scaleFlag(c, &o.scale)
 	freshFlag(c, &o.fresh)
+	namesFlag(c, &o.names)
 	return c
 }
 
@@ -94,6 +100,19 @@ func freshFlag(c *cobra.Command, fresh *bool) {
 
 func scaleFlag(c *cobra.Command, scale *float64) {
 	c.Flags().Float64Var(scale, "time-scale", 0, "how long Google's operations take, from 0 (instant) to 1 (as on Google)")
+}
+
+func namesFlag(c *cobra.Command, names *string) {
+	c.Flags().StringVar(names, "certificate-names", string(authority.NoNames), "which names certificates of databases and caches bear besides PROJECT:INSTANCE: none, dns or address")
+}
+
+func checkNames(names string) error {
+	if slices.Contains([]authority.Names{authority.NoNames, authority.DNSNames, authority.AddressNames}, authority.Names(names)) {
+		return nil
+	}
+	return &fault.Fault{
+		Summary: "Unknown names of certificates", Detail: fmt.Sprintf("%q is not none, dns or address.", names), Remedy: "Use one of these:\n    difyup local up --certificate-names address",
+	}
 }
 
 func checkScale(scale float64) error {
@@ -231,7 +250,7 @@ func newLocalServe(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := checkScale(o.scale); err != nil {
+			if err := errors.Join(checkScale(o.scale), checkNames(o.names)); err != nil {
 				return err
 			}
 			level := slog.LevelInfo
@@ -239,7 +258,7 @@ func newLocalServe(a *app) *cobra.Command {
 				level = slog.LevelDebug
 			}
 			return localcloud.Serve(c.Context(), localcloud.Options{
-				Dir: path, TimeScale: o.scale, Fresh: o.fresh, Transient: o.transient, Delay: delay, Version: build.Current().Version,
+				Dir: path, TimeScale: o.scale, Fresh: o.fresh, Transient: o.transient, CertificateNames: authority.Names(o.names), Delay: delay, Version: build.Current().Version,
 				Log: slog.New(slog.NewTextHandler(a.Err, &slog.HandlerOptions{Level: level})),
 			})
 		},
@@ -247,6 +266,7 @@ func newLocalServe(a *app) *cobra.Command {
 	dirFlag(c, &dir)
 	scaleFlag(c, &o.scale)
 	freshFlag(c, &o.fresh)
+	namesFlag(c, &o.names)
 	c.Flags().BoolVar(&o.transient, "transient", false, "end with the last stack")
 	c.Flags().DurationVar(&delay, "delay", 0, "answer every request that much later")
 	c.Flags().BoolVar(&verbose, "verbose", false, "log everything")

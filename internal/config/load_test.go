@@ -142,7 +142,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	sql := config.SQL{
-		Version: 16, Edition: "enterprise", Tier: "db-custom-2-8192", DiskGB: 20, MaxConnections: 600, DeletionProtection: true,
+		Version: 16, Edition: "enterprise", Tier: "db-custom-2-8192", DiskGB: 20, MaxConnections: 600, TLS: "required", DeletionProtection: true,
 		Backups: config.Backups{Enabled: true, StartTime: "18:00", Retained: 7, PointInTimeRecovery: true, LogDays: 7},
 	}
 	want := &config.Spec{
@@ -155,7 +155,7 @@ func TestDefaults(t *testing.T) {
 			Min: 2, Max: 4, CPUTarget: 0.6, CooldownSeconds: 300, MaxSurge: 3, HealingDelaySeconds: 1800,
 		},
 		Database: config.Database{SQL: sql}, Vector: config.Vector{SQL: sql},
-		Redis: config.Redis{MemoryGB: 1, Version: "7.2", Persistence: "none", MaxmemoryPolicy: "noeviction"},
+		Redis: config.Redis{MemoryGB: 1, Version: "7.2", Auth: true, Persistence: "none", MaxmemoryPolicy: "noeviction"},
 		Storage: config.Storage{
 			Bucket: "demo-project-demo-files", Location: "asia-northeast1", Versioning: true, SoftDeleteDays: 7,
 			Lifecycle: []config.LifecycleRule{{Action: "delete", NoncurrentDays: 30, Prefixes: []string{}}, {Action: "abort-uploads", AgeDays: 7, Prefixes: []string{}}},

@@ -220,6 +220,11 @@ type SQL struct {
 	HighAvailability bool `yaml:"high_availability" default:"false" change:"restart"`
 	// How many connections PostgreSQL allows. difyup refuses a number that the instances could exceed.
 	MaxConnections int `yaml:"max_connections" default:"600" min:"25" max:"10000" change:"restart"`
+	// How connections to the instance are encrypted. `required`: it refuses those that are not. `verified`: besides, clients refuse
+	// it unless its certificate was signed by an authority of the instance's own, which instances fetch when they start; with it
+	// in one of `database` and `vector`, the clients of both do. `allowed`: it takes connections of other programs that are not
+	// encrypted; Dify's are. Which client verifies what, and how to change an authority: docs/tls.md.
+	TLS string `yaml:"tls" default:"required" enum:"allowed required verified" change:"rolling"`
 	// Whether Google refuses to delete the instance. `difyup destroy` lifts it for what you name.
 	DeletionProtection bool `yaml:"deletion_protection" default:"true" change:"in place"`
 	// Further PostgreSQL flags, as Cloud SQL names them, for instance `log_min_duration_statement: 500`.
@@ -253,7 +258,7 @@ type Backups struct {
 	LogDays int `yaml:"log_days" default:"7" min:"1" max:"35" change:"in place"`
 }
 
-// Redis is the cache and the queue: Memorystore for Redis, with a password that only the instances know.
+// Redis is the cache and the queue: Memorystore for Redis.
 type Redis struct {
 	// The memory, in GB.
 	MemoryGB int `yaml:"memory_gb" default:"1" min:"1" max:"300" change:"restart"`
@@ -261,6 +266,11 @@ type Redis struct {
 	HighAvailability bool `yaml:"high_availability" default:"false" change:"fixed"`
 	// The Redis version.
 	Version string `yaml:"version" default:"7.2" enum:"7.0 7.2" accept:"numbers" change:"fixed"`
+	// Whether Redis asks for a password, which Google makes and only the instances know. Without, whatever reaches the private
+	// network can use it.
+	Auth bool `yaml:"auth" default:"true" change:"fixed"`
+	// Whether connections to Redis are encrypted, and others refused. Which client verifies what: docs/tls.md.
+	TransitEncryption bool `yaml:"transit_encryption" default:"false" change:"fixed"`
 	// How often a snapshot is written to disk.
 	Persistence string `yaml:"persistence" default:"none" enum:"none 1h 6h 12h 24h" change:"in place"`
 	// What happens when memory is full. Queued tasks have no expiry, so that only policies which spare such keys are

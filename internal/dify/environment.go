@@ -3,6 +3,7 @@ package dify
 import (
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -50,10 +51,14 @@ func variables(r Release, s Settings, secrets map[string]string, b Budget) []var
 	case s.Address.IsValid():
 		site = "https://" + s.Address.String()
 	}
-	broker := url.URL{
-		Scheme: "redis", User: url.UserPassword("", secrets[RedisAuth]), Host: fmt.Sprintf("%s:%d", redis.Host, redis.Port), Path: "/" + itoa(BrokerDatabase),
+	broker := url.URL{Scheme: "redis", Host: fmt.Sprintf("%s:%d", redis.Host, redis.Port), Path: "/" + itoa(BrokerDatabase)}
+	if !redis.NoAuth {
+		broker.User = url.UserPassword("", secrets[RedisAuth])
 	}
-	events, relayed := broker, broker
+	// The relay's way from beat is on the machine, and not encrypted; from there on it is the agent's.
+	relayed := broker
+	encryptBroker(&broker, redis.TLS)
+	events := broker
 	events.Path, relayed.Host = "/0", fmt.Sprintf("%s:%d", RelayHost, RelayPort)
 	api, worker, beat, web := []Name{API}, []Name{Worker}, []Name{WorkerBeat}, []Name{Web}
 	daemon, box := []Name{PluginDaemon}, []Name{Sandbox}
@@ -112,7 +117,7 @@ func variables(r Release, s Settings, secrets map[string]string, b Budget) []var
 		{"DB_PASSWORD", secrets[DBPassword], with(apps(), daemon), middleware + "; " + config},
 		{"DB_DATABASE", db.Name, apps(), middleware},
 		{"DB_DATABASE", db.PluginName, daemon, config},
-		{"DB_SSL_MODE", "disable", daemon, config},
+		{"DB_SSL_MODE", daemonMode(db.TLS), daemon, config},
 		{"DB_MAX_OPEN_CONNS", itoa(daemonConns), daemon, config},
 		{"DB_MAX_IDLE_CONNS", "5", daemon, config},
 		{"SQLALCHEMY_POOL_SIZE", itoa(b.APIPool.Size), api, middleware},
@@ -132,7 +137,8 @@ func variables(r Release, s Settings, secrets map[string]string, b Budget) []var
 		{"REDIS_USERNAME", "", apps(), middleware},
 		{"REDIS_PASSWORD", secrets[RedisAuth], with(apps(), daemon), middleware + "; daemon: REDIS_PASSWORD"},
 		{"REDIS_DB", "0", with(apps(), daemon), middleware + "; " + config},
-		{"REDIS_USE_SSL", "false", with(apps(), daemon), middleware + "; " + config},
+		{"REDIS_USE_SSL", strconv.FormatBool(redis.TLS != Plain), with(serving(), daemon), middleware + "; " + config},
+		{"REDIS_USE_SSL", "false", beat, middleware},
 		{"REDIS_KEEPALIVE", "true", apps(), middleware + ", not yet in 1.14.2: a connection that was dropped in silence is noticed"},
 		{"REDIS_KEY_PREFIX", "plugin_daemon", daemon, config},
 		{"CELERY_BROKER_URL", broker.String(), serving(), middleware},
@@ -212,6 +218,7 @@ func variables(r Release, s Settings, secrets map[string]string, b Budget) []var
 		{"FILES_URL", site, serving(), feature},
 		{"TRIGGER_URL", site, serving(), feature},
 	}
+	rows = append(rows, encryption(s)...)
 	add := func(name, value string, of []Name, read string) { rows = append(rows, variable{name, value, of, read}) }
 	// These have no word for the address the browser came by.
 	if site != "" {

@@ -18,7 +18,7 @@ func itoa(n int) string { return strconv.Itoa(n) }
 // A purpose without a value is an error, and so is a machine that is too small. Without a domain, and as long as the stack's address
 // is not known, links have no host.
 func Project(r Release, s Settings, secrets map[string]string) ([]Service, error) {
-	for _, p := range Purposes() {
+	for _, p := range s.Purposes() {
 		if secrets[p.Key] == "" {
 			return nil, fmt.Errorf("the secret %s has no value", p.Key)
 		}
@@ -103,7 +103,9 @@ func Project(r Release, s Settings, secrets map[string]string) ([]Service, error
 // Variables gives the names of what difyup sets itself in a service's environment, for a release, sorted.
 func Variables(r Release, n Name) []string {
 	names := map[string]bool{}
-	for _, v := range variables(r, Settings{Domain: "x", PipMirror: "x"}, nil, Budget{}) {
+	for _, v := range variables(r, Settings{
+		Domain: "x", PipMirror: "x", Stores: Stores{Database: Database{TLS: Verified}, Vector: Database{TLS: Verified}, Redis: Address{TLS: Verified}},
+	}, nil, Budget{}) {
 		if slices.Contains(v.of, n) {
 			names[v.name] = true
 		}

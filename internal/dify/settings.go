@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -61,12 +62,17 @@ type Database struct {
 	User       string `json:"user"`
 	Name       string `json:"name"`
 	PluginName string `json:"pluginName,omitempty"` // the plugin daemon's, beside the main one
+	TLS        TLS    `json:"tls,omitempty"`
+	Instance   string `json:"instance,omitempty"` // the name of the instance, whose authorities sign its certificate
 }
 
-// Address is a host and a port.
+// Address is where Redis is, and how it is spoken to.
 type Address struct {
-	Host string `json:"host"`
-	Port int    `json:"port"`
+	Host     string `json:"host"`
+	Port     int    `json:"port"`
+	TLS      TLS    `json:"tls,omitempty"`
+	Instance string `json:"instance,omitempty"` // the name of the instance, whose authorities sign its certificate
+	NoAuth   bool   `json:"noAuth,omitempty"`   // it asks for no password, so that there is no secret with one
 }
 
 // SecretVersion is one version of a secret in Secret Manager. Its text is NAME@VERSION.
@@ -113,6 +119,11 @@ type Purpose struct {
 	Length int    // characters of [A-Za-z0-9] to generate; 0 = Redis makes it
 	// Held says that a new value takes more than new instances: a store knows the old one, or data were encrypted with it.
 	Held bool
+}
+
+// Purposes gives the purposes of the secrets that instances with these settings have.
+func (s Settings) Purposes() []Purpose {
+	return slices.DeleteFunc(Purposes(), func(p Purpose) bool { return p.Key == RedisAuth && s.Stores.Redis.NoAuth })
 }
 
 // Purposes gives the secrets of a stack, one for each purpose. All are alphanumeric: the plugin daemon builds its DSN, and

@@ -3,6 +3,8 @@ package localcloud
 import (
 	"log/slog"
 	"time"
+
+	"github.com/difyup/difyup/internal/localcloud/authority"
 )
 
 // Options say how a local cloud behaves.
@@ -17,7 +19,9 @@ type Options struct {
 	// asks Info; it does not end by itself.
 	Transient bool
 	Delay     time.Duration // every request to Google's APIs is answered that much later
-	Version   string        // of difyup, shown in Info
-	Log       *slog.Logger
-	Ready     func(Info) // called once its APIs answer; may be nil
+	// CertificateNames are the names that certificates of databases and caches bear; "" = none.
+	CertificateNames authority.Names
+	Version          string // of difyup, shown in Info
+	Log              *slog.Logger
+	Ready            func(Info) // called once its APIs answer; may be nil
 }

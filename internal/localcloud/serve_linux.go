@@ -159,6 +159,11 @@ func (c *cloud) run(ctx context.Context) (err error) {
 	c.sql = plane.NewSQL(c.net, c.supervisor, bin, filepath.Join(c.opts.Dir, "sql"))
 	c.cache = plane.NewCache(c.net, c.supervisor, redisServer, filepath.Join(c.opts.Dir, "redis"))
 
+	if c.opts.CertificateNames != "" {
+		c.sql.SetNames(c.opts.CertificateNames)
+		c.cache.SetNames(c.opts.CertificateNames)
+	}
+
 	policies := iam.NewPolicies(c.front, c.store)
 	projects := services.Options{}
 	if !c.opts.Fresh {

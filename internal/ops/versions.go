@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/gcp"
 	"github.com/difyup/difyup/internal/kind"
@@ -30,6 +31,10 @@ func (s *Stack) compare(ctx context.Context, owner resource.Owner, st *state.Sta
 	live, err := cloud.ReadAll(ctx, append(s.graph.Resources(), gone...))
 	if err != nil {
 		return nil, fmt.Errorf("read the cloud: %w", err)
+	}
+	running := func() (dify.Settings, error) { return s.running(ctx, live) }
+	if err := fixed(s.opts.Spec, s.graph, owner, live, running); err != nil {
+		return nil, err
 	}
 	// While a run has not ended well, what it did not come to is missing without having been lost.
 	versions, notes, err := topology.ReadVersions(s.opts.Spec, live, st.Intent == nil, func(id resource.ID) (int, error) {

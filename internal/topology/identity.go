@@ -16,6 +16,13 @@ import (
 // What instances may do: write logs and metrics, and connect to the stores. Where images are in the project, read these too.
 var projectRoles = []string{"roles/cloudsql.client", "roles/logging.logWriter", "roles/monitoring.metricWriter", "roles/redis.dbConnectionUser"}
 
+// What they may do besides to fetch the authorities of stores whose certificates are verified: see what Cloud SQL and Memorystore
+// say of the project's instances. The narrower roles do not show the authorities that are going to sign.
+const (
+	sqlAuthorities   = "roles/cloudsql.viewer"
+	redisAuthorities = "roles/redis.viewer"
+)
+
 // What they may do with the bucket of Dify's files: everything with its objects, and see the bucket, which clients ask for
 // first. And with that of their own program: read it. Whoever could write it would be root on every instance to come.
 var (
@@ -48,6 +55,13 @@ func (b *builder) identityLayer(files *resource.Resource, p program) identity {
 	if b.ownRegistry() {
 		roles = append(roles, "roles/artifactregistry.reader")
 	}
+	if b.verified() {
+		roles = append(roles, sqlAuthorities)
+	}
+	if b.spec.Redis.TransitEncryption {
+		roles = append(roles, redisAuthorities)
+	}
+	slices.Sort(roles)
 	b.add(kind.ProjectIAM.New(b.name("vm"), b.params("member", i.member), i.grant(roles...)).After(account))
 	b.add(kind.BucketIAM.New(files.Name, b.params("member", i.member, "bucket", files.Name), i.grant(filesRoles...)).After(account, files))
 	b.add(kind.BucketIAM.New(p.bucket.Name, b.params("member", i.member, "bucket", p.bucket.Name), i.grant(programRoles...)).After(account, p.bucket))
@@ -75,7 +89,7 @@ type secrets map[string]*resource.Resource
 // The second result is the rights to the latter, which instances have for as long as a template names the secrets.
 func (b *builder) secretLayer(i identity, redis *resource.Resource) (all secrets, rights []*resource.Resource) {
 	all = secrets{}
-	for _, p := range dify.Purposes() {
+	for _, p := range purposes(b.spec) {
 		body := &kind.Secret{Labels: b.labels(), Version: b.given.Versions.of(p.Key).Added, Generate: p.Length}
 		secret := b.add(kind.Secrets.New(b.name(p.Name), b.params(), body))
 		if p.Key == dify.RedisAuth {

@@ -27,6 +27,12 @@ const (
 // privateAddress is where Cloud SQL shows an instance's private address.
 const privateAddress resource.Path = "ipAddresses[type=PRIVATE].ipAddress"
 
+// MainInstance is the Cloud SQL instance with Dify's main database.
+func MainInstance(s *config.Spec) resource.ID {
+	b := &builder{spec: s}
+	return resource.ID(kind.SQLInstances.Name + "/" + b.name("main"))
+}
+
 // MainDatabase is the database in which Dify's schema is.
 func MainDatabase(s *config.Spec) resource.ID {
 	b := &builder{spec: s}
@@ -52,6 +58,10 @@ func (b *builder) sqlInstance(n network, purpose string, o config.SQL, password 
 	if o.HighAvailability {
 		availability = "REGIONAL"
 	}
+	sslMode := "ENCRYPTED_ONLY"
+	if o.TLS == "allowed" {
+		sslMode = "ALLOW_UNENCRYPTED_AND_ENCRYPTED"
+	}
 	instance := b.add(kind.SQLInstances.New(b.name(purpose), b.params(), &sqladmin.DatabaseInstance{
 		Name: b.name(purpose), Region: b.spec.Region, DatabaseVersion: "POSTGRES_" + strconv.Itoa(o.Version),
 		Settings: &sqladmin.Settings{
@@ -65,7 +75,8 @@ func (b *builder) sqlInstance(n network, purpose string, o config.SQL, password 
 				ForceSendFields:             []string{"Enabled", "PointInTimeRecoveryEnabled"},
 			},
 			IpConfiguration: &sqladmin.IpConfiguration{
-				Ipv4Enabled: false, SslMode: "ALLOW_UNENCRYPTED_AND_ENCRYPTED", ForceSendFields: []string{"Ipv4Enabled"},
+				// The authority is the instance's own: what it signs is no other instance's.
+				Ipv4Enabled: false, SslMode: sslMode, ServerCaMode: "GOOGLE_MANAGED_INTERNAL_CA", ForceSendFields: []string{"Ipv4Enabled"},
 			},
 			DatabaseFlags: flags, UserLabels: b.labels(), ForceSendFields: []string{"DeletionProtectionEnabled"},
 		},
@@ -112,9 +123,13 @@ func (b *builder) cacheLayer(n network) *resource.Resource {
 	if period := periods[o.Persistence]; period != "" {
 		persistence = &redis.PersistenceConfig{PersistenceMode: "RDB", RdbSnapshotPeriod: period}
 	}
+	encryption := "DISABLED"
+	if o.TransitEncryption {
+		encryption = "SERVER_AUTHENTICATION"
+	}
 	return b.add(kind.RedisInstances.New(b.name("redis"), b.params(), &redis.Instance{
 		DisplayName: b.name("redis"), Tier: tier, MemorySizeGb: int64(o.MemoryGB), RedisVersion: "REDIS_" + strings.ReplaceAll(o.Version, ".", "_"),
-		AuthEnabled: true, TransitEncryptionMode: "DISABLED", ConnectMode: "PRIVATE_SERVICE_ACCESS",
+		AuthEnabled: o.Auth, TransitEncryptionMode: encryption, ForceSendFields: []string{"AuthEnabled"}, ConnectMode: "PRIVATE_SERVICE_ACCESS",
 		RedisConfigs: map[string]string{"maxmemory-policy": o.MaxmemoryPolicy}, PersistenceConfig: persistence, Labels: b.labels(),
 	}).Refer("authorizedNetwork", n.vpc, n.vpc.Link()).After(n.connection))
 }

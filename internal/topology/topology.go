@@ -120,15 +120,25 @@ func hash(v any) string {
 	return hex.EncodeToString(sum[:4])
 }
 
+// purposes gives those of the secrets that a stack has.
+func purposes(s *config.Spec) []dify.Purpose {
+	return dify.Settings{Stores: dify.Stores{Redis: dify.Address{NoAuth: !s.Redis.Auth}}}.Purposes()
+}
+
+// verified says whether clients verify the certificates of the databases. Dify's have one setting for both.
+func (b *builder) verified() bool {
+	return b.spec.Database.TLS == "verified" || b.spec.Vector.TLS == "verified"
+}
+
 // settings is what instances are told.
 func (b *builder) settings() dify.Settings {
 	s := b.spec
 	out := dify.Settings{
 		Stack: s.Stack, Project: s.Project, Region: s.Region, Runtime: b.agent.Runtime, DifyVersion: s.Dify.Version, Domain: s.Domain,
 		Stores: dify.Stores{
-			Database: dify.Database{Host: b.host("db"), Port: 5432, User: sqlUser, Name: mainDatabase, PluginName: pluginDatabase},
-			Vector:   dify.Database{Host: b.host("vector"), Port: 5432, User: sqlUser, Name: mainDatabase},
-			Redis:    dify.Address{Host: b.host("redis"), Port: 6379},
+			Database: dify.Database{Host: b.host("db"), Port: 5432, User: sqlUser, Name: mainDatabase, PluginName: pluginDatabase, TLS: dify.Required},
+			Vector:   dify.Database{Host: b.host("vector"), Port: 5432, User: sqlUser, Name: mainDatabase, TLS: dify.Required},
+			Redis:    dify.Address{Host: b.host("redis"), Port: 6379, NoAuth: !s.Redis.Auth},
 			Bucket:   s.Storage.Bucket,
 		},
 		Secrets:     map[string]dify.SecretVersion{},
@@ -138,7 +148,15 @@ func (b *builder) settings() dify.Settings {
 	if s.Domain == "" {
 		out.Edge = b.host("edge")
 	}
-	for _, p := range dify.Purposes() {
+	if b.verified() {
+		for d, instance := range map[*dify.Database]string{&out.Stores.Database: "main", &out.Stores.Vector: "vector"} {
+			d.TLS, d.Instance = dify.Verified, b.name(instance)
+		}
+	}
+	if r := &out.Stores.Redis; s.Redis.TransitEncryption {
+		r.Port, r.TLS, r.Instance = 6378, dify.Verified, b.name("redis")
+	}
+	for _, p := range purposes(s) {
 		out.Secrets[p.Key] = dify.SecretVersion{Name: b.name(p.Name), Version: b.given.Versions.of(p.Key).Used}
 	}
 	return out

@@ -39,7 +39,7 @@ func ReadVersions(s *config.Spec, live map[resource.ID]map[string]any, lost bool
 	versions := Versions{}
 	var notes []string
 	var faults fault.List
-	for _, p := range dify.Purposes() {
+	for _, p := range purposes(s) {
 		name := b.name(p.Name)
 		id := resource.ID(kind.Secrets.Name + "/" + name)
 		secret := live[id]
@@ -144,7 +144,7 @@ func NewlyChosen(s *config.Spec, live map[resource.ID]map[string]any, versions V
 			all = append(all, Chosen{SecretVersion: v, Secret: kind.Secrets.New(v.Name, b.params(), &kind.Secret{}), Option: option})
 		}
 	}
-	for _, p := range dify.Purposes() {
+	for _, p := range purposes(s) {
 		if v := versions.of(p.Key); v.Used != v.Added {
 			add(dify.SecretVersion{Name: b.name(p.Name), Version: v.Used}, "")
 		}

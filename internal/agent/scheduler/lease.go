@@ -99,6 +99,9 @@ func (t *term) fence(ctx context.Context) error {
 	if len(t.former) == 0 {
 		return errors.New("redis does not know of an earlier one")
 	}
+	if err := t.seen(ctx); err != nil {
+		return err
+	}
 	for _, address := range t.former {
 		if address == nobody {
 			continue
@@ -111,6 +114,51 @@ func (t *term) fence(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// seen says by an error when Redis sees other addresses than connections have, as behind something that ends their encryption.
+// Then those of earlier holders are not known there, and closing them does nothing.
+func (t *term) seen(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, t.o.Every)
+	defer cancel()
+	info, err := t.redis.Do(ctx, "CLIENT", "INFO").Text()
+	if err != nil {
+		return fmt.Errorf("ask by which address redis knows this one: %w", err)
+	}
+	for field := range strings.FieldsSeq(info) {
+		if address, ok := strings.CutPrefix(field, "addr="); ok && t.o.own.has(address) {
+			return nil
+		}
+	}
+	return errors.New("redis does not see the addresses that connections have")
+}
+
+// addresses are the last that connections had at this end.
+type addresses struct {
+	mu   sync.Mutex
+	last []string
+}
+
+func (a *addresses) has(address string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Contains(a.last, address)
+}
+
+// noting connects as another one does, and notes the address.
+func (a *addresses) noting(dial func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+	const most = 16 // a client has a few connections
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.last = append(a.last, c.LocalAddr().String())
+		a.last = a.last[max(0, len(a.last)-most):]
+		return c, nil
+	}
 }
 
 // forget is called when earlier holders no longer believe in their leases.

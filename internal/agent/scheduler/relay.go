@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -104,16 +105,17 @@ func (s *scheduler) serve(ctx context.Context, beat net.Conn) {
 	if err := t.add(ctx, c); err != nil {
 		return // whoever keeps the term says why
 	}
+	far, err := s.encrypt(ctx, fenced{c, s, t})
+	if err != nil {
+		s.Log.Warn("beat's way to Redis", "error", err)
+		return
+	}
 	both.Go(func() {
 		defer cancel()
-		_, _ = io.Copy(beat, c) // ends with either of them
+		_, _ = io.Copy(beat, far) // ends with either of them
 	})
 	for {
-		if !t.valid() {
-			return
-		}
-		s.at("write")
-		if _, err := c.Write(chunk); err != nil {
+		if _, err := far.Write(chunk); err != nil {
 			return
 		}
 		select {
@@ -122,6 +124,32 @@ func (s *scheduler) serve(ctx context.Context, beat net.Conn) {
 			return
 		}
 	}
+}
+
+// fenced is a connection to Redis on which nothing is written after the term: what is encrypted leaves in several pieces.
+type fenced struct {
+	*net.TCPConn
+	s *scheduler
+	t *term
+}
+
+func (f fenced) Write(p []byte) (int, error) {
+	if !f.t.valid() {
+		return 0, errLost
+	}
+	f.s.at("write")
+	return f.TCPConn.Write(p)
+}
+
+// encrypt gives what to speak through on a connection to Redis. Closing the connection ends it.
+func (s *scheduler) encrypt(ctx context.Context, c fenced) (io.ReadWriter, error) {
+	if s.TLS == nil {
+		return c, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.Lease)
+	defer cancel()
+	encrypted := tls.Client(c, s.TLS)
+	return encrypted, encrypted.HandshakeContext(ctx)
 }
 
 // await waits for a term that is open, and counts itself among those that it serves. It gives nil when ctx ends.

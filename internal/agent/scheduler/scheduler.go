@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,6 +21,7 @@ type Options struct {
 	Instance string
 	Redis    *redis.Options // Celery's broker, with its database
 	Resolver *net.Resolver
+	TLS      *tls.Config    // of the relay's connections to Redis, to which beat's is not encrypted; nil = neither are they
 	Listen   netip.AddrPort // where beat finds the relay; may be an address that comes to be later
 	Peers    netip.Prefix   // who may connect; anybody if it is not valid
 	// Say is told on which instance the scheduler runs, whenever that changes; "" = on none, as far as is known.
@@ -38,6 +40,8 @@ type Options struct {
 	hold    func(place string)
 	crashed func() bool
 	listen  func() (net.Listener, error)
+
+	own *addresses // of the connections with which the lease is held
 }
 
 // at is a place where a test may hold the program.
@@ -71,6 +75,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.Boot == nil {
 		o.Boot = bootTime
 	}
+	o.own = &addresses{}
 	if o.listen == nil {
 		o.listen = func() (net.Listener, error) { return sockets.ListenEarly(ctx, o.Listen) }
 	}
@@ -80,6 +85,11 @@ func Run(ctx context.Context, o Options) error {
 	}
 	options := *o.Redis
 	options.ContextTimeoutEnabled, options.DisableIdentity, options.MaxRetries = true, true, -1
+	dial := options.Dialer
+	if dial == nil {
+		dial = redis.NewDialer(&options)
+	}
+	options.Dialer = o.own.noting(dial)
 	s := &scheduler{Options: o, redis: redis.NewClient(&options), changed: make(chan struct{})}
 	ctx, cancel := context.WithCancel(ctx)
 	var relay sync.WaitGroup

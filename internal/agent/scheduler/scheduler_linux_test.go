@@ -3,9 +3,12 @@ package scheduler
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -20,6 +23,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/difyup/difyup/internal/agent/stores"
 	"github.com/difyup/difyup/internal/test/servers"
 )
 
@@ -35,6 +39,8 @@ type world struct {
 	t     *testing.T
 	at    string
 	redis *redis.Client
+	tls   *tls.Config // nil = the server does not encrypt
+	relay *tls.Config
 
 	mu       sync.Mutex
 	arrivals []arrival
@@ -60,16 +66,21 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, at: netip.AddrPortFrom(at, 6379).String()}
+	w.begin()
+	return w
+}
+
+// begin looks at what arrives, until the test ends.
+func (w *world) begin() {
 	w.redis = redis.NewClient(w.options())
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() { defer close(ended); w.collect(ctx) }()
-	t.Cleanup(func() { cancel(); <-ended; w.redis.Close() })
-	return w
+	w.t.Cleanup(func() { cancel(); <-ended; w.redis.Close() })
 }
 
 func (w *world) options() *redis.Options {
-	return &redis.Options{Addr: w.at, Password: password, DB: 1, MaxRetries: -1}
+	return &redis.Options{Addr: w.at, Password: password, DB: 1, MaxRetries: -1, TLSConfig: w.tls}
 }
 
 var popScript = redis.NewScript(`local all = redis.call('LRANGE', 'arrivals', 0, -1); redis.call('DEL', 'arrivals'); return all`)
@@ -194,6 +205,7 @@ type instance struct {
 	ahead       atomic.Int64 // of its clock since boot
 	crashed     atomic.Bool
 	says        atomic.Value // where it says that the scheduler runs
+	writes      atomic.Int32 // of its relay to Redis
 	relay       net.Listener
 	cancel      context.CancelFunc
 	leave       context.CancelFunc // ends beat alone
@@ -219,10 +231,13 @@ func (w *world) start(name string, by timing) *instance {
 	i.cancel = cancel
 	i.ended.Go(func() {
 		err := Run(ctx, Options{
-			Instance: name, Redis: w.options(), Say: func(at string) { i.says.Store(at) }, Log: slog.New(slog.DiscardHandler), Lease: by.lease, Every: by.every, Margin: by.margin, Idle: by.idle,
+			Instance: name, Redis: w.options(), TLS: w.relay, Say: func(at string) { i.says.Store(at) }, Log: slog.New(slog.DiscardHandler), Lease: by.lease, Every: by.every, Margin: by.margin, Idle: by.idle,
 			Boot: func() time.Duration { return time.Since(began) + time.Duration(i.ahead.Load()) },
 			hold: func(place string) {
 				i.agent.pass()
+				if place == "write" {
+					i.writes.Add(1)
+				}
 				if place == "renew" {
 					i.renewals.pass()
 				}
@@ -395,6 +410,93 @@ func TestHandOver(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	w.check("handed over")
+}
+
+// TestEncrypted has a Redis that takes TLS alone. Beat's way there is the relay's, which verifies the authority; the lease is
+// handed over at once, since Redis sees the relay's addresses.
+func TestEncrypted(t *testing.T) {
+	data := servers.Open(t)
+	at, err := data.Cache.CreateEncrypted(t.Context(), "p/redis", password, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := data.Cache.CreateEncrypted(t.Context(), "p/other", password, nil); err != nil {
+		t.Fatal(err)
+	}
+	trust := func(name string) *tls.Config {
+		all, err := data.Cache.Authorities(name)
+		if err != nil || len(all) != 1 {
+			t.Fatalf("authorities of %s: %v, %v", name, all, err)
+		}
+		pool := x509.NewCertPool()
+		pool.AppendCertsFromPEM([]byte(all[0].PEM))
+		return stores.TLS(func() *x509.CertPool { return pool })
+	}
+	w := &world{t: t, at: netip.AddrPortFrom(at, 6378).String(), tls: trust("p/redis"), relay: trust("p/other")}
+	w.begin()
+	if err := w.redis.SAdd(t.Context(), openKey, nobody).Err(); err != nil {
+		t.Fatal(err)
+	}
+	by := timing{lease: time.Hour, every: 20 * time.Millisecond, margin: time.Second, idle: time.Hour}
+	astray := w.start("astray", by)
+	// A handshake is two writes at most, so that some have failed.
+	wait(t, "the relay connects again and again", func() bool { return astray.writes.Load() > 6 })
+	astray.stop(false)
+	if got := w.seen(0); len(got) > 0 {
+		t.Errorf("through a server that the relay does not trust %d tasks arrive", len(got))
+	}
+	w.relay = w.tls
+	a := w.start("a", by)
+	w.until("the first", 0, func(x arrival) bool { return x.holder == "a" })
+	b := w.start("b", by)
+	defer b.stop(false)
+	a.stop(false)
+	w.until("the second", 0, func(x arrival) bool { return x.holder == "b" })
+	w.check("encrypted")
+}
+
+// TestBehindProxy has something between Redis and the instances, so that Redis does not see their addresses. Its closing of
+// earlier connections is not believed then, and the lease's length is waited for.
+func TestBehindProxy(t *testing.T) {
+	w := newWorld(t)
+	if err := w.redis.SAdd(t.Context(), openKey, nobody).Err(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			near, err := l.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("tcp", w.at)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
+				all.Go(func() {
+					_, _ = io.Copy(way[0], way[1])
+					_, _ = near.Close(), far.Close()
+				})
+			}
+		}
+	})
+	behind := &world{t: t, at: l.Addr().String()}
+	by := timing{lease: 2 * time.Second, every: 50 * time.Millisecond, margin: 100 * time.Millisecond}
+	began := time.Now()
+	a := behind.start("a", by)
+	w.until("the first", 0, func(x arrival) bool { return x.holder == "a" })
+	if took := time.Since(began); took < by.lease {
+		t.Errorf("it is at work after %s, and a lease of before may last %s", took, by.lease)
+	}
+	a.stop(false)
+	_ = l.Close()
+	all.Wait()
 }
 
 // TestStrangers has somebody connect whose address is not beat's, and many who are.

@@ -22,6 +22,7 @@ type backend struct {
 	main, vector *pool
 	cache        *cache // database 0
 	queue        *cache // Celery's broker, database 1
+	events       *cache // what workflows say meanwhile
 	bucket       *bucket
 	plugins      *plugins
 	http         *http.Client
@@ -58,14 +59,24 @@ func newBackend(ctx context.Context, env settings, o Options) (*backend, error) 
 		return nil, err
 	}
 	options := stores.RedisOptions(o.Resolver, env("REDIS_HOST"), port, env("REDIS_PASSWORD"))
+	dial := options.Dialer
+	if err := env.encryptCache(options); err != nil {
+		return nil, err
+	}
 	options.Username, options.DB = env("REDIS_USERNAME"), env.number("REDIS_DB")
 	b.cache = &cache{redis.NewClient(options)}
-	broker, err := redis.ParseURL(env("CELERY_BROKER_URL"))
+	broker, err := env.broker("CELERY_BROKER_URL", dial)
 	if err != nil {
-		return nil, fmt.Errorf("the setting CELERY_BROKER_URL is no URL of Redis") // the cause would show its password
+		return nil, err
 	}
-	broker.PoolSize, broker.MaxRetries, broker.DialerRetries, broker.Dialer = options.PoolSize, -1, 1, options.Dialer
+	broker.PoolSize, broker.MaxRetries, broker.DialerRetries = options.PoolSize, -1, 1
 	b.queue = &cache{redis.NewClient(broker)}
+	events, err := env.broker("EVENT_BUS_REDIS_URL", dial)
+	if err != nil {
+		return nil, err
+	}
+	events.PoolSize, events.MaxRetries, events.DialerRetries = options.PoolSize, -1, 1
+	b.events = &cache{redis.NewClient(events)}
 	b.bucket = newBucket(env("GOOGLE_STORAGE_BUCKET_NAME"), env, b.http)
 	b.plugins = &plugins{url: strings.TrimSuffix(env("PLUGIN_DAEMON_URL"), "/"), key: env("PLUGIN_DAEMON_KEY"), http: b.http}
 	return b, nil
@@ -93,6 +104,9 @@ func (s settings) pool(ctx context.Context, resolver *net.Resolver, host, port, 
 	if err != nil {
 		return nil, err
 	}
+	if config.TLSConfig, err = s.postgresTLS(); err != nil {
+		return nil, err
+	}
 	if name := s("PGAPPNAME"); name != "" { // as libpq, which Dify uses, takes it
 		config.RuntimeParams["application_name"] = name
 	}
@@ -102,7 +116,7 @@ func (s settings) pool(ctx context.Context, resolver *net.Resolver, host, port, 
 func (b *backend) close() {
 	b.main.Close()
 	b.vector.Close()
-	for _, c := range []*cache{b.cache, b.queue} {
+	for _, c := range []*cache{b.cache, b.queue, b.events} {
 		_ = c.Close() // connections only
 	}
 	b.http.CloseIdleConnections()

@@ -27,6 +27,7 @@ type ProcessOptions struct {
 	Version     string   // the release that it says it is
 	Environ     []string // of which PATH and HOME are inherited
 	Environment map[string]string
+	Authorities string        // the directory that services find as dify.AuthorityDir
 	Output      io.Writer     // what the processes say
 	Look        time.Duration // between two looks at a process that answered; 0 = 5 s
 	Log         *slog.Logger
@@ -97,6 +98,9 @@ func (p *processes) Identity(n dify.Name) (netip.AddrPort, runtime.Asker) {
 // env gives the environment of a process of a service's.
 func (p *processes) env(s dify.Service, more map[string]string) []string {
 	all := maps.Clone(s.Environment)
+	for name, value := range all { // processes have no root of their own to mount it in
+		all[name] = strings.ReplaceAll(value, dify.AuthorityDir, p.opts.Authorities)
+	}
 	maps.Copy(all, p.opts.Environment)
 	maps.Copy(all, more)
 	if at, _ := p.Identity(s.Name); at.IsValid() {

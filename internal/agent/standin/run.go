@@ -39,7 +39,7 @@ func (a *api) postRun(w http.ResponseWriter, r *http.Request, u user) error {
 		return err
 	}
 	t := task{Name: "run", ID: newID(), Tenant: u.tenant, App: app}
-	events := a.cache.Subscribe(r.Context(), channel(t.ID))
+	events := a.events.Subscribe(r.Context(), channel(t.ID))
 	defer events.Close()
 	if _, err := events.Receive(r.Context()); err != nil { // that the subscription is there: no event may be missed
 		return err
@@ -105,7 +105,7 @@ func (w *worker) execute(ctx context.Context, t task) error {
 		if err != nil {
 			return err
 		}
-		return w.cache.do(ctx, func(ctx context.Context) error { return w.cache.Publish(ctx, channel(t.ID), raw).Err() })
+		return w.events.do(ctx, func(ctx context.Context) error { return w.events.Publish(ctx, channel(t.ID), raw).Err() })
 	}
 	var raw string
 	err := w.row(ctx, []any{&raw}, `SELECT graph::text FROM standin_workflows WHERE app_id = $1`, t.App)

@@ -45,9 +45,15 @@ func catalog() map[string][]string {
 		"roles/monitoring.uptimeCheckConfigViewer": nil, "roles/monitoring.servicesEditor": nil, "roles/monitoring.servicesViewer": nil, "roles/monitoring.metricsScopesAdmin": nil,
 		"roles/monitoring.metricsScopesViewer": nil, "roles/monitoring.snoozeEditor": nil, "roles/monitoring.snoozeViewer": nil, "roles/monitoring.cloudConsoleIncidentEditor": nil,
 		"roles/monitoring.cloudConsoleIncidentViewer": nil, "roles/monitoring.notificationServiceAgent": nil,
-		"roles/cloudsql.admin": {"cloudsql.*"}, "roles/cloudsql.editor": nil, "roles/cloudsql.viewer": nil, "roles/cloudsql.client": {"cloudsql.instances.connect", "cloudsql.instances.get"},
+		"roles/cloudsql.admin": {"cloudsql.*"}, "roles/cloudsql.editor": nil,
+		"roles/cloudsql.viewer": {
+			"cloudsql.backupRuns.get", "cloudsql.backupRuns.list", "cloudsql.databases.get", "cloudsql.databases.list", "cloudsql.instances.export", "cloudsql.instances.get",
+			"cloudsql.instances.list", "cloudsql.instances.listServerCas", "cloudsql.sslCerts.get", "cloudsql.sslCerts.list", "cloudsql.users.list",
+		},
+		"roles/cloudsql.client":       {"cloudsql.instances.connect", "cloudsql.instances.get"},
 		"roles/cloudsql.instanceUser": {"cloudsql.instances.login"}, "roles/cloudsql.serviceAgent": nil, "roles/cloudsql.schemaViewer": nil, "roles/cloudsql.studioUser": nil,
-		"roles/redis.admin": {"redis.*"}, "roles/redis.editor": nil, "roles/redis.viewer": nil, "roles/redis.dbConnectionUser": nil, "roles/redis.serviceAgent": nil,
+		"roles/redis.admin": {"redis.*"}, "roles/redis.editor": nil, "roles/redis.viewer": {"redis.instances.get", "redis.instances.list", "redis.locations.get", "redis.locations.list", "redis.operations.get", "redis.operations.list"},
+		"roles/redis.dbConnectionUser": nil, "roles/redis.serviceAgent": nil,
 		"roles/iam.serviceAccountUser": {"iam.serviceAccounts.actAs", "iam.serviceAccounts.get", "iam.serviceAccounts.list"},
 	}
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/localcloud/authority"
 )
 
 const postgresPort = 5432
@@ -107,6 +108,7 @@ type SQL struct {
 	supervisor *Supervisor
 	bin        string
 	dir        string
+	names      authority.Names // in certificates
 
 	prepare func() (string, error) // gives the directory of the programs that are run
 
@@ -122,12 +124,15 @@ type server struct {
 	password string // of admin
 	flags    map[string]string
 	process  *Process
+
+	authorities *authority.Set
+	encrypted   bool // connections that are not encrypted are refused
 }
 
 // NewSQL gives an engine that keeps its servers' data below dir and runs the programs in bin.
 func NewSQL(n *Net, s *Supervisor, bin, dir string) *SQL {
 	return &SQL{
-		net: n, supervisor: s, bin: bin, dir: dir, servers: map[string]*server{},
+		net: n, supervisor: s, bin: bin, dir: dir, names: authority.NoNames, servers: map[string]*server{},
 		prepare: sync.OnceValues(func() (string, error) { return private(bin, filepath.Join(dir, "programs")) }),
 	}
 }
@@ -146,6 +151,13 @@ func (e *SQL) Version(ctx context.Context) (string, error) {
 	return "", fmt.Errorf("postgres --version says %q", out)
 }
 
+// SetNames says which names the certificates of servers bear that are created from now on.
+func (e *SQL) SetNames(n authority.Names) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.names = n
+}
+
 func (e *SQL) find(name string) (*server, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -161,7 +173,8 @@ func environment(dir string) []string {
 }
 
 // Create makes a server with an empty database "postgres", starts it and gives its address; the port is 5432. Flags are
-// PostgreSQL settings; those of Cloud SQL itself ("cloudsql.…") are not PostgreSQL's and are left out.
+// PostgreSQL settings; those of Cloud SQL itself ("cloudsql.…") are not PostgreSQL's and are left out. The server has a
+// certificate authority of its own; connections that are not encrypted are taken too.
 func (e *SQL) Create(ctx context.Context, name string, flags map[string]string) (addr netip.Addr, err error) {
 	s := &server{name: name, dir: filepath.Join(e.dir, strings.ReplaceAll(name, "/", "_")), password: rand.Text(), flags: flags}
 	if s.addr, err = e.net.Addr(Database); err != nil {
@@ -176,12 +189,16 @@ func (e *SQL) Create(ctx context.Context, name string, flags map[string]string) 
 		return netip.Addr{}, fmt.Errorf("there is a PostgreSQL server %s already", name)
 	}
 	e.servers[name] = s
+	names := e.names
 	e.mu.Unlock()
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("create PostgreSQL server %s: %w", name, err), e.remove(context.WithoutCancel(ctx), s))
 		}
 	}()
+	if s.authorities, err = authority.NewSet(names); err != nil {
+		return netip.Addr{}, err
+	}
 	if err := e.initialise(ctx, s); err != nil {
 		return netip.Addr{}, err
 	}
@@ -223,8 +240,79 @@ func (e *SQL) initialise(ctx context.Context, s *server) error {
 	if err := cmd.Run(); err != nil {
 		return saying(fmt.Errorf("initdb: %w", err), out.String())
 	}
+	return errors.Join(certify(s.authorities, s.dir, s.name, s.addr), s.admit())
+}
+
+// admit writes who may connect, and how. It holds once the server reads it.
+func (s *server) admit() error {
+	kind := "host"
+	if s.encrypted {
+		kind = "hostssl"
+	}
 	// Loopback connections come from 127.0.0.1 whatever address they go to.
-	return os.WriteFile(filepath.Join(s.data(), "pg_hba.conf"), []byte("host all all 127.0.0.0/8 scram-sha-256\nhost replication all 127.0.0.0/8 scram-sha-256\n"), 0o600)
+	text := fmt.Sprintf("%[1]s all all 127.0.0.0/8 scram-sha-256\n%[1]s replication all 127.0.0.0/8 scram-sha-256\n", kind)
+	path := filepath.Join(s.data(), "pg_hba.conf")
+	if err := os.WriteFile(path+".next", []byte(text), 0o600); err != nil {
+		return err
+	}
+	return errors.Join(own(path+".next"), os.Rename(path+".next", path))
+}
+
+// reload has the server read again who may connect, and its certificate. Sessions go on.
+func (s *server) reload(ctx context.Context) error {
+	return s.do(ctx, "postgres", func(c *pgx.Conn) error {
+		_, err := c.Exec(ctx, "SELECT pg_reload_conf()")
+		return err
+	})
+}
+
+// SetEncrypted says whether a server refuses connections that are not encrypted. Sessions that there are go on.
+func (e *SQL) SetEncrypted(ctx context.Context, name string, encrypted bool) error {
+	s, err := e.find(name)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.encrypted = encrypted
+	return errors.Join(s.admit(), s.reload(ctx))
+}
+
+// Authorities gives the certificate authorities of a server, the oldest first, and the SHA1 of the active one.
+func (e *SQL) Authorities(name string) (all []authority.Authority, active string, err error) {
+	s, err := e.find(name)
+	if err != nil {
+		return nil, "", err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all, active = s.authorities.List()
+	return all, active, nil
+}
+
+// AddAuthority gives a server another certificate authority, to rotate to. It replaces one that waits for that already.
+func (e *SQL) AddAuthority(name string) error {
+	s, err := e.find(name)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.authorities.Add()
+}
+
+// RotateAuthority gives a server a certificate of the authority with this SHA1, or of the next one for "". Sessions go on.
+func (e *SQL) RotateAuthority(ctx context.Context, name, sha1 string) error {
+	s, err := e.find(name)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.authorities.Rotate(sha1); err != nil {
+		return err
+	}
+	return errors.Join(certify(s.authorities, s.dir, s.name, s.addr), s.reload(ctx))
 }
 
 // secretPipe gives the reading end of a pipe that holds a short text and belongs to the user, who may open it by name.
@@ -257,6 +345,7 @@ func (e *SQL) start(ctx context.Context, s *server) error {
 		"-c", "min_wal_size=32MB", // what PostgreSQL sets aside by itself suits bigger machines
 		// Syncing guards against a crash of the machine, which no local cloud survives.
 		"-c", "fsync=off",
+		"-c", "ssl=on", "-c", "ssl_cert_file=" + filepath.Join(s.dir, certificateFile), "-c", "ssl_key_file=" + filepath.Join(s.dir, keyFile),
 	}
 	for _, flag := range slices.Sorted(maps.Keys(s.flags)) {
 		if !strings.HasPrefix(flag, "cloudsql.") {
@@ -340,7 +429,7 @@ func (s *server) do(ctx context.Context, database string, f func(*pgx.Conn) erro
 		return err
 	}
 	config.Host, config.Port, config.User, config.Password, config.Database = s.addr.String(), postgresPort, admin, s.password, database
-	config.Fallbacks, config.TLSConfig = nil, nil
+	config.Fallbacks, config.TLSConfig = nil, s.authorities.Client()
 	config.RuntimeParams = map[string]string{"log_min_error_statement": "panic", "application_name": "difyup local cloud"}
 	config.DialFunc = (&net.Dialer{Timeout: 5 * time.Second}).DialContext
 	c, err := pgx.ConnectConfig(ctx, config)

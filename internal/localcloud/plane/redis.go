@@ -21,9 +21,13 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/localcloud/authority"
 )
 
-const redisPort = 6379
+const (
+	redisPort    = 6379
+	redisTLSPort = 6378
+)
 
 // FindRedis gives the redis-server program: $DIFYUP_REDIS or the one in the path.
 func FindRedis() (string, error) {
@@ -51,6 +55,7 @@ type Cache struct {
 	dir        string
 
 	mu      sync.Mutex
+	names   authority.Names // in certificates
 	servers map[string]*cache
 }
 
@@ -62,11 +67,28 @@ type cache struct {
 	password string
 	config   map[string]string
 	process  *Process
+
+	authorities *authority.Set // nil = connections are not encrypted
+}
+
+// port is where the server listens: at Memorystore's port for TLS when it takes nothing else.
+func (c *cache) port() uint16 {
+	if c.authorities != nil {
+		return redisTLSPort
+	}
+	return redisPort
 }
 
 // NewCache gives an engine that keeps its servers' data below dir and runs the program at path.
 func NewCache(n *Net, s *Supervisor, path, dir string) *Cache {
-	return &Cache{net: n, supervisor: s, path: path, dir: dir, servers: map[string]*cache{}}
+	return &Cache{net: n, supervisor: s, path: path, dir: dir, names: authority.NoNames, servers: map[string]*cache{}}
+}
+
+// SetNames says which names the certificates of servers bear that are created from now on.
+func (e *Cache) SetNames(n authority.Names) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.names = n
 }
 
 func (e *Cache) find(name string) (*cache, error) {
@@ -82,7 +104,23 @@ func (e *Cache) find(name string) (*cache, error) {
 // Create starts a server and gives its address; the port is 6379. An empty password means none. Config is Redis's own:
 // "maxmemory", "maxmemory-policy", "save".
 func (e *Cache) Create(ctx context.Context, name, password string, config map[string]string) (addr netip.Addr, err error) {
-	c := &cache{name: name, dir: filepath.Join(e.dir, strings.ReplaceAll(name, "/", "_")), password: password, config: maps.Clone(config)}
+	return e.create(ctx, name, password, config, nil)
+}
+
+// CreateEncrypted is Create for a server that takes TLS alone, on port 6378, with a certificate authority of its own.
+func (e *Cache) CreateEncrypted(ctx context.Context, name, password string, config map[string]string) (addr netip.Addr, err error) {
+	e.mu.Lock()
+	names := e.names
+	e.mu.Unlock()
+	a, err := authority.NewSet(names)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	return e.create(ctx, name, password, config, a)
+}
+
+func (e *Cache) create(ctx context.Context, name, password string, config map[string]string, a *authority.Set) (addr netip.Addr, err error) {
+	c := &cache{name: name, dir: filepath.Join(e.dir, strings.ReplaceAll(name, "/", "_")), password: password, config: maps.Clone(config), authorities: a}
 	if c.addr, err = e.net.Addr(Redis); err != nil {
 		return netip.Addr{}, err
 	}
@@ -112,7 +150,16 @@ func (e *Cache) start(ctx context.Context, c *cache) error {
 		return err
 	}
 	// The configuration, with its password, goes through a pipe, not an argument or a file.
-	lines := []string{"bind " + c.addr.String(), "port " + strconv.Itoa(redisPort), "dir " + strconv.Quote(c.dir), "daemonize no", "protected-mode no", `save ""`}
+	lines := []string{"bind " + c.addr.String(), "dir " + strconv.Quote(c.dir), "daemonize no", "protected-mode no", `save ""`}
+	if c.authorities == nil {
+		lines = append(lines, "port "+strconv.Itoa(redisPort))
+	} else {
+		if err := certify(c.authorities, c.dir, c.name, c.addr); err != nil {
+			return err
+		}
+		lines = append(lines, "port 0", "tls-port "+strconv.Itoa(redisTLSPort), "tls-auth-clients no",
+			"tls-cert-file "+strconv.Quote(filepath.Join(c.dir, certificateFile)), "tls-key-file "+strconv.Quote(filepath.Join(c.dir, keyFile)))
+	}
 	for _, key := range slices.Sorted(maps.Keys(c.config)) {
 		lines = append(lines, key+" "+strconv.Quote(c.config[key]))
 	}
@@ -132,7 +179,7 @@ func (e *Cache) start(ctx context.Context, c *cache) error {
 	limited, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	for {
-		conn, err := (&net.Dialer{}).DialContext(limited, "tcp4", netip.AddrPortFrom(c.addr, redisPort).String())
+		conn, err := (&net.Dialer{}).DialContext(limited, "tcp4", netip.AddrPortFrom(c.addr, c.port()).String())
 		if err == nil {
 			if err := errors.Join(conn.Close(), c.do(ctx, func(r *redis.Client) error { return r.Ping(ctx).Err() })); err != nil {
 				return errors.Join(err, p.Stop(ctx, 0))
@@ -164,9 +211,13 @@ func (e *Cache) start(ctx context.Context, c *cache) error {
 }
 
 func (c *cache) do(ctx context.Context, f func(*redis.Client) error) (err error) {
-	r := redis.NewClient(&redis.Options{
-		Addr: netip.AddrPortFrom(c.addr, redisPort).String(), Password: c.password, MaxRetries: -1, DialerRetries: 1, PoolSize: 1, DisableIdentity: true,
-	})
+	options := &redis.Options{
+		Addr: netip.AddrPortFrom(c.addr, c.port()).String(), Password: c.password, MaxRetries: -1, DialerRetries: 1, PoolSize: 1, DisableIdentity: true,
+	}
+	if c.authorities != nil {
+		options.TLSConfig = c.authorities.Client()
+	}
+	r := redis.NewClient(options)
 	defer func() { err = errors.Join(err, r.Close()) }()
 	return f(r)
 }
@@ -212,6 +263,21 @@ func (e *Cache) change(ctx context.Context, name string, f func(*cache, *redis.C
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.do(ctx, func(r *redis.Client) error { return f(c, r) })
+}
+
+// Authorities gives the certificate authorities of a server, the oldest first; none of one that is not encrypted.
+func (e *Cache) Authorities(name string) ([]authority.Authority, error) {
+	c, err := e.find(name)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.authorities == nil {
+		return nil, nil
+	}
+	all, _ := c.authorities.List()
+	return all, nil
 }
 
 // Delete ends a server and removes its data.

@@ -334,3 +334,12 @@ func own(dir string) error {
 	}
 	return os.Chown(dir, int(cred.Uid), int(cred.Gid))
 }
+
+// ownFile gives an open file to the user that servers run as.
+func ownFile(f *os.File) error {
+	cred, err := unprivileged()
+	if err != nil || cred == nil {
+		return err
+	}
+	return f.Chown(int(cred.Uid), int(cred.Gid))
+}

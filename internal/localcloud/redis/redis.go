@@ -13,15 +13,19 @@ import (
 	"sync"
 	"time"
 
+	"github.com/difyup/difyup/internal/localcloud/authority"
 	"github.com/difyup/difyup/internal/localcloud/body"
 	"github.com/difyup/difyup/internal/localcloud/front"
 	"github.com/difyup/difyup/internal/localcloud/services"
 	"github.com/difyup/difyup/internal/localcloud/store"
 )
 
-// Engine runs the servers behind instances. Names are "PROJECT/REGION/INSTANCE". Its port is 6379.
+// Engine runs the servers behind instances. Names are "PROJECT/REGION/INSTANCE". The port is 6379, or 6378 of those that take
+// TLS alone.
 type Engine interface {
 	Create(ctx context.Context, name, password string, config map[string]string) (netip.Addr, error)
+	CreateEncrypted(ctx context.Context, name, password string, config map[string]string) (netip.Addr, error)
+	Authorities(name string) ([]authority.Authority, error)
 	SetPassword(ctx context.Context, name, password string) error
 	SetConfig(ctx context.Context, name string, config map[string]string) error
 	Delete(ctx context.Context, name string) error
@@ -174,14 +178,28 @@ func (v *Service) create(_ context.Context, r *front.Request) (any, error) {
 		password = rand.Text()
 	}
 	return v.run(r, k, "create", createTime, func(ctx context.Context) error {
-		addr, err := v.engine.Create(ctx, engineName(k), password, settings(b))
+		create, port := v.engine.Create, 6379.0
+		if body.String(b, "transitEncryptionMode") == encrypted {
+			create, port = v.engine.CreateEncrypted, 6378.0
+		}
+		addr, err := create(ctx, engineName(k), password, settings(b))
 		if err != nil {
 			v.instances.Delete(k) // Memorystore leaves nothing behind
 			return err
 		}
 		v.setAuth(k, password)
+		authorities, err := v.engine.Authorities(engineName(k))
+		if err != nil {
+			return err
+		}
 		v.set(k, func(b map[string]any) {
-			b["state"], b["host"], b["port"] = "READY", addr.String(), 6379.0
+			b["state"], b["host"], b["port"] = "READY", addr.String(), port
+			for _, a := range authorities {
+				certs, _ := b["serverCaCerts"].([]any)
+				b["serverCaCerts"] = append(certs, map[string]any{
+					"serialNumber": a.Serial, "cert": a.PEM, "createTime": body.Time(a.Made), "expireTime": body.Time(a.Ends), "sha1Fingerprint": a.SHA1,
+				})
+			}
 			b["currentLocationId"] = b["locationId"]
 			b["persistenceIamIdentity"] = "serviceAccount:service-" + v.server.ProjectNumber(r.Path["project"]) + "@cloud-redis.iam.gserviceaccount.com"
 			b["reservedIpRange"] = netip.PrefixFrom(addr, 29).Masked().String()
@@ -194,6 +212,9 @@ func (v *Service) create(_ context.Context, r *front.Request) (any, error) {
 		return nil
 	}), nil
 }
+
+// encrypted is the mode of instances that take TLS alone.
+const encrypted = "SERVER_AUTHENTICATION"
 
 func exists(k string) error { return front.AlreadyExists("Resource '%s' already exists", k) }
 
@@ -219,8 +240,6 @@ func (v *Service) check(b map[string]any) error {
 		return front.Invalid("memory_size_gb must be between %d and 300, not %d.", low, memory)
 	case !slices.Contains(versions, version):
 		return front.Invalid("The Redis version %q is not supported.", version)
-	case body.String(b, "transitEncryptionMode") != "DISABLED":
-		return front.Unserved("The local cloud's Redis has no transit encryption.")
 	}
 	for name := range body.Map(b, "redisConfigs") {
 		if !slices.Contains(configs, name) {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/difyup/difyup/internal/localcloud/authority"
 	"github.com/difyup/difyup/internal/localcloud/body"
 	"github.com/difyup/difyup/internal/localcloud/front"
 	"github.com/difyup/difyup/internal/localcloud/services"
@@ -28,6 +29,11 @@ type Engine interface {
 	SetUser(ctx context.Context, name, user, password string) error
 	DropUser(ctx context.Context, name, user string) error
 	Running(name string) bool
+	// SetEncrypted says whether a server refuses connections that are not encrypted.
+	SetEncrypted(ctx context.Context, name string, encrypted bool) error
+	Authorities(name string) (all []authority.Authority, active string, err error)
+	AddAuthority(name string) error
+	RotateAuthority(ctx context.Context, name, sha1 string) error
 }
 
 // How long Cloud SQL takes.
@@ -62,6 +68,7 @@ func Register(s *front.Server, st *store.Store, engine Engine) *Service {
 	for id, h := range map[string]front.Handler{
 		"flags.list": v.listFlags, "instances.insert": v.insert, "instances.get": v.get, "instances.list": v.list,
 		"instances.patch": v.patch(false), "instances.update": v.patch(true), "instances.delete": v.delete, "instances.restart": v.restart,
+		"instances.listServerCas": v.listAuthorities, "instances.addServerCa": v.addAuthority, "instances.rotateServerCa": v.rotateAuthority,
 		"databases.insert": v.insertDatabase, "databases.get": v.getDatabase, "databases.list": v.listDatabases, "databases.delete": v.deleteDatabase,
 		"users.insert": v.insertUser, "users.get": v.getUser, "users.list": v.listUsers, "users.update": v.updateUser, "users.delete": v.deleteUser,
 	} {
@@ -183,6 +190,9 @@ func (v *Service) insert(_ context.Context, r *front.Request) (any, error) {
 			v.set(k, func(b map[string]any) { b["state"] = "FAILED" })
 			return err
 		}
+		if err := v.engine.SetEncrypted(ctx, engineName(k), encrypted(b)); err != nil {
+			return err
+		}
 		v.databases.Put(k+"/databases/postgres", database(k, map[string]any{"name": "postgres"}))
 		v.users.Put(k+"/users/postgres", userBody(k, "postgres", nil))
 		if password != "" {
@@ -192,6 +202,7 @@ func (v *Service) insert(_ context.Context, r *front.Request) (any, error) {
 		}
 		v.set(k, func(b map[string]any) {
 			b["state"] = "RUNNABLE"
+			b["serverCaCert"] = v.authority(k)
 			b["ipAddresses"] = []any{map[string]any{"type": "PRIVATE", "ipAddress": addr.String()}}
 		})
 		return nil
@@ -242,11 +253,14 @@ func (v *Service) fill(project, name string, b, old map[string]any) error {
 		"settings.dataDiskSizeGb": "10", "settings.authorizedGaeApplications": []any{}, "settings.deletionProtectionEnabled": false,
 		"settings.connectorEnforcement": "NOT_REQUIRED", "settings.locationPreference.kind": "sql#locationPreference",
 		"settings.ipConfiguration.ipv4Enabled": true, "settings.ipConfiguration.authorizedNetworks": []any{}, "settings.ipConfiguration.requireSsl": false,
-		"settings.ipConfiguration.sslMode": "ALLOW_UNENCRYPTED_AND_ENCRYPTED", "settings.backupConfiguration.kind": "sql#backupConfiguration",
+		"settings.backupConfiguration.kind":    "sql#backupConfiguration",
 		"settings.backupConfiguration.enabled": false, "settings.backupConfiguration.startTime": "18:00", "settings.backupConfiguration.transactionLogRetentionDays": 7.0,
 		"settings.backupConfiguration.backupRetentionSettings.retentionUnit": "COUNT", "settings.backupConfiguration.backupRetentionSettings.retainedBackups": 7.0,
 	} {
 		body.Default(b, path, value)
+	}
+	if err := fillTLS(b); err != nil {
+		return err
 	}
 	if disk, ok := body.Int(b, "settings.dataDiskSizeGb"); ok {
 		body.Set(b, "settings.dataDiskSizeGb", strconv.FormatInt(disk, 10))
@@ -406,6 +420,9 @@ func (v *Service) patch(replace bool) front.Handler {
 			case restart:
 				err = v.engine.Restart(ctx, engineName(k))
 			}
+			if err == nil && encrypted(next) != encrypted(old) {
+				err = v.engine.SetEncrypted(ctx, engineName(k), encrypted(next))
+			}
 			if err == nil && password != "" {
 				err = v.engine.SetUser(ctx, engineName(k), "postgres", password)
 			}
@@ -419,7 +436,7 @@ func (v *Service) patch(replace bool) front.Handler {
 			version, _ := body.Int(old, "settings.settingsVersion")
 			v.set(k, func(b map[string]any) {
 				for field, value := range next {
-					if field != "ipAddresses" && field != "state" {
+					if field != "ipAddresses" && field != "state" && field != "serverCaCert" {
 						b[field] = value
 					}
 				}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/difyup/difyup/internal/localcloud/authority"
 	"github.com/difyup/difyup/internal/localcloud/body"
 	"github.com/difyup/difyup/internal/localcloud/front"
 	"github.com/difyup/difyup/internal/localcloud/store"
@@ -36,6 +37,10 @@ func (e *engine) DropDatabase(context.Context, string, string) error        { re
 func (e *engine) SetUser(context.Context, string, string, string) error     { return e.err }
 func (e *engine) DropUser(context.Context, string, string) error            { return e.err }
 func (e *engine) Running(string) bool                                       { return e.running }
+func (e *engine) SetEncrypted(context.Context, string, bool) error          { return e.err }
+func (e *engine) AddAuthority(string) error                                 { return e.err }
+func (e *engine) RotateAuthority(context.Context, string, string) error     { return e.err }
+func (e *engine) Authorities(string) ([]authority.Authority, string, error) { return nil, "", e.err }
 
 // TestStateAfterFlags follows an instance through changes of its flags that go wrong in different ways: it is RUNNABLE while its
 // server runs, FAILED when it does not, and another change may help it.

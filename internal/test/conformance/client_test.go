@@ -5,6 +5,7 @@ package conformance_test
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -337,6 +338,7 @@ func (c *clients) testSQL() {
 	if err != nil || len(users.Items) != 2 || slices.ContainsFunc(users.Items, func(u *sqladmin.User) bool { return u.Password != "" }) {
 		c.t.Errorf("the users are %v, %v", users, err)
 	}
+	c.testAuthorities(i)
 	_, err = c.sql.Instances.Patch(project, "db", &sqladmin.DatabaseInstance{Settings: &sqladmin.Settings{DataDiskSizeGb: 5}}).Do()
 	c.refused("a smaller disk", err, 400, "shrink")
 	_, err = c.sql.Instances.Delete(project, "db").Do()
@@ -357,6 +359,43 @@ func (c *clients) redisDone(op *redis.Operation, err error) error {
 		return errors.New(op.Error.Message)
 	}
 	return err
+}
+
+// testAuthorities changes the certificate authority of an instance.
+func (c *clients) testAuthorities(i *sqladmin.DatabaseInstance) {
+	list := func() (fingerprints []string, active string) {
+		all, err := c.sql.Instances.ListServerCas(project, "db").Do()
+		c.must("list authorities", err)
+		for _, a := range all.Certs {
+			if block, _ := pem.Decode([]byte(a.Cert)); block == nil || a.Instance != "db" {
+				c.t.Errorf("an authority is %+v", a)
+			}
+			fingerprints = append(fingerprints, a.Sha1Fingerprint)
+		}
+		return fingerprints, all.ActiveVersion
+	}
+	rotate := func(to string) error {
+		return c.sqlDone(c.sql.Instances.RotateServerCa(project, "db", &sqladmin.InstancesRotateServerCaRequest{RotateServerCaContext: &sqladmin.RotateServerCaContext{NextVersion: to}}).Do())
+	}
+	first, active := list()
+	if len(first) != 1 || active != first[0] || i.ServerCaCert == nil || i.ServerCaCert.Sha1Fingerprint != active || i.Settings.IpConfiguration.ServerCaMode != "GOOGLE_MANAGED_INTERNAL_CA" {
+		c.t.Errorf("the authorities are %v, %s is active; the instance is %+v", first, active, i)
+	}
+	c.refused("rotating to nothing", rotate(""), 400, "no server CA certificate")
+	c.must("add", c.sqlDone(c.sql.Instances.AddServerCa(project, "db").Do()))
+	both, active := list()
+	if len(both) != 2 || both[0] != first[0] || active != first[0] {
+		c.t.Errorf("with another one they are %v, and %s is active", both, active)
+	}
+	c.refused("rotating to one that is not there", rotate("0000"), 400, "no server CA certificate")
+	c.must("rotate", rotate(both[1]))
+	after, active := list()
+	i, err := c.sql.Instances.Get(project, "db").Do()
+	if err != nil || !slices.Equal(after, both) || active != both[1] || i.ServerCaCert.Sha1Fingerprint != active {
+		c.t.Errorf("after the rotation they are %v, and %s is active, %v", after, active, err)
+	}
+	mode := &sqladmin.DatabaseInstance{Settings: &sqladmin.Settings{IpConfiguration: &sqladmin.IpConfiguration{SslMode: "ENCRYPTED_ONLY"}}}
+	c.must("sslMode", c.sqlDone(c.sql.Instances.Patch(project, "db", mode).Do()))
 }
 
 func (c *clients) testRedis() {
@@ -381,6 +420,15 @@ func (c *clients) testRedis() {
 	c.must("patch", c.redisDone(instances.Patch(name, &redis.Instance{RedisConfigs: map[string]string{"maxmemory-policy": "noeviction"}}).UpdateMask("redis_configs").Do()))
 	_, err = instances.Create(parent, cache).InstanceId("cache").Do()
 	c.refused("create again", err, 409, "already exists")
+	_, err = instances.Patch(name, &redis.Instance{TransitEncryptionMode: "SERVER_AUTHENTICATION"}).UpdateMask("transitEncryptionMode").Do()
+	c.refused("encryption of one that is there", err, 400, "transitEncryptionMode")
+	c.must("delete", c.redisDone(instances.Delete(name).Do()))
+	cache.TransitEncryptionMode = "SERVER_AUTHENTICATION"
+	c.must("create encrypted", c.redisDone(instances.Create(parent, cache).InstanceId("cache").Do()))
+	got, err = instances.Get(name).Do()
+	if err != nil || got.Port != 6378 || len(got.ServerCaCerts) != 1 || got.ServerCaCerts[0].Sha1Fingerprint == "" {
+		c.t.Errorf("encrypted it is %+v, %v", got, err)
+	}
 	c.must("delete", c.redisDone(instances.Delete(name).Do()))
 }
 

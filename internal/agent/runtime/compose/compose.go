@@ -40,9 +40,11 @@ type Options struct {
 	Memory string // a directory that is on no disk, where a password may lie while an image is pulled; "" = the system's for temporary files
 	// Start bounds how long the services may take from the start of the first until all are healthy. 0 = 15 minutes.
 	Start time.Duration
-	Look  time.Duration                                                        // between two looks at containers that run; 0 = 10 s
-	Dial  func(ctx context.Context, network, address string) (net.Conn, error) // to the published ports; nil = net's
-	Log   *slog.Logger
+	// Authorities is the directory that services find as dify.AuthorityDir, those that look there; "" = none.
+	Authorities string
+	Look        time.Duration                                                        // between two looks at containers that run; 0 = 10 s
+	Dial        func(ctx context.Context, network, address string) (net.Conn, error) // to the published ports; nil = net's
+	Log         *slog.Logger
 }
 
 // engine is a runtime of containers.
@@ -125,7 +127,7 @@ const file = "compose.yaml"
 
 // write writes the project of services, or of a job, under a name. Only we may read it.
 func (e *engine) write(name string, services []dify.Service, job bool) error {
-	files, err := render(e.opts.Project, services, e.opts.Pull, job)
+	files, err := render(e.opts.Project, services, e.opts.Pull, e.opts.Authorities, job)
 	if err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ func TestConfig(t *testing.T) {
 		s, secrets := settings(odd)
 		s.Environment = map[dify.Name]map[string]string{dify.API: {"LINES": "one\n\ttwo", "SPACES": "  ", "DOLLARS": "$$$1${HOME}$HOME"}}
 		want := services(t, r.Version, s, secrets)
-		files, err := compose.Render("dify", want, "never")
+		files, err := compose.Render("dify", want, "never", "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -128,7 +128,7 @@ func TestSquidGuards(t *testing.T) {
 		t.Cleanup(func() { server.Close() })
 	}
 	s, secrets := settings("the-secret")
-	files, err := compose.Render("dify", services(t, dify.Default, s, secrets), "never")
+	files, err := compose.Render("dify", services(t, dify.Default, s, secrets), "never", "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -115,13 +115,13 @@ func identityAt(n dify.Network) netip.AddrPort {
 // literal has compose take a text as it is: it replaces $NAME in what it reads.
 func literal(text string) string { return strings.ReplaceAll(text, "$", "$$") }
 
-// Render writes the project of services. pull is "missing" or "never".
-func Render(name string, services []dify.Service, pull string) (Files, error) {
-	return render(name, services, pull, false)
+// Render writes the project of services. pull is "missing" or "never"; authorities is the directory of Options.
+func Render(name string, services []dify.Service, pull, authorities string) (Files, error) {
+	return render(name, services, pull, authorities, false)
 }
 
 // render is Render; that of a job needs nobody, is asked by nobody, and ends once.
-func render(name string, services []dify.Service, pull string, job bool) (Files, error) {
+func render(name string, services []dify.Service, pull, authorities string, job bool) (Files, error) {
 	p := project{Name: name, Services: map[dify.Name]service{}, Networks: map[dify.Network]network{}, Volumes: map[string]struct{}{}}
 	for _, s := range services {
 		out := service{
@@ -182,6 +182,12 @@ func render(name string, services []dify.Service, pull string, job bool) (Files,
 		}
 		if s.Name == dify.SSRFProxy {
 			out.Volumes = append(out.Volumes, volume{Type: "bind", Source: "./squid.conf", Target: "/etc/squid/squid.conf", ReadOnly: true})
+		}
+		if s.Authorities() {
+			if authorities == "" {
+				return Files{}, fmt.Errorf("%s is to verify stores, and there is no directory with their authorities", s.Name)
+			}
+			out.Volumes = append(out.Volumes, volume{Type: "bind", Source: authorities, Target: dify.AuthorityDir, ReadOnly: true})
 		}
 		if s.Health != nil && !job {
 			out.Healthcheck = check(s)

@@ -2,6 +2,7 @@ package compose_test
 
 import (
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -59,7 +60,7 @@ func services(t *testing.T, version string, s dify.Settings, secrets map[string]
 func TestRender(t *testing.T) {
 	for _, r := range dify.Releases() {
 		s, secrets := settings("the-secret")
-		files, err := compose.Render("dify", services(t, r.Version, s, secrets), "missing")
+		files, err := compose.Render("dify", services(t, r.Version, s, secrets), "missing", "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -81,12 +82,54 @@ func TestRender(t *testing.T) {
 	}
 }
 
+// TestAuthorities has services that verify stores see the authorities, to read, and nobody else; without a directory of them nothing
+// is rendered.
+func TestAuthorities(t *testing.T) {
+	s, secrets := settings("the-secret")
+	s.Stores.Database.TLS, s.Stores.Vector.TLS, s.Stores.Redis.TLS = dify.Verified, dify.Verified, dify.Verified
+	all := services(t, dify.Default, s, secrets)
+	if _, err := compose.Render("dify", all, "missing", ""); err == nil {
+		t.Error("it is rendered without a directory")
+	}
+	files, err := compose.Render("dify", all, "missing", "/var/lib/authorities")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p struct {
+		Services map[string]struct {
+			Volumes []struct {
+				Type, Source, Target string
+				ReadOnly             bool `yaml:"read_only"`
+			}
+		}
+	}
+	if err := yaml.Unmarshal(files.Compose, &p); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for name, s := range p.Services {
+		for _, v := range s.Volumes {
+			if v.Target == dify.AuthorityDir {
+				got = append(got, fmt.Sprintf("%s %s %s read-only %t", name, v.Type, v.Source, v.ReadOnly))
+			}
+		}
+	}
+	slices.Sort(got)
+	want := []string{"api", "plugin_daemon", "worker", "worker_beat"}
+	for i := range want {
+		want[i] += " bind /var/lib/authorities read-only true"
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("who sees the authorities (-want +got):\n%s", d)
+	}
+}
+
 // TestOnLoopback reads what is rendered as somebody else would: no port is open but on the loopback, the sandbox leads nowhere,
 // and nobody has a right that it does not need.
 func TestOnLoopback(t *testing.T) {
 	for _, r := range dify.Releases() {
 		s, secrets := settings("the-secret")
-		files, err := compose.Render("dify", services(t, r.Version, s, secrets), "missing")
+		files, err := compose.Render("dify", services(t, r.Version, s, secrets), "missing", "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -167,7 +210,7 @@ func TestOnLoopback(t *testing.T) {
 func TestSquidReads(t *testing.T) {
 	program := squidProgram(t)
 	s, secrets := settings("the-secret")
-	files, err := compose.Render("dify", services(t, dify.Default, s, secrets), "missing")
+	files, err := compose.Render("dify", services(t, dify.Default, s, secrets), "missing", "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,63 @@
+package ops
+
+import (
+	"fmt"
+
+	"github.com/difyup/difyup/internal/config"
+	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/kind"
+	"github.com/difyup/difyup/internal/resource"
+	"github.com/difyup/difyup/internal/topology"
+)
+
+// fixed refuses what cannot be changed while a stack runs: what Google does not change, and what instances that run now would
+// lose a store by. Running gives the settings that these have, zero when there are none; it is asked when they matter.
+func fixed(spec *config.Spec, g *resource.Graph, owner resource.Owner, live map[resource.ID]map[string]any, running func() (dify.Settings, error)) error {
+	var faults fault.List
+	add := func(option, summary, detail, remedy string) {
+		faults = append(faults, &fault.Fault{Summary: summary, Detail: detail, Remedy: remedy, At: spec.At(option)})
+	}
+	for _, r := range g.Resources() {
+		body := live[r.ID()]
+		if body == nil || !owner.Marked(r.Kind, body) {
+			continue
+		}
+		was := func(path resource.Path) any { v, _ := resource.Lookup(body, path); return v }
+		switch r.Kind {
+		case kind.RedisInstances.Kind:
+			o := spec.Redis
+			if now := was("authEnabled") == true; now != o.Auth {
+				add("redis.auth", "AUTH of Redis cannot be changed while the stack runs",
+					fmt.Sprintf("`redis.auth` is %t, and %s was created with %t. Google would change it at once, and all instances that run would lose Redis until they are replaced.", o.Auth, r.ID(), now),
+					fmt.Sprintf("Set `redis.auth` back to %t. To change it takes instances that know both, and that waits for `difyup rotate`.", now))
+			}
+			if now := was("transitEncryptionMode") == "SERVER_AUTHENTICATION"; now != o.TransitEncryption {
+				add("redis.transit_encryption", "The encryption of Redis is fixed when it is created",
+					fmt.Sprintf("`redis.transit_encryption` is %t, and %s was created with %t. Google cannot change it, and difyup does not replace a Redis yet: queued tasks would be lost.", o.TransitEncryption, r.ID(), now),
+					fmt.Sprintf("Set `redis.transit_encryption` back to %t. To give up what is in Redis, delete the stack and create it again:\n    difyup destroy --delete-data %s", now, r.ID()))
+			}
+		case kind.SQLInstances.Kind:
+			const mode = "settings.ipConfiguration.sslMode"
+			want, _ := resource.Lookup(r.Body, mode)
+			if want != "ENCRYPTED_ONLY" || was(mode) == want {
+				continue
+			}
+			now, err := running()
+			if err != nil {
+				return err
+			}
+			if now.Stack == "" || now.Stores.Database.TLS != dify.Plain {
+				continue // none runs, or all that do encrypt already
+			}
+			section, tls := "database", spec.Database.TLS
+			if r.ID() != topology.MainInstance(spec) {
+				section, tls = "vector", spec.Vector.TLS
+			}
+			add(section+".tls", "Instances that run do not encrypt their connections",
+				fmt.Sprintf("With `%s.tls: %s`, %s would refuse them at once, and plugins would fail until all instances are replaced. An earlier difyup created them.", section, tls, r.ID()),
+				fmt.Sprintf("Set `%s.tls` to `allowed` and apply; that replaces the instances. Then set it to `%s` and apply again.", section, tls))
+		}
+	}
+	return faults.Err()
+}

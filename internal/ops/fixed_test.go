@@ -1,0 +1,88 @@
+package ops
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/difyup/difyup/internal/config"
+	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/resource"
+	"github.com/difyup/difyup/internal/topology"
+)
+
+// TestFixed has a stack that was made by one description be applied by another.
+func TestFixed(t *testing.T) {
+	const head = "stack: demo\nproject: demo-project\nregion: asia-northeast1\n"
+	load := func(more string) *config.Spec {
+		t.Helper()
+		file := filepath.Join(t.TempDir(), "difyup.yaml")
+		if err := os.WriteFile(file, []byte(head+more), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := config.Load(t.Context(), file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	build := func(s *config.Spec) *resource.Graph {
+		t.Helper()
+		g, err := topology.Build(s, topology.Agent{SHA256: strings.Repeat("0", 64), Runtime: "compose"}, topology.Given{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+	const sql = "database: {tls: allowed}\nvector: {tls: allowed}\n"
+	earlier := dify.Settings{Stack: "demo"}
+	now := dify.Settings{Stack: "demo", Stores: dify.Stores{Database: dify.Database{TLS: dify.Required}, Vector: dify.Database{TLS: dify.Required}}}
+	auth, encryption := "AUTH of Redis cannot be changed while the stack runs", "The encryption of Redis is fixed when it is created"
+	plain := "Instances that run do not encrypt their connections"
+	for _, tc := range []struct {
+		name, made, wanted string
+		running            dify.Settings
+		want               []string
+	}{
+		{"nothing changes", "", "", now, nil},
+		{"AUTH off", "", "redis: {auth: false}\n", now, []string{"4: " + auth}},
+		{"AUTH on", "redis: {auth: false}\n", "redis: {auth: true}\n", now, []string{"4: " + auth}},
+		{"encryption on", "", "redis: {transit_encryption: true}\n", now, []string{"4: " + encryption}},
+		{"encryption off", "redis: {transit_encryption: true}\n", "redis: {memory_gb: 1}\n", now, []string{"4: " + encryption}},
+		{"databases of today", sql, "", now, nil},
+		{"databases with verification", sql, "database: {tls: verified}\n", now, nil},
+		{"databases of an earlier difyup", sql, "vector: {tls: verified}\n", earlier, []string{"0: " + plain, "4: " + plain}},
+		{"one of them", sql, "database: {tls: allowed}\n", earlier, []string{"0: " + plain}},
+		{"as its remedy says", sql, sql, earlier, nil},
+		{"when nothing runs", sql, "", dify.Settings{}, nil},
+		{"opened again", "", sql, now, nil},
+	} {
+		live := map[resource.ID]map[string]any{}
+		for _, r := range build(load(tc.made)).Resources() {
+			live[r.ID()] = r.Body
+		}
+		spec := load(tc.wanted)
+		err := fixed(spec, build(spec), resource.Owner{Stack: "demo"}, live, func() (dify.Settings, error) { return tc.running, nil })
+		var got []string
+		var faults fault.List
+		if errors.As(err, &faults) {
+			for _, f := range faults {
+				got = append(got, fmt.Sprintf("%d: %s", f.At.Line, f.Summary))
+				if f.Remedy == "" || f.Detail == "" {
+					t.Errorf("%s: %+v", tc.name, f)
+				}
+			}
+		} else if err != nil {
+			t.Error(err)
+		}
+		if d := cmp.Diff(tc.want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", tc.name, d)
+		}
+	}
+}
