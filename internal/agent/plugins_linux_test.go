@@ -129,7 +129,7 @@ func TestPluginsOfThreeInstances(t *testing.T) {
 			m.ended <- Run(ctx, Options{MetadataHost: server.Listener.Addr().String(), Log: slog.New(slog.NewTextHandler(&m.log, nil)), Runtimes: map[string]func(Instance) runtime.Runtime{"standin": func(i Instance) runtime.Runtime {
 				return standin.NewProcesses(standin.ProcessOptions{
 					Program: self, Address: i.Address, Instance: i.Name, Version: i.Settings.DifyVersion, Environ: os.Environ(), Output: io.Discard, Log: i.Log,
-					Environment: map[string]string{"GCE_METADATA_HOST": server.Listener.Addr().String(), "STORAGE_EMULATOR_HOST": i.Endpoint, "STANDIN_POLL": "100"},
+					Environment: map[string]string{"STORAGE_EMULATOR_HOST": i.Endpoint, "STANDIN_POLL": "100"},
 				})
 			}}})
 		}()

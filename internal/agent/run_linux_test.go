@@ -195,7 +195,10 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, `{"access_token":"narrowed-to-%s","expires_in":3600,"token_type":"Bearer"}`, worth)
 		return
 	}
-	if r.Header.Get("Authorization") != "Bearer token-1" && (r.Header.Get("Authorization") != "Bearer narrowed-to-files" || !strings.Contains(r.URL.Path, "/b/files")) {
+	switch as, path := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "), r.URL.Path; {
+	case as == "token-1", as == "narrowed-to-files" && strings.Contains(path, "/b/files"):
+	case as == "narrowed-to-plugins" && strings.Contains(path+r.FormValue("name")+r.FormValue("prefix"), "plugin"): // roughly
+	default:
 		http.Error(w, "no token", http.StatusUnauthorized)
 		return
 	}
