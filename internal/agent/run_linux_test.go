@@ -197,7 +197,7 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch as, path := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "), r.URL.Path; {
 	case as == "token-1", as == "narrowed-to-files" && strings.Contains(path, "/b/files"):
-	case as == "narrowed-to-plugins" && strings.Contains(path+r.FormValue("name")+r.FormValue("prefix"), "plugin"): // roughly
+	case as == "narrowed-to-plugins" && (strings.HasSuffix(path, "/b/files") || strings.Contains(path+r.FormValue("name")+r.FormValue("prefix"), "plugin")): // roughly
 	default:
 		http.Error(w, "no token", http.StatusUnauthorized)
 		return
