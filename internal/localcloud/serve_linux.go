@@ -27,6 +27,7 @@ import (
 	"github.com/difyup/difyup/internal/localcloud/fleet/nameserver"
 	"github.com/difyup/difyup/internal/localcloud/front"
 	"github.com/difyup/difyup/internal/localcloud/iam"
+	"github.com/difyup/difyup/internal/localcloud/logging"
 	"github.com/difyup/difyup/internal/localcloud/plane"
 	"github.com/difyup/difyup/internal/localcloud/redis"
 	"github.com/difyup/difyup/internal/localcloud/secrets"
@@ -169,6 +170,7 @@ func (c *cloud) run(ctx context.Context) (err error) {
 	sql.Register(c.front, c.store, c.sql)
 	redis.Register(c.front, c.store, c.cache)
 	c.storage = storage.Register(c.front, c.store, policies, objects)
+	logging.Register(c.front)
 	names := dns.Register(c.front, c.store)
 	machines := compute.Register(c.front, c.store, compute.Options{Addresses: balancerAddresses{c.net}, Log: log})
 	c.fleet, err = fleet.New(fleet.Options{

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/api/dns/v1"
 	"google.golang.org/api/googleapi"
 	"google.golang.org/api/iam/v1"
+	"google.golang.org/api/logging/v2"
 	"google.golang.org/api/option"
 	"google.golang.org/api/redis/v1"
 	"google.golang.org/api/secretmanager/v1"
@@ -48,6 +49,7 @@ type clients struct {
 	crm      *cloudresourcemanager.Service
 	peering  *servicenetworking.APIService
 	services *serviceusage.Service
+	logging  *logging.Service
 }
 
 func connect(t *testing.T, info localcloud.Info) *clients {
@@ -57,7 +59,7 @@ func connect(t *testing.T, info localcloud.Info) *clients {
 		return []option.ClientOption{option.WithEndpoint(info.URL + path), option.WithTokenSource(oauth2.StaticTokenSource(&oauth2.Token{AccessToken: info.Token}))}
 	}
 	ctx := t.Context()
-	var errs [10]error
+	var errs [11]error
 	c.compute, errs[0] = compute.NewService(ctx, make("compute/v1/")...)
 	c.sql, errs[1] = sqladmin.NewService(ctx, make("")...)
 	c.redis, errs[2] = redis.NewService(ctx, make("")...)
@@ -68,6 +70,7 @@ func connect(t *testing.T, info localcloud.Info) *clients {
 	c.crm, errs[7] = cloudresourcemanager.NewService(ctx, make("")...)
 	c.peering, errs[8] = servicenetworking.NewService(ctx, make("")...)
 	c.services, errs[9] = serviceusage.NewService(ctx, make("")...)
+	c.logging, errs[10] = logging.NewService(ctx, make("")...)
 	if err := errors.Join(errs[:]...); err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +138,9 @@ func TestGoogleClients(t *testing.T) {
 	// Nothing works before its API is enabled, and all that is needed to enable it does.
 	_, err := c.compute.Networks.List(project).Do()
 	c.refused("compute before it is enabled", err, 403, "SERVICE_DISABLED")
-	names := []string{"compute", "sqladmin", "redis", "servicenetworking", "dns", "secretmanager", "iam", "storage", "cloudresourcemanager"}
+	_, err = c.logging.Entries.List(&logging.ListLogEntriesRequest{ResourceNames: []string{"projects/" + project}}).Do()
+	c.refused("logging before it is enabled", err, 403, "SERVICE_DISABLED")
+	names := []string{"compute", "sqladmin", "redis", "servicenetworking", "dns", "secretmanager", "iam", "storage", "cloudresourcemanager", "logging"}
 	for i := range names {
 		names[i] += ".googleapis.com"
 	}
@@ -145,7 +150,7 @@ func TestGoogleClients(t *testing.T) {
 		test func(*clients)
 	}{
 		{"compute", (*clients).testCompute}, {"sql", (*clients).testSQL}, {"redis", (*clients).testRedis}, {"storage", (*clients).testStorage},
-		{"secrets", (*clients).testSecrets}, {"iam", (*clients).testIAM}, {"dns", (*clients).testDNS},
+		{"secrets", (*clients).testSecrets}, {"iam", (*clients).testIAM}, {"dns", (*clients).testDNS}, {"logging", (*clients).testLogging},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			of := *c
@@ -164,6 +169,70 @@ func (c *clients) enable(names ...string) {
 		op, err = c.services.Operations.Get(op.Name).Do()
 		c.must("enable", err)
 	}
+}
+
+func (c *clients) testLogging() {
+	const log = "projects/" + project + "/logs/things"
+	at := func(second int, id, text, container string) *logging.LogEntry {
+		return &logging.LogEntry{Timestamp: fmt.Sprintf("2026-11-28T10:00:%02d.5Z", second), InsertId: id, TextPayload: text, Labels: map[string]string{"container": container}}
+	}
+	write := &logging.WriteLogEntriesRequest{
+		LogName: log, Resource: &logging.MonitoredResource{Type: "gce_instance", Labels: map[string]string{"zone": "z"}}, Labels: map[string]string{"stack": "demo", "container": "none"},
+		Entries: []*logging.LogEntry{at(2, "b", "two", "api"), at(1, "a", "one", "web"), at(3, "c", "three", "api")},
+	}
+	for range 2 { // what is known by its time and ID is there once
+		_, err := c.logging.Entries.Write(write).Do()
+		c.must("write", err)
+	}
+	list := func(filter, order string, size int64) (texts []string) {
+		c.t.Helper()
+		req := &logging.ListLogEntriesRequest{ResourceNames: []string{"projects/" + project}, Filter: filter, OrderBy: order, PageSize: size}
+		c.must("list", c.logging.Entries.List(req).Pages(c.t.Context(), func(page *logging.ListLogEntriesResponse) error {
+			for _, e := range page.Entries {
+				if e.LogName != log || e.Resource.Type != "gce_instance" || e.Labels["stack"] != "demo" || e.ReceiveTimestamp == "" {
+					c.t.Errorf("an entry is %+v", e)
+				}
+				texts = append(texts, e.TextPayload)
+			}
+			return nil
+		}))
+		return texts
+	}
+	for _, q := range []struct {
+		filter, order string
+		size          int64
+		want          string
+	}{
+		{"", "", 0, "one two three"}, {"", "timestamp desc", 1, "three two one"}, {`labels.container="api"`, "", 1, "two three"},
+		{`timestamp>="2026-11-28T10:00:02.5Z" AND labels.container!=api`, "", 0, ""}, {`labels.stack="demo" labels.container=("web" OR "none")`, "", 0, "one"},
+	} {
+		if got := strings.Join(list(q.filter, q.order, q.size), " "); got != q.want {
+			c.t.Errorf("%s %s gives %q, want %q", q.filter, q.order, got, q.want)
+		}
+	}
+	// A bad entry is refused with all, or alone where that is wished for.
+	write.Entries = []*logging.LogEntry{at(4, "d", "four", "api"), {Timestamp: "2126-11-28T10:00:00Z", TextPayload: "of the future"}}
+	_, err := c.logging.Entries.Write(write).Do()
+	c.refused("an entry of the future", err, 400, "24 hours")
+	if got := len(list("", "", 0)); got != 3 {
+		c.t.Errorf("of a refused request %d entries were taken", got-3)
+	}
+	write.PartialSuccess = true
+	_, err = c.logging.Entries.Write(write).Do()
+	c.refused("an entry of the future, alone", err, 400, "WriteLogEntriesPartialErrors")
+	if got := strings.Join(list(`labels.container:"AP" timestamp>"2026-11-28T10:00:03.5Z"`, "", 0), " "); got != "four" {
+		c.t.Errorf("beside a refused entry there came %q", got)
+	}
+	write.Entries = []*logging.LogEntry{{LogName: "projects/other/logs/things", TextPayload: "x"}}
+	_, err = c.logging.Entries.Write(write).Do()
+	c.refused("an entry of another project", err, 400, "one project")
+	write.Entries, write.Resource = []*logging.LogEntry{{TextPayload: "x"}}, nil
+	_, err = c.logging.Entries.Write(write).Do()
+	c.refused("an entry of nothing", err, 400, "resource")
+	_, err = c.logging.Entries.List(&logging.ListLogEntriesRequest{ResourceNames: []string{"folders/1"}}).Do()
+	c.refused("a folder's entries", err, 400, "of projects")
+	_, err = c.logging.Entries.List(&logging.ListLogEntriesRequest{ResourceNames: []string{"projects/" + project}, OrderBy: "severity"}).Do()
+	c.refused("an order that there is not", err, 400, "orderBy")
 }
 
 func (c *clients) testCompute() {

@@ -45,6 +45,8 @@ var sources = []source{
 	{"dns", "dns/v1/dns-api.json", "", []string{"dns.managedZones.", "dns.resourceRecordSets.", "dns.changes.", "dns.managedZoneOperations.", "dns.projects."}},
 	{"servicenetworking", "servicenetworking/v1/servicenetworking-api.json", "", []string{"servicenetworking.services.connections.", "servicenetworking.operations.get"}},
 	{"serviceusage", "serviceusage/v1/serviceusage-api.json", "", []string{"serviceusage.services.", "serviceusage.operations."}},
+	{"logging", "logging/v2/logging-api.json", "", []string{"logging.entries."}},
+	{"monitoring", "monitoring/v3/monitoring-api.json", "", []string{"monitoring.projects.timeSeries.create", "monitoring.projects.timeSeries.list"}},
 	{"cloudbilling", "cloudbilling/v1/cloudbilling-api.json", "", []string{"cloudbilling.projects.getBillingInfo"}},
 }
 
