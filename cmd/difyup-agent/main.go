@@ -54,11 +54,11 @@ func run(args []string) int {
 	case len(args) == 0:
 		var self string
 		if self, err = os.Executable(); err == nil {
-			dir, metadata := stateDir, os.Getenv("GCE_METADATA_HOST")
+			dir, spool, metadata := stateDir, stateDir+"/logs", os.Getenv("GCE_METADATA_HOST")
 			if metadata != "" { // a rehearsal's instance does not outlive its agent
-				dir = ""
+				dir, spool = "", os.Getenv("DIFYUP_SPOOL")
 			}
-			err = agent.Run(ctx, agent.Options{MetadataHost: metadata, DNS: os.Getenv("DIFYUP_DNS"), Dir: dir, Runtimes: runtimes(self), Cut: cut, Log: log})
+			err = agent.Run(ctx, agent.Options{MetadataHost: metadata, DNS: os.Getenv("DIFYUP_DNS"), Dir: dir, Spool: spool, Runtimes: runtimes(self), Cut: cut, Log: log})
 		}
 	case args[0] == "version":
 		fmt.Println(build.Current())
@@ -85,7 +85,7 @@ func runtimes(self string) map[string]func(agent.Instance) runtime.Runtime {
 	return map[string]func(agent.Instance) runtime.Runtime{
 		"compose": func(i agent.Instance) runtime.Runtime {
 			return compose.New(compose.Options{
-				Dir: stateDir + "/compose", Project: "dify", Pull: "missing", Log: i.Log,
+				Dir: stateDir + "/compose", Project: "dify", Pull: "missing", Lines: i.Lines, Log: i.Log,
 				Environ: []string{"PATH=" + os.Getenv("PATH"), "HOME=/root"},
 			})
 		},
@@ -96,7 +96,7 @@ func runtimes(self string) map[string]func(agent.Instance) runtime.Runtime {
 			}
 			return standin.NewProcesses(standin.ProcessOptions{
 				Program: self, Address: i.Address, Instance: i.Name, Version: i.Settings.DifyVersion, Environ: os.Environ(), Environment: more,
-				Output: os.Stderr, Log: i.Log,
+				Output: os.Stderr, Lines: i.Lines, Log: i.Log,
 			})
 		},
 	}

@@ -27,7 +27,8 @@ type ProcessOptions struct {
 	Version     string   // the release that it says it is
 	Environ     []string // of which PATH and HOME are inherited
 	Environment map[string]string
-	Output      io.Writer     // what the processes say
+	Output      io.Writer     // what the processes say, if Lines is nil
+	Lines       runtime.Lines // the same, line by line
 	Look        time.Duration // between two looks at a process that answered; 0 = 5 s
 	Log         *slog.Logger
 }
@@ -196,8 +197,13 @@ func (p *processes) once(life, hard context.Context, pr *process) *runtime.Failu
 		pr.runs, pr.answered, pr.killed = runs, false, errors.As(err, &exit) && signalOf(exit) == killed
 	}
 	note(true, nil)
-	s := pr.Service
-	err := runChild(life, hard, s.Grace, p.opts.Program, []string{"standin", string(s.Name)}, p.env(s, nil), io.MultiWriter(p.opts.Output, &said))
+	s, output := pr.Service, p.opts.Output
+	lines := &runtime.LineWriter{To: p.opts.Lines, Source: string(s.Name), Hide: runtime.Hider(s)}
+	if p.opts.Lines != nil {
+		output = lines
+	}
+	err := runChild(life, hard, s.Grace, p.opts.Program, []string{"standin", string(s.Name)}, p.env(s, nil), io.MultiWriter(output, &said))
+	lines.End()
 	note(false, err)
 	over()
 	watch.Wait()

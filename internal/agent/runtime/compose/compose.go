@@ -38,6 +38,7 @@ type Options struct {
 	Start time.Duration
 	Look  time.Duration                                                        // between two looks at containers that run; 0 = 10 s
 	Dial  func(ctx context.Context, network, address string) (net.Conn, error) // to the published ports; nil = net's
+	Lines runtime.Lines                                                        // takes what containers write; nil = nobody does
 	Log   *slog.Logger
 }
 
@@ -255,6 +256,7 @@ func (e *engine) Run(ctx context.Context, services []dify.Service) error {
 	}
 	e.begin(services)
 	defer e.begin(nil)
+	defer e.follow(ctx, services)()
 	_, err := e.compose(ctx, e.opts.Start+short, services, nil, file, "up", "--detach", "--wait", "--wait-timeout", strconv.Itoa(int(e.opts.Start.Seconds())), "--remove-orphans", "--no-build")
 	if ctx.Err() != nil {
 		e.begin(services) // what was stopped may have been started since
