@@ -21,6 +21,7 @@ import (
 	"google.golang.org/api/googleapi"
 	"google.golang.org/api/iam/v1"
 	"google.golang.org/api/logging/v2"
+	"google.golang.org/api/monitoring/v3"
 	"google.golang.org/api/option"
 	"google.golang.org/api/redis/v1"
 	"google.golang.org/api/secretmanager/v1"
@@ -50,6 +51,7 @@ type clients struct {
 	peering  *servicenetworking.APIService
 	services *serviceusage.Service
 	logging  *logging.Service
+	metrics  *monitoring.Service
 }
 
 func connect(t *testing.T, info localcloud.Info) *clients {
@@ -59,7 +61,7 @@ func connect(t *testing.T, info localcloud.Info) *clients {
 		return []option.ClientOption{option.WithEndpoint(info.URL + path), option.WithTokenSource(oauth2.StaticTokenSource(&oauth2.Token{AccessToken: info.Token}))}
 	}
 	ctx := t.Context()
-	var errs [11]error
+	var errs [12]error
 	c.compute, errs[0] = compute.NewService(ctx, make("compute/v1/")...)
 	c.sql, errs[1] = sqladmin.NewService(ctx, make("")...)
 	c.redis, errs[2] = redis.NewService(ctx, make("")...)
@@ -71,6 +73,7 @@ func connect(t *testing.T, info localcloud.Info) *clients {
 	c.peering, errs[8] = servicenetworking.NewService(ctx, make("")...)
 	c.services, errs[9] = serviceusage.NewService(ctx, make("")...)
 	c.logging, errs[10] = logging.NewService(ctx, make("")...)
+	c.metrics, errs[11] = monitoring.NewService(ctx, make("")...)
 	if err := errors.Join(errs[:]...); err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +143,7 @@ func TestGoogleClients(t *testing.T) {
 	c.refused("compute before it is enabled", err, 403, "SERVICE_DISABLED")
 	_, err = c.logging.Entries.List(&logging.ListLogEntriesRequest{ResourceNames: []string{"projects/" + project}}).Do()
 	c.refused("logging before it is enabled", err, 403, "SERVICE_DISABLED")
-	names := []string{"compute", "sqladmin", "redis", "servicenetworking", "dns", "secretmanager", "iam", "storage", "cloudresourcemanager", "logging"}
+	names := []string{"compute", "sqladmin", "redis", "servicenetworking", "dns", "secretmanager", "iam", "storage", "cloudresourcemanager", "logging", "monitoring"}
 	for i := range names {
 		names[i] += ".googleapis.com"
 	}
@@ -150,7 +153,7 @@ func TestGoogleClients(t *testing.T) {
 		test func(*clients)
 	}{
 		{"compute", (*clients).testCompute}, {"sql", (*clients).testSQL}, {"redis", (*clients).testRedis}, {"storage", (*clients).testStorage},
-		{"secrets", (*clients).testSecrets}, {"iam", (*clients).testIAM}, {"dns", (*clients).testDNS}, {"logging", (*clients).testLogging},
+		{"secrets", (*clients).testSecrets}, {"iam", (*clients).testIAM}, {"dns", (*clients).testDNS}, {"logging", (*clients).testLogging}, {"monitoring", (*clients).testMonitoring},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			of := *c
@@ -233,6 +236,62 @@ func (c *clients) testLogging() {
 	c.refused("a folder's entries", err, 400, "of projects")
 	_, err = c.logging.Entries.List(&logging.ListLogEntriesRequest{ResourceNames: []string{"projects/" + project}, OrderBy: "severity"}).Do()
 	c.refused("an order that there is not", err, 400, "orderBy")
+}
+
+func (c *clients) testMonitoring() {
+	now := time.Now().Truncate(time.Second)
+	gauge := func(ago time.Duration, n int64, node string) *monitoring.TimeSeries {
+		return &monitoring.TimeSeries{
+			Metric: &monitoring.Metric{Type: "custom.googleapis.com/things"}, MetricKind: "GAUGE", ValueType: "INT64",
+			Resource: &monitoring.MonitoredResource{Type: "generic_node", Labels: map[string]string{"node_id": node}},
+			Points:   []*monitoring.Point{{Interval: &monitoring.TimeInterval{EndTime: now.Add(-ago).UTC().Format(time.RFC3339)}, Value: &monitoring.TypedValue{Int64Value: &n}}},
+		}
+	}
+	create := func(all ...*monitoring.TimeSeries) error {
+		_, err := c.metrics.Projects.TimeSeries.Create("projects/"+project, &monitoring.CreateTimeSeriesRequest{TimeSeries: all}).Do()
+		return err
+	}
+	list := func(filter string, since time.Duration) string {
+		c.t.Helper()
+		got, err := c.metrics.Projects.TimeSeries.List("projects/" + project).Filter(filter).
+			IntervalStartTime(now.Add(-since).UTC().Format(time.RFC3339)).IntervalEndTime(now.UTC().Format(time.RFC3339)).Do()
+		c.must("list", err)
+		var text []string
+		for _, s := range got.TimeSeries {
+			values := s.Resource.Labels["node_id"]
+			for _, p := range s.Points {
+				values += fmt.Sprint(" ", *p.Value.Int64Value)
+			}
+			text = append(text, values)
+		}
+		return strings.Join(text, ", ")
+	}
+	c.must("write", create(gauge(time.Minute, 7, "a"), gauge(time.Minute, 1, "b")))
+	c.must("write again", create(gauge(30*time.Second, 0, "a")))
+	for _, q := range []struct {
+		filter string
+		since  time.Duration
+		want   string
+	}{
+		{`metric.type = "custom.googleapis.com/things"`, time.Hour, "a 0 7, b 1"}, {`metric.type="custom.googleapis.com/things" AND resource.labels.node_id="b"`, time.Hour, "b 1"},
+		{`metric.type = "custom.googleapis.com/things" AND resource.type = "generic_node"`, 40 * time.Second, "a 0"}, {`metric.type = "custom.googleapis.com/other"`, time.Hour, ""},
+	} {
+		if got := list(q.filter, q.since); got != q.want {
+			c.t.Errorf("%s gives %q, want %q", q.filter, got, q.want)
+		}
+	}
+	c.refused("a point of before", create(gauge(45*time.Second, 3, "a")), 400, "in order")
+	c.refused("a point of long ago", create(gauge(48*time.Hour, 3, "c")), 400, "25 hours")
+	foreign := gauge(0, 3, "a")
+	foreign.Metric.Type = "compute.googleapis.com/instance/cpu/utilization"
+	c.refused("a metric of Google's", create(foreign, gauge(0, 9, "a")), 400, "no custom metric")
+	if got := list(`metric.type = "custom.googleapis.com/things" AND resource.labels.node_id="a"`, time.Second); got != "a 9" {
+		c.t.Errorf("beside a refused one there came %q", got)
+	}
+	_, err := c.metrics.Projects.TimeSeries.List("projects/" + project).Filter(`metric.type = starts_with("custom")`).IntervalEndTime(now.UTC().Format(time.RFC3339)).Do()
+	c.refused("a function in a filter", err, 400, "equalities")
+	_, err = c.metrics.Projects.TimeSeries.List("projects/" + project).Filter(`resource.type = "generic_node"`).IntervalEndTime(now.UTC().Format(time.RFC3339)).Do()
+	c.refused("a filter without a metric", err, 400, "metric.type")
 }
 
 func (c *clients) testCompute() {
