@@ -43,7 +43,7 @@ without any Google account.`,
 		}
 		return &fault.Fault{Summary: "Unknown or wrong flag", Detail: err.Error() + ".", Remedy: "See what there is:\n    " + c.CommandPath() + " --help"}
 	})
-	root.AddCommand(newPlan(a), newApply(a), newDestroy(a), newStatus(a), newOutputs(a), newLogs(a), newSmoke(a), newLocal(a), newReleases(a), newVersion(a))
+	root.AddCommand(newPlan(a), newApply(a), newDestroy(a), newStatus(a), newOutputs(a), newLogs(a), newSSH(a), newExec(a), newSmoke(a), newLocal(a), newReleases(a), newVersion(a))
 	root.InitDefaultCompletionCmd()
 	return root
 }
