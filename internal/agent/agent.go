@@ -456,6 +456,7 @@ func (a *agent) run(ctx, life context.Context, services []dify.Service, secrets 
 	watches.Go(func() { a.watch(watching, end) })
 	watches.Go(func() { a.keepChecking(watching, secrets) })
 	watches.Go(func() { a.schedule(watching, secrets) })
+	watches.Go(func() { a.measure(watching, secrets) })
 	err := a.runtime.Run(life, services)
 	if cause := context.Cause(life); errors.Is(cause, errSilent) {
 		err = cause

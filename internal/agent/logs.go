@@ -78,25 +78,7 @@ func (a *agent) sendLogs(ctx context.Context, batch logs.Batch) error {
 	body.WriteString(`,"entries":[`)
 	body.Write(batch.Entries)
 	body.WriteString("]}")
-	endpoint := a.endpoint
-	if endpoint == "" {
-		endpoint = "https://logging.googleapis.com/"
-	}
-	target, err := url.JoinPath(endpoint, "v2/entries:write")
-	if err != nil {
-		return err
-	}
-	token, err := a.google.bearer(ctx)
-	if err != nil {
-		return err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, &body)
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Authorization", "Bearer "+token)
-	req.Header.Set("Content-Type", "application/json")
-	raw, err := a.google.do(req, "Cloud Logging")
+	raw, err := a.post(ctx, "https://logging.googleapis.com/", "v2/entries:write", "Cloud Logging", body.Bytes())
 	var status *statusError
 	if errors.As(err, &status) && (status.Code == http.StatusBadRequest || status.Code == http.StatusRequestEntityTooLarge) {
 		return &logs.Refused{Entries: refusedOf(raw, batch.N), Err: err}

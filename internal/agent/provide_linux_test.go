@@ -46,10 +46,11 @@ func (b *bare) Run(ctx context.Context, _ []dify.Service) error {
 		return nil
 	}
 }
-func (b *bare) Stop(context.Context, []dify.Name) error { return nil }
-func (b *bare) Address(dify.Name) string                { return "" }
-func (b *bare) Relay() (netip.Addr, netip.Prefix)       { return b.at, netip.Prefix{} }
-func (b *bare) Health(context.Context) error            { return nil }
+func (b *bare) Stop(context.Context, []dify.Name) error                     { return nil }
+func (b *bare) Address(dify.Name) string                                    { return "" }
+func (b *bare) Relay() (netip.Addr, netip.Prefix)                           { return b.at, netip.Prefix{} }
+func (b *bare) States(context.Context) (map[dify.Name]runtime.State, error) { return nil, nil }
+func (b *bare) Health(context.Context) error                                { return nil }
 func (b *bare) Job(ctx context.Context, j runtime.Job) (runtime.Result, error) {
 	if j.Service.Name != dify.API {
 		return runtime.Result{}, nil

@@ -88,7 +88,7 @@ type cursor struct {
 
 const cursorFile = "cursor.json"
 
-// Open opens the book in a directory, with what waits in it. What was half written when a process ended is cut off.
+// Open opens the book in a directory, with what waits in it. A line that was half written when a process ended is passed over.
 func Open(o Options) (*Book, error) {
 	if o.Most == 0 {
 		o.Most = 64 << 20
@@ -167,7 +167,7 @@ func (b *Book) recall(name string, number int) (segment, error) {
 			b.of(e.Labels["container"]).last, _, _ = strings.Cut(e.InsertID, "+")
 		}
 	}
-	return s, os.Truncate(name, s.size)
+	return s, nil
 }
 
 func (b *Book) path(number int) string {

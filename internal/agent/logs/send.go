@@ -97,10 +97,12 @@ func (b *Book) Flush(ctx context.Context, send func(context.Context, Batch) erro
 // once sends one batch, and says whether there is more.
 func (b *Book) once(ctx context.Context, send func(context.Context, Batch) error) (more bool, err error) {
 	batch, more, err := b.next()
-	if err != nil || batch.N == 0 {
+	if err != nil || batch.segment == 0 {
 		return more, err
 	}
-	err = send(ctx, batch)
+	if batch.N > 0 {
+		err = send(ctx, batch)
+	}
 	var refused *Refused
 	if errors.As(err, &refused) {
 		b.opts.Log.Warn("log entries were refused, and are lost", "entries", refused.Entries, "because", refused.Error()) // not as a line: it may be refused too
@@ -123,10 +125,10 @@ func (b *Book) next() (Batch, bool, error) {
 		b.shift()
 	}
 	first := b.segments[0]
-	batch := Batch{segment: first.number, end: b.at}
 	if b.at >= first.size {
-		return batch, false, nil
+		return Batch{}, false, nil
 	}
+	batch := Batch{segment: first.number}
 	f, err := os.Open(b.path(first.number))
 	if err != nil {
 		return batch, true, err
@@ -147,6 +149,9 @@ func (b *Book) next() (Batch, bool, error) {
 		batch.N++
 	}
 	batch.Entries, batch.end = bytes.TrimSuffix(raw[:end], []byte(",")), b.at+int64(end)
+	if batch.N == 0 { // what has no end is no entry, and nobody wrote it
+		batch.end = first.size
+	}
 	return batch, batch.end < first.size || len(b.segments) > 1, nil
 }
 

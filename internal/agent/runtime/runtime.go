@@ -43,6 +43,14 @@ type Runtime interface {
 	Relay() (at netip.Addr, peers netip.Prefix)
 	// Health gives nil if the services that Run runs answer, as far as they can be asked, else a *Failure of one that does not.
 	Health(ctx context.Context) error
+	// States gives how each service is, as far as is known; of one that does not run there is nothing.
+	States(ctx context.Context) (map[dify.Name]State, error)
+}
+
+// State is how a service is.
+type State struct {
+	Well     bool // it runs, and answers if it can be asked
+	Restarts int  // how often it was started again because it had ended
 }
 
 // Line is a line that a service wrote.

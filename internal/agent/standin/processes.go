@@ -54,6 +54,7 @@ type process struct {
 	answered bool // since it runs
 	stopped  bool // by Stop
 	killed   bool // its last process was
+	restarts int
 }
 
 // NewProcesses gives a runtime whose services are processes of the stand-in. They die with this one.
@@ -165,6 +166,9 @@ func (p *processes) keep(life, hard context.Context, pr *process) *runtime.Failu
 			return failure
 		}
 		p.opts.Log.Error("a service ended; starting it again", "error", failure, "in", wait)
+		p.mu.Lock()
+		pr.restarts++
+		p.mu.Unlock()
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
@@ -322,6 +326,18 @@ func (p *processes) Health(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func (p *processes) States(context.Context) (map[dify.Name]runtime.State, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := map[dify.Name]runtime.State{}
+	for n, pr := range p.all {
+		if !pr.stopped {
+			all[n] = runtime.State{Well: pr.runs && (pr.answered || pr.Service.Health == nil), Restarts: pr.restarts}
+		}
+	}
+	return all, nil
 }
 
 func (p *processes) Job(ctx context.Context, j runtime.Job) (runtime.Result, error) {

@@ -429,6 +429,26 @@ func (e *engine) Health(ctx context.Context) error {
 	return nil
 }
 
+// States asks the engine itself.
+func (e *engine) States(ctx context.Context) (map[dify.Name]runtime.State, error) {
+	engine, err := newAPI(e.opts.Environ)
+	if err != nil {
+		return nil, err
+	}
+	defer engine.client.CloseIdleConnections()
+	containers, err := engine.containers(ctx, e.opts.Project, true)
+	if err != nil {
+		return nil, err
+	}
+	all := map[dify.Name]runtime.State{}
+	for id, name := range containers {
+		if all[name], err = engine.state(ctx, id); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
 // Job is a container of its own name, so that one that an agent left behind when it died is found and removed.
 func (e *engine) Job(ctx context.Context, j runtime.Job) (result runtime.Result, err error) {
 	s := j.Service

@@ -471,6 +471,19 @@ func TestRun(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 	}
 
+	for want := (runtime.State{Well: true, Restarts: 1}); ; time.Sleep(50 * time.Millisecond) {
+		states, err := r.States(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if states[dify.Worker] == want && states[dify.API] == (runtime.State{Well: true}) && len(states) == len(all) {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("the containers' states are %+v", states)
+		}
+	}
+
 	// One that hangs is known to, and is started again too.
 	first = id(dify.API)
 	pid, _, _ = strings.Cut(first, " ")

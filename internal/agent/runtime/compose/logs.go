@@ -58,15 +58,15 @@ func (a *api) get(ctx context.Context, path string, query url.Values) (io.ReadCl
 	return resp.Body, nil
 }
 
-// running gives the containers of a project's services that run, by their IDs.
-func (a *api) running(ctx context.Context, project string) (map[string]dify.Name, error) {
+// containers gives the containers of a project's services, by their IDs: all, or those that run.
+func (a *api) containers(ctx context.Context, project string, all bool) (map[string]dify.Name, error) {
 	ctx, cancel := context.WithTimeout(ctx, short)
 	defer cancel()
 	filters, err := json.Marshal(map[string][]string{"label": {"com.docker.compose.project=" + project, "com.docker.compose.oneoff=False"}})
 	if err != nil {
 		return nil, err
 	}
-	body, err := a.get(ctx, "/containers/json", url.Values{"filters": {string(filters)}})
+	body, err := a.get(ctx, "/containers/json", url.Values{"filters": {string(filters)}, "all": {strconv.FormatBool(all)}})
 	if err != nil {
 		return nil, err
 	}
@@ -78,11 +78,33 @@ func (a *api) running(ctx context.Context, project string) (map[string]dify.Name
 	if err := json.NewDecoder(body).Decode(&list); err != nil {
 		return nil, fmt.Errorf("the engine's list of containers: %w", err)
 	}
-	all := map[string]dify.Name{}
+	found := map[string]dify.Name{}
 	for _, c := range list {
-		all[c.ID] = dify.Name(c.Labels["com.docker.compose.service"])
+		found[c.ID] = dify.Name(c.Labels["com.docker.compose.service"])
 	}
-	return all, nil
+	return found, nil
+}
+
+// state gives how a container is.
+func (a *api) state(ctx context.Context, id string) (runtime.State, error) {
+	ctx, cancel := context.WithTimeout(ctx, short)
+	defer cancel()
+	body, err := a.get(ctx, "/containers/"+id+"/json", nil)
+	if err != nil {
+		return runtime.State{}, err
+	}
+	defer body.Close()
+	var c struct {
+		RestartCount int
+		State        struct {
+			Status string
+			Health *struct{ Status string }
+		}
+	}
+	if err := json.NewDecoder(body).Decode(&c); err != nil {
+		return runtime.State{}, fmt.Errorf("the engine's words on a container: %w", err)
+	}
+	return runtime.State{Well: c.State.Status == "running" && (c.State.Health == nil || c.State.Health.Status == "healthy"), Restarts: c.RestartCount}, nil
 }
 
 // lookForLogs is how often is looked for containers that were started. What they wrote until then is not lost: the engine keeps it.
@@ -118,7 +140,7 @@ func (e *engine) follow(ctx context.Context, services []dify.Service) (end func(
 		)
 		defer streams.Wait()
 		for said := ""; ; {
-			all, err := engine.running(ctx, e.opts.Project)
+			all, err := engine.containers(ctx, e.opts.Project, false)
 			if err != nil && ctx.Err() == nil && err.Error() != said {
 				said = err.Error()
 				e.opts.Log.Warn("what containers write cannot be read", "error", err)
