@@ -232,9 +232,7 @@ func (b *Book) add(l runtime.Line, severity string) {
 		l.ID = b.prefix + strconv.FormatInt(b.count, 36)
 	}
 	s.last = l.ID
-	now := time.Now()
-	s.credit = min(float64(b.opts.Burst), s.credit+now.Sub(s.at).Seconds()*float64(b.opts.Rate))
-	s.at = now
+	b.credit(s)
 	cost := float64(len(l.Text) + overhead)
 	if s.credit < cost {
 		s.dropped++
@@ -262,6 +260,28 @@ func (b *Book) add(l runtime.Line, severity string) {
 	}
 	b.wake()
 }
+
+// credit reckons what a source may write now.
+func (b *Book) credit(s *source) {
+	now := time.Now()
+	s.credit = min(float64(b.opts.Burst), s.credit+now.Sub(s.at).Seconds()*float64(b.opts.Rate))
+	s.at = now
+}
+
+// Skip says no as soon as some lines may be taken again.
+func (b *Book) Skip(name string, lines int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.of(name)
+	if b.credit(s); s.dropped == 0 || s.credit >= some {
+		return false
+	}
+	s.dropped += int64(lines)
+	return true
+}
+
+// some is as many bytes as are worth looking at a storm for.
+const some = 4 << 10
 
 // overhead is what an entry takes besides its text, about.
 const overhead = 120

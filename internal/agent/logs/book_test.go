@@ -299,6 +299,46 @@ func TestStorm(t *testing.T) {
 	})
 }
 
+// TestStormInPieces writes a storm as a pipe gives it, in pieces that end anywhere. Every line comes whole, or is counted.
+func TestStormInPieces(t *testing.T) {
+	b := open(t, logs.Options{Dir: t.TempDir(), Rate: 1 << 20, Burst: 20 << 10})
+	w := &runtime.LineWriter{To: b, Source: "sandbox"}
+	const n = 20000
+	var all strings.Builder
+	for i := range n {
+		fmt.Fprintf(&all, "%06d %s\n", i, strings.Repeat("x", i%300))
+	}
+	for text := all.String(); text != ""; {
+		piece := text[:min(len(text), 3001)]
+		if _, err := io.WriteString(w, piece); err != nil {
+			t.Fatal(err)
+		}
+		text = text[len(piece):]
+	}
+	w.End()
+	to := &taker{}
+	if err := b.Flush(t.Context(), to.take); err != nil {
+		t.Fatal(err)
+	}
+	came, counted := 0, 0
+	for _, l := range to.lines {
+		var i, left int
+		var rest string
+		if _, err := fmt.Sscanf(l, "agent: WARNING %d lines of sandbox were left out", &left); err == nil {
+			counted += left
+			continue
+		}
+		fmt.Sscanf(l, "sandbox: %d %s", &i, &rest) // of an empty rest, it gives an error
+		if l != strings.TrimSuffix(fmt.Sprintf("sandbox: %06d %s", i, strings.Repeat("x", i%300)), "") {
+			t.Errorf("a line that was not written: %q", l)
+		}
+		came++
+	}
+	if came == 0 || counted == 0 || came+counted != n {
+		t.Errorf("%d lines came and %d are counted, of %d", came, counted, n)
+	}
+}
+
 // TestLines shows what lines become: without secret values, in parts when they are too long, and the agent's own with severities.
 func TestLines(t *testing.T) {
 	var text strings.Builder

@@ -65,6 +65,8 @@ type Line struct {
 // Lines takes what services write. Its methods never wait for anybody.
 type Lines interface {
 	Add(Line)
+	// Skip counts lines of a source as left out, if it writes too much to take any now. Else it says no, and they are to be added.
+	Skip(source string, lines int) bool
 	// Last gives the ID of the last line of a source that was taken, also before this process; "" when it is not known.
 	Last(source string) (id string)
 }
@@ -176,6 +178,11 @@ const longestLine = 64 << 10
 // Write never fails.
 func (w *LineWriter) Write(p []byte) (int, error) {
 	n := len(p)
+	// Of one that storms no line is looked at.
+	if last := bytes.LastIndexByte(p, '\n'); last >= 0 && w.To.Skip(w.Source, bytes.Count(p, []byte("\n"))) {
+		w.part = append(w.part[:0], p[last+1:]...)
+		return n, nil
+	}
 	for len(p) > 0 {
 		end := bytes.IndexByte(p, '\n')
 		if end < 0 {

@@ -615,6 +615,8 @@ func (r *record) Add(l runtime.Line) {
 	r.all, r.last[l.Source] = append(r.all, l), l.ID
 }
 
+func (r *record) Skip(string, int) bool { return false }
+
 func (r *record) Last(source string) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
