@@ -55,14 +55,14 @@ func run(args []string) int {
 	case len(args) == 0:
 		var self string
 		if self, err = os.Executable(); err == nil {
-			dir, authorities, metadata := stateDir, stateDir+"/authorities", os.Getenv("GCE_METADATA_HOST")
+			dir, spool, authorities, metadata := stateDir, stateDir+"/logs", stateDir+"/authorities", os.Getenv("GCE_METADATA_HOST")
 			if metadata != "" { // a rehearsal's instance does not outlive its agent
-				dir = ""
+				dir, spool = "", os.Getenv("DIFYUP_SPOOL")
 				authorities, err = filepath.Abs("authorities")
 			}
 			if err == nil {
 				err = agent.Run(ctx, agent.Options{
-					MetadataHost: metadata, DNS: os.Getenv("DIFYUP_DNS"), Dir: dir, Authorities: authorities, Runtimes: runtimes(self, authorities), Cut: cut, Log: log,
+					MetadataHost: metadata, DNS: os.Getenv("DIFYUP_DNS"), Dir: dir, Spool: spool, Authorities: authorities, Runtimes: runtimes(self, authorities), Cut: cut, Log: log,
 				})
 			}
 		}
@@ -92,7 +92,7 @@ func runtimes(self, authorities string) map[string]func(agent.Instance) runtime.
 	return map[string]func(agent.Instance) runtime.Runtime{
 		"compose": func(i agent.Instance) runtime.Runtime {
 			return compose.New(compose.Options{
-				Dir: stateDir + "/compose", Project: "dify", Pull: "missing", Login: i.Login, Memory: "/run", Authorities: authorities, Log: i.Log,
+				Dir: stateDir + "/compose", Project: "dify", Pull: "missing", Login: i.Login, Memory: "/run", Authorities: authorities, Lines: i.Lines, Log: i.Log,
 				Environ: []string{"PATH=" + os.Getenv("PATH"), "HOME=/root"},
 			})
 		},
@@ -103,7 +103,7 @@ func runtimes(self, authorities string) map[string]func(agent.Instance) runtime.
 			}
 			return standin.NewProcesses(standin.ProcessOptions{
 				Program: self, Address: i.Address, Instance: i.Name, Version: i.Settings.DifyVersion, Environ: os.Environ(), Environment: more,
-				Authorities: authorities, Output: os.Stderr, Log: i.Log,
+				Authorities: authorities, Output: os.Stderr, Lines: i.Lines, Log: i.Log,
 			})
 		},
 	}

@@ -47,6 +47,8 @@ type Options struct {
 	Dir string
 	// Authorities is the directory in which services find the certificates of the authorities of stores; see runtimes.
 	Authorities string
+	// Spool is where logs are kept until Cloud Logging has taken them; "" = none are sent.
+	Spool string
 	// Cut ends at once, when it is closed, what Run still waits for after its context has ended. nil = never.
 	Cut <-chan struct{}
 	Log *slog.Logger
@@ -61,6 +63,7 @@ type Instance struct {
 	// Login gives the user and the password for a registry, HOST or HOST:PORT; no user where there are none. It may be called
 	// while the runtime prepares.
 	Login func(ctx context.Context, registry string) (user, password string, err error)
+	Lines runtime.Lines // takes what services write; nil = nobody does
 	Log   *slog.Logger
 }
 
@@ -77,6 +80,7 @@ type agent struct {
 	release  dify.Release
 
 	name     string
+	id       string
 	zone     string // projects/NUMBER/zones/ZONE
 	address  netip.Addr
 	endpoint string  // of all APIs; "" on Google
@@ -93,11 +97,18 @@ type agent struct {
 }
 
 // Run serves until ctx ends, then lets requests and tasks finish, within dify.EndTime, and returns nil.
-func Run(ctx context.Context, o Options) error {
+func Run(ctx context.Context, o Options) (err error) {
 	if o.MetadataHost == "" {
 		o.MetadataHost = "metadata.google.internal"
 	}
 	a := &agent{opts: o, log: o.Log, resolver: Resolver(o.DNS), provided: map[string]bool{}}
+	learned := make(chan struct{})
+	book, end := a.ship(learned)
+	defer func() { end(err) }()
+	var lines runtime.Lines
+	if book != nil {
+		a.log, lines = book.Log(), book
+	}
 	// No proxy: the metadata server must never be asked through one.
 	transport := &http.Transport{DialContext: (&net.Dialer{Timeout: 5 * time.Second, Resolver: a.resolver}).DialContext, MaxIdleConnsPerHost: 8}
 	defer transport.CloseIdleConnections()
@@ -106,6 +117,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := a.try(ctx, "", "the metadata server", a.learn); err != nil {
 		return ignoreEnd(ctx, err)
 	}
+	close(learned)
 	a.log = a.log.With("instance", a.name)
 	a.report = newReporter(a.settings.DifyVersion, a.log, func(ctx context.Context, raw []byte) error {
 		return a.google.publish(ctx, report.Namespace, report.Key, raw)
@@ -120,12 +132,11 @@ func Run(ctx context.Context, o Options) error {
 			Remedy: "Apply with the difyup that this agent belongs to.",
 		}
 	}
-	var err error
 	if a.release, err = dify.Choose(a.settings.DifyVersion, a.settings.Images); err != nil {
 		return err
 	}
 	a.vitals = newVitals(o.Dir, a.log)
-	a.runtime = open(Instance{Name: a.name, Address: a.address, Endpoint: a.endpoint, Settings: a.settings, Login: a.login, Log: a.log})
+	a.runtime = open(Instance{Name: a.name, Address: a.address, Endpoint: a.endpoint, Settings: a.settings, Login: a.login, Lines: lines, Log: a.log})
 	door, err := frontdoor.Open(netip.AddrPortFrom(a.address, Port), frontdoor.Options{
 		Instance: a.name, Log: a.log, Backend: a.runtime.Address, Notice: a.scaled(dify.NoticeTime, 0),
 		Alive: func() (bool, string) { return a.vitals.facts().alive(a.scaled(BootPatience, shortestBoot)) },
@@ -135,7 +146,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	a.door = door
 	// The runtime outlives the wish to end, until the last request is answered.
-	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	life, cease := context.WithCancel(context.WithoutCancel(ctx))
 	var serving sync.WaitGroup
 	serving.Go(func() { a.serve(ctx, life) })
 	serving.Go(func() { a.report.run(life) })
@@ -148,7 +159,7 @@ func Run(ctx context.Context, o Options) error {
 		a.log.Error("ending: the front door broke")
 	}
 	err = a.drain()
-	end()
+	cease()
 	serving.Wait()
 	return err
 }
@@ -182,6 +193,10 @@ func (a *agent) learn(ctx context.Context) error {
 			return err
 		}
 		*q.into = v
+	}
+	var err error
+	if a.id, err = a.google.optional(ctx, "instance/id"); err != nil {
+		return err
 	}
 	email, err := a.google.metadata(ctx, "instance/service-accounts/default/email")
 	if err != nil {
@@ -545,6 +560,7 @@ func (a *agent) run(ctx, life context.Context, services []dify.Service, secrets 
 	watches.Go(func() { a.keepChecking(watching, secrets) })
 	watches.Go(func() { a.keepTrusting(watching) })
 	watches.Go(func() { a.schedule(watching, secrets) })
+	watches.Go(func() { a.measure(watching, secrets) })
 	err := a.runtime.Run(life, services)
 	if cause := context.Cause(life); errors.Is(cause, errSilent) {
 		err = cause

@@ -52,7 +52,8 @@ func (b *bare) Relay() (netip.Addr, netip.Prefix)       { return b.at, netip.Pre
 func (b *bare) Identity(dify.Name) (netip.AddrPort, runtime.Asker) {
 	return netip.AddrPortFrom(b.at, 0), runtime.Asker{}
 }
-func (b *bare) Health(context.Context) error { return nil }
+func (b *bare) Health(context.Context) error                                { return nil }
+func (b *bare) States(context.Context) (map[dify.Name]runtime.State, error) { return nil, nil }
 func (b *bare) Job(ctx context.Context, j runtime.Job) (runtime.Result, error) {
 	if j.Service.Name != dify.API {
 		return runtime.Result{}, nil

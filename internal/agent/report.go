@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -37,13 +38,14 @@ type reporter struct {
 
 	mu      sync.Mutex
 	doc     report.Document
-	changed chan struct{} // holds one when something is to be published
+	took    map[report.Phase]time.Duration // those that are over, the first time that they were
+	changed chan struct{}                  // holds one when something is to be published
 }
 
 func newReporter(version string, log *slog.Logger, publish func(context.Context, []byte) error) *reporter {
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // "" where there is none
 	return &reporter{
-		publish: publish, log: log, changed: make(chan struct{}, 1),
+		publish: publish, log: log, changed: make(chan struct{}, 1), took: map[report.Phase]time.Duration{},
 		doc: report.Document{Boot: strings.TrimSpace(string(boot)), Dify: version, Phase: report.Secrets, Since: time.Now().UTC()},
 	}
 }
@@ -55,11 +57,28 @@ func (r *reporter) phase(p report.Phase, waiting string) {
 			return false
 		}
 		if d.Phase != p {
+			if _, again := r.took[d.Phase]; !again {
+				r.took[d.Phase] = time.Since(d.Since)
+			}
 			d.Phase, d.Since = p, time.Now().UTC()
 		}
 		d.Waiting = waiting
 		return true
 	})
+}
+
+// phases gives how long each phase took that is over, the first time.
+func (r *reporter) phases() map[report.Phase]time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.took)
+}
+
+// schedules says whether the stack's scheduler runs on an instance.
+func (r *reporter) schedules(instance string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.doc.Scheduler == instance
 }
 
 // schema notes what the databases were migrated to.

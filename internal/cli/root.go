@@ -43,7 +43,7 @@ without any Google account.`,
 		}
 		return &fault.Fault{Summary: "Unknown or wrong flag", Detail: err.Error() + ".", Remedy: "See what there is:\n    " + c.CommandPath() + " --help"}
 	})
-	root.AddCommand(newPlan(a), newApply(a), newDestroy(a), newStatus(a), newOutputs(a), newSmoke(a), newLocal(a), newReleases(a), newVersion(a))
+	root.AddCommand(newPlan(a), newApply(a), newDestroy(a), newStatus(a), newOutputs(a), newLogs(a), newSSH(a), newExec(a), newSmoke(a), newLocal(a), newReleases(a), newVersion(a))
 	root.InitDefaultCompletionCmd()
 	return root
 }
@@ -74,8 +74,13 @@ type target struct {
 	dir   string
 }
 
-func (t *target) flags(c *cobra.Command) {
-	c.Flags().StringVarP(&t.file, "file", "f", "difyup.yaml", "the description of the stack")
+func (t *target) flags(c *cobra.Command) { t.flagsWith(c, "f") }
+
+// longFlags are flags for a command that needs the letter f for something else.
+func (t *target) longFlags(c *cobra.Command) { t.flagsWith(c, "") }
+
+func (t *target) flagsWith(c *cobra.Command, letter string) {
+	c.Flags().StringVarP(&t.file, "file", letter, "difyup.yaml", "the description of the stack")
 	c.Flags().BoolVar(&t.local, "local", false, "work on the local cloud instead of Google Cloud")
 	dirFlag(c, &t.dir)
 	c.Args = noArgs

@@ -193,6 +193,8 @@ type Compute struct {
 	Max int `yaml:"max" default:"4" min:"1" max:"1000" change:"in place"`
 	// The share of CPU, above 0 and up to 1, at which the group keeps its instances by adding and removing some.
 	CPUTarget float64 `yaml:"cpu_target" default:"0.6" min:"0" max:"1" change:"in place"`
+	// What the group grows and shrinks by, besides CPU.
+	Autoscale Autoscale `yaml:"autoscale"`
 	// How long after its start an instance's load says nothing yet, in seconds.
 	CooldownSeconds int `yaml:"cooldown_seconds" default:"300" min:"15" max:"3600" change:"in place"`
 	// How many instances an update may add for its time: 0, or as many as there are zones, or more.
@@ -203,6 +205,14 @@ type Compute struct {
 	// How long a new instance may take until it serves, in seconds, before it is replaced. The first ones wait for Cloud SQL,
 	// which takes up to 20 minutes to be created. With 1260 and more, one that still waits then is kept, whatever it waits for.
 	HealingDelaySeconds int `yaml:"healing_delay_seconds" default:"1800" min:"0" max:"3600" change:"in place"`
+}
+
+// Autoscale is further signals by which the group grows and shrinks. The one that asks for most instances counts.
+type Autoscale struct {
+	// How many tasks may wait for workers for each instance: with 50, the group has as many instances as there are fifties of
+	// waiting tasks, within `min` and `max`. 0: the queues' length does not count. It is the metric
+	// `custom.googleapis.com/difyup/queue_length`, which the instance writes on which the scheduler runs.
+	QueueLength int `yaml:"queue_length" default:"0" min:"0" max:"1000000" change:"in place"`
 }
 
 // SQL is what both databases have.

@@ -13,10 +13,11 @@ var (
 	SecretManagerAPI     = &resource.API{Name: "secretmanager", Host: "https://secretmanager.googleapis.com/", Base: "v1/"}
 	DNSAPI               = &resource.API{Name: "dns", Host: "https://dns.googleapis.com/", Base: "dns/v1/"}
 	ServiceNetworkingAPI = &resource.API{Name: "servicenetworking", Host: "https://servicenetworking.googleapis.com/", Base: "v1/", Operation: resource.LongRunning}
+	LoggingAPI           = &resource.API{Name: "logging", Host: "https://logging.googleapis.com/", Base: "v2/"}
 	ServiceUsageAPI      = &resource.API{Name: "serviceusage", Host: "https://serviceusage.googleapis.com/", Base: "v1/", Operation: resource.LongRunning}
 )
 
 // APIs gives every service, in the order of their names.
 func APIs() []*resource.API {
-	return []*resource.API{ResourceManagerAPI, ComputeAPI, DNSAPI, IAMAPI, RedisAPI, SecretManagerAPI, ServiceNetworkingAPI, ServiceUsageAPI, SQLAPI, StorageAPI}
+	return []*resource.API{ResourceManagerAPI, ComputeAPI, DNSAPI, IAMAPI, LoggingAPI, RedisAPI, SecretManagerAPI, ServiceNetworkingAPI, ServiceUsageAPI, SQLAPI, StorageAPI}
 }

@@ -172,7 +172,7 @@ func (n node) all(yield func(method)) {
 var documents = map[string]string{
 	"compute": "compute/v1/compute-api.json", "sqladmin": "sqladmin/v1/sqladmin-api.json", "redis": "redis/v1/redis-api.json",
 	"storage": "storage/v1/storage-api.json", "iam": "iam/v1/iam-api.json", "cloudresourcemanager": "cloudresourcemanager/v1/cloudresourcemanager-api.json",
-	"secretmanager": "secretmanager/v1/secretmanager-api.json", "dns": "dns/v1/dns-api.json",
+	"secretmanager": "secretmanager/v1/secretmanager-api.json", "dns": "dns/v1/dns-api.json", "logging": "logging/v2/logging-api.json",
 	"servicenetworking": "servicenetworking/v1/servicenetworking-api.json", "serviceusage": "serviceusage/v1/serviceusage-api.json",
 }
 

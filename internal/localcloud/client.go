@@ -128,6 +128,9 @@ const (
 // ErrNotRunning says that no local cloud runs in a directory.
 var ErrNotRunning = errors.New("no local cloud runs there")
 
+// ErrNotThere says that a program of an instance's does not run.
+var ErrNotThere = errors.New("it does not run")
+
 // Find gives the local cloud that runs in dir, or ErrNotRunning.
 func Find(ctx context.Context, dir string) (*Info, error) {
 	path := filepath.Join(dir, infoFile)

@@ -26,11 +26,11 @@ func (i *Info) BundleFile() string { return filepath.Join(i.Dir, bundleFile) }
 // what their clients want an address to end in. Gcloud adds the rest of the path itself where there is none.
 var (
 	gcloudAPIs = [][2]string{
-		{"cloudresourcemanager", ""}, {"compute", "compute/v1/"}, {"dns", ""}, {"iam", ""}, {"redis", ""}, {"secretmanager", ""}, {"serviceusage", ""},
+		{"cloudresourcemanager", ""}, {"compute", "compute/v1/"}, {"dns", ""}, {"iam", ""}, {"logging", ""}, {"monitoring", ""}, {"redis", ""}, {"secretmanager", ""}, {"serviceusage", ""},
 		{"sql", ""}, {"storage", "storage/v1/"},
 	}
 	terraformAPIs = [][2]string{
-		{"cloud_resource_manager", "v1/"}, {"compute", "compute/v1/"}, {"dns", "dns/v1/"}, {"iam", "v1/"}, {"iam_beta", "v1/"}, {"redis", "v1/"},
+		{"cloud_resource_manager", "v1/"}, {"compute", "compute/v1/"}, {"dns", "dns/v1/"}, {"iam", "v1/"}, {"iam_beta", "v1/"}, {"logging", "v2/"}, {"monitoring", ""}, {"redis", "v1/"},
 		{"resource_manager", "v1/"}, {"resource_manager_v3", "v3/"}, {"secret_manager", "v1/"}, {"service_networking", "v1/"}, {"service_usage", "v1/"},
 		{"sql", "sql/v1beta4/"}, {"storage", "storage/v1/"},
 	}

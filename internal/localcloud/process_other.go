@@ -4,6 +4,7 @@ package localcloud
 
 import (
 	"context"
+	"os/exec"
 
 	"github.com/difyup/difyup/internal/fault"
 )
@@ -27,6 +28,11 @@ func Sweep(context.Context, string, func(string)) (bool, error) { return false, 
 
 // Serve needs Linux.
 func Serve(context.Context, Options) error { return needsLinux() }
+
+// Enter needs Linux.
+func (i *Info) Enter(context.Context, string, string, string, []string) (*exec.Cmd, error) {
+	return nil, needsLinux()
+}
 
 func owned(string) error { return needsLinux() }
 

@@ -27,6 +27,8 @@ import (
 	"github.com/difyup/difyup/internal/localcloud/fleet/nameserver"
 	"github.com/difyup/difyup/internal/localcloud/front"
 	"github.com/difyup/difyup/internal/localcloud/iam"
+	"github.com/difyup/difyup/internal/localcloud/logging"
+	"github.com/difyup/difyup/internal/localcloud/monitoring"
 	"github.com/difyup/difyup/internal/localcloud/plane"
 	"github.com/difyup/difyup/internal/localcloud/redis"
 	"github.com/difyup/difyup/internal/localcloud/secrets"
@@ -176,11 +178,13 @@ func (c *cloud) run(ctx context.Context) (err error) {
 	sql.Register(c.front, c.store, c.sql)
 	redis.Register(c.front, c.store, c.cache)
 	c.storage = storage.Register(c.front, c.store, policies, objects)
+	logging.Register(c.front)
+	metrics := monitoring.Register(c.front)
 	names := dns.Register(c.front, c.store)
 	machines := compute.Register(c.front, c.store, compute.Options{Addresses: balancerAddresses{c.net}, Log: log})
 	c.fleet, err = fleet.New(fleet.Options{
 		Store: c.store, Addresses: instanceAddresses{c.net}, Users: users, Start: c.startInstance, Objects: c.open(),
-		Issue: c.front.Tokens().Issue, Number: c.front.ProjectNumber, Lookup: c.lookup(names.Lookup), Zones: names.Zones, KeyPair: machines.KeyPair,
+		Issue: c.front.Tokens().Issue, Number: c.front.ProjectNumber, Metric: metrics.Newest, Lookup: c.lookup(names.Lookup), Zones: names.Zones, KeyPair: machines.KeyPair,
 		DNS: c.net.DNS(), Outside: outside(c.net.Block()), Endpoint: url, Dir: filepath.Join(c.opts.Dir, "instances"), TimeScale: c.opts.TimeScale, Log: log,
 	})
 	if err != nil {

@@ -162,6 +162,13 @@ func (s *Status) describe(r *resource.Resource, body map[string]any) {
 	}
 }
 
+// Instances gives the machines of the group.
+func (s *Stack) Instances(ctx context.Context) ([]Instance, error) {
+	var status Status
+	err := s.instances(ctx, &status)
+	return status.Instances, err
+}
+
 // instances asks for the machines, and how the load balancer sees them.
 func (s *Stack) instances(ctx context.Context, out *Status) error {
 	var group, service *resource.Resource

@@ -14,6 +14,13 @@ const (
 	Key       = "status"
 )
 
+// LogID is the log of Cloud Logging that instances write. Its entries have the labels stack, instance, version and container, which is a
+// service's name, or AgentLog for the agent's own.
+const (
+	LogID    = "difyup"
+	AgentLog = "agent"
+)
+
 // Longest is the most bytes of a document. Google allows 256 KiB for a value.
 const Longest = 8 << 10
 

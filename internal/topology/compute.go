@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/api/compute/v1"
 
+	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/resource"
 )
@@ -89,8 +90,23 @@ func (b *builder) computeLayer(n network, p program, i identity, rights []*resou
 		Name: b.name("autoscaler"), Description: b.mark(),
 		AutoscalingPolicy: &compute.AutoscalingPolicy{
 			MinNumReplicas: int64(o.Min), MaxNumReplicas: int64(o.Max), CoolDownPeriodSec: int64(o.CooldownSeconds), Mode: "ON",
-			CpuUtilization: &compute.AutoscalingPolicyCpuUtilization{UtilizationTarget: o.CPUTarget, PredictiveMethod: "NONE"},
+			CpuUtilization:           &compute.AutoscalingPolicyCpuUtilization{UtilizationTarget: o.CPUTarget, PredictiveMethod: "NONE"},
+			CustomMetricUtilizations: b.signals(), ForceSendFields: []string{"CustomMetricUtilizations"},
 		},
 	}).Refer("target", group, group.URL()))
 	return group
+}
+
+// signals are the metrics that the group is scaled by, besides CPU. The filter names the stack's one series by its resource, which is none of
+// an instance: so it counts for the group as a whole.
+func (b *builder) signals() []*compute.AutoscalingPolicyCustomMetricUtilization {
+	n := b.spec.Compute.Autoscale.QueueLength
+	if n == 0 {
+		return nil
+	}
+	return []*compute.AutoscalingPolicyCustomMetricUtilization{{
+		Metric:                   dify.QueueLength,
+		Filter:                   fmt.Sprintf("resource.type = %q AND resource.labels.namespace = %q AND resource.labels.node_id = %q", dify.QueueResource, dify.QueueNamespace, b.spec.Stack),
+		SingleInstanceAssignment: float64(n),
+	}}
 }

@@ -24,8 +24,9 @@ type Agent struct {
 // APIs are the Google services that a stack uses.
 func APIs() []string {
 	return []string{
-		"cloudresourcemanager.googleapis.com", "compute.googleapis.com", "dns.googleapis.com", "iam.googleapis.com", "redis.googleapis.com",
-		"secretmanager.googleapis.com", "servicenetworking.googleapis.com", "sqladmin.googleapis.com", "storage.googleapis.com", "sts.googleapis.com",
+		"cloudresourcemanager.googleapis.com", "compute.googleapis.com", "dns.googleapis.com", "iam.googleapis.com", "logging.googleapis.com",
+		"monitoring.googleapis.com", "redis.googleapis.com", "secretmanager.googleapis.com", "servicenetworking.googleapis.com", "sqladmin.googleapis.com",
+		"storage.googleapis.com", "sts.googleapis.com",
 	}
 }
 

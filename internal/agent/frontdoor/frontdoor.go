@@ -104,6 +104,13 @@ func (d *Door) Done() <-chan struct{} { return d.done }
 // Addr is where it listens.
 func (d *Door) Addr() net.Addr { return d.listener.Addr() }
 
+// InHand gives how many requests are being answered.
+func (d *Door) InHand() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.inHand)
+}
+
 // Ready lets traffic come.
 func (d *Door) Ready() {
 	d.mu.Lock()

@@ -1,6 +1,8 @@
 package runtime
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -9,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,6 +49,32 @@ type Runtime interface {
 	Identity(n dify.Name) (at netip.AddrPort, from Asker)
 	// Health gives nil if the services that Run runs answer, as far as they can be asked, else a *Failure of one that does not.
 	Health(ctx context.Context) error
+	// States gives how each service is, as far as is known; of one that does not run there is nothing.
+	States(ctx context.Context) (map[dify.Name]State, error)
+}
+
+// State is how a service is.
+type State struct {
+	Well     bool // it runs, and answers if it can be asked
+	Restarts int  // how often it was started again because it had ended
+}
+
+// Line is a line that a service wrote.
+type Line struct {
+	Source string // the service's name
+	At     time.Time
+	ID     string // tells it from all others of its time, always the same for a line; "" = who takes it gives it one
+	Text   string
+	Hide   func(string) string // takes secret values out of Text; nil = there are none
+}
+
+// Lines takes what services write. Its methods never wait for anybody.
+type Lines interface {
+	Add(Line)
+	// Skip counts lines of a source as left out, if it writes too much to take any now. Else it says no, and they are to be added.
+	Skip(source string, lines int) bool
+	// Last gives the ID of the last line of a source that was taken, also before this process; "" when it is not known.
+	Last(source string) (id string)
 }
 
 // Asker says how the one who may ask is known; its zero value is that everybody may.
@@ -148,24 +177,75 @@ func Ask(ctx context.Context, client *http.Client, address string, h dify.Health
 
 // Hide replaces the secret values of services in a text, also as they are written in URLs and between quotes. Values of three
 // characters and less are left: they are in every text.
-func Hide(text string, services ...dify.Service) string {
+func Hide(text string, services ...dify.Service) string { return Hider(services...)(text) }
+
+// Hider gives Hide for many texts.
+func Hider(services ...dify.Service) func(string) string {
+	var words []string
 	for _, s := range services {
 		for name, value := range s.Environment {
 			if len(value) <= 3 || !s.Secret(name) {
 				continue
 			}
-			for _, form := range []string{value, url.PathEscape(value), url.QueryEscape(value), strings.Trim(strconv.Quote(value), `"`)} {
-				text = strings.ReplaceAll(text, form, "***")
-			}
+			words = append(words, value, url.PathEscape(value), url.QueryEscape(value), strings.Trim(strconv.Quote(value), `"`))
 			// Of a key of several lines, a program may show one.
 			for line := range strings.Lines(value) {
 				if line = strings.TrimSpace(line); len(line) > 3 {
-					text = strings.ReplaceAll(text, line, "***")
+					words = append(words, line)
 				}
 			}
 		}
 	}
-	return text
+	// One that is part of another would leave the rest of that.
+	slices.SortFunc(words, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
+	var pairs []string
+	for _, w := range slices.Compact(words) {
+		pairs = append(pairs, w, "***")
+	}
+	return strings.NewReplacer(pairs...).Replace
+}
+
+// LineWriter makes lines of what a service writes.
+type LineWriter struct {
+	To     Lines
+	Source string
+	Hide   func(string) string
+
+	part []byte // a line that has not ended
+}
+
+// longestLine is where a line is cut that does not end.
+const longestLine = 64 << 10
+
+// Write never fails.
+func (w *LineWriter) Write(p []byte) (int, error) {
+	n := len(p)
+	// Of one that storms no line is looked at.
+	if last := bytes.LastIndexByte(p, '\n'); last >= 0 && w.To.Skip(w.Source, bytes.Count(p, []byte("\n"))) {
+		w.part = append(w.part[:0], p[last+1:]...)
+		return n, nil
+	}
+	for len(p) > 0 {
+		end := bytes.IndexByte(p, '\n')
+		if end < 0 {
+			if w.part = append(w.part, p...); len(w.part) >= longestLine {
+				w.End()
+			}
+			break
+		}
+		w.part = append(w.part, p[:end]...)
+		p = p[end+1:]
+		w.End()
+	}
+	return n, nil
+}
+
+// End ends the line that is being written, if there is one.
+func (w *LineWriter) End() {
+	if text := bytes.TrimRight(w.part, "\r"); len(text) > 0 {
+		w.To.Add(Line{Source: w.Source, At: time.Now(), Text: string(text), Hide: w.Hide})
+	}
+	w.part = w.part[:0]
 }
 
 // Tail keeps the last lines of what is written to it. The zero value is ready, and may be written to by several.

@@ -28,7 +28,8 @@ type ProcessOptions struct {
 	Environ     []string // of which PATH and HOME are inherited
 	Environment map[string]string
 	Authorities string        // the directory that services find as dify.AuthorityDir
-	Output      io.Writer     // what the processes say
+	Output      io.Writer     // what the processes say, if Lines is nil
+	Lines       runtime.Lines // the same, line by line
 	Look        time.Duration // between two looks at a process that answered; 0 = 5 s
 	Log         *slog.Logger
 }
@@ -54,6 +55,7 @@ type process struct {
 	answered bool // since it runs
 	stopped  bool // by Stop
 	killed   bool // its last process was
+	restarts int
 }
 
 // NewProcesses gives a runtime whose services are processes of the stand-in. They die with this one.
@@ -183,6 +185,9 @@ func (p *processes) keep(life, hard context.Context, pr *process) *runtime.Failu
 			return failure
 		}
 		p.opts.Log.Error("a service ended; starting it again", "error", failure, "in", wait)
+		p.mu.Lock()
+		pr.restarts++
+		p.mu.Unlock()
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
@@ -215,8 +220,13 @@ func (p *processes) once(life, hard context.Context, pr *process) *runtime.Failu
 		pr.runs, pr.answered, pr.killed = runs, false, errors.As(err, &exit) && signalOf(exit) == killed
 	}
 	note(true, nil)
-	s := pr.Service
-	err := runChild(life, hard, s.Grace, p.opts.Program, []string{"standin", string(s.Name)}, p.env(s, nil), io.MultiWriter(p.opts.Output, &said))
+	s, output := pr.Service, p.opts.Output
+	lines := &runtime.LineWriter{To: p.opts.Lines, Source: string(s.Name), Hide: runtime.Hider(s)}
+	if p.opts.Lines != nil {
+		output = lines
+	}
+	err := runChild(life, hard, s.Grace, p.opts.Program, []string{"standin", string(s.Name)}, p.env(s, nil), io.MultiWriter(output, &said))
+	lines.End()
 	note(false, err)
 	over()
 	watch.Wait()
@@ -335,6 +345,18 @@ func (p *processes) Health(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func (p *processes) States(context.Context) (map[dify.Name]runtime.State, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := map[dify.Name]runtime.State{}
+	for n, pr := range p.all {
+		if !pr.stopped {
+			all[n] = runtime.State{Well: pr.runs && (pr.answered || pr.Service.Health == nil), Restarts: pr.restarts}
+		}
+	}
+	return all, nil
 }
 
 func (p *processes) Job(ctx context.Context, j runtime.Job) (runtime.Result, error) {

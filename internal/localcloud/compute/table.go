@@ -628,6 +628,23 @@ func fillAutoscaler(s *Service, _ *front.Request, key string, body, _ map[string
 	} else if p["customMetricUtilizations"] == nil && p["loadBalancingUtilization"] == nil && p["scalingSchedules"] == nil {
 		p["cpuUtilization"] = map[string]any{"utilizationTarget": 0.6, "predictiveMethod": "NONE"}
 	}
+	metrics, _ := p["customMetricUtilizations"].([]any)
+	for i, m := range metrics {
+		at := fmt.Sprintf("autoscalingPolicy.customMetricUtilizations[%d].", i)
+		m, _ := m.(map[string]any)
+		each, ok := number(m["singleInstanceAssignment"])
+		filter := fmt.Sprint(m["filter"])
+		switch {
+		case m["metric"] == nil || m["metric"] == "":
+			return required(at + "metric")
+		case !ok || m["utilizationTarget"] != nil || m["utilizationTargetType"] != nil:
+			return front.Unserved("The local cloud scales by metrics of whole groups, with a singleInstanceAssignment and no utilizationTarget.")
+		case each <= 0:
+			return bad(at+"singleInstanceAssignment", m["singleInstanceAssignment"], "Must be greater than 0.")
+		case !strings.Contains(filter, "resource.type") || strings.Contains(filter, "gce_instance"):
+			return bad(at+"filter", filter, "A metric with singleInstanceAssignment is one of a whole group: its filter must name a resource type other than gce_instance.")
+		}
+	}
 	fallback(body, "status", "ACTIVE")
 	return nil
 }

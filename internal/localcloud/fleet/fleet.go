@@ -43,6 +43,8 @@ type Options struct {
 	Issue func(email string, life time.Duration) string
 	// Number gives a project's number, in digits.
 	Number func(project string) string
+	// Metric gives the sum of the newest values of a metric's series that a filter is about; not known when there are none.
+	Metric func(project, metric, filter string) (sum float64, known bool)
 	// Lookup gives the records of a name (lower case, with its final dot) and type; ok is whether the name exists.
 	Lookup func(name, qtype string) (data []string, ttl int, ok bool)
 	// Zones gives the DNS names of the zones, with their final dots. Without it, names under "internal." are the
@@ -101,7 +103,7 @@ func New(opts Options) (*Fleet, error) {
 		User: opts.Users.Take, Vacate: opts.Users.Release,
 		Objects: opts.Objects, Start: opts.Start,
 		Token:  func(email string) (string, time.Duration, error) { return opts.Issue(email, tokenLife), tokenLife, nil },
-		Number: opts.Number,
+		Number: opts.Number, Metric: opts.Metric,
 		Project: func(string) map[string]string {
 			return map[string]string{
 				"difyup-api-endpoint": opts.Endpoint,

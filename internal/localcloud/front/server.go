@@ -24,6 +24,7 @@ import (
 
 	"bufio"
 
+	"github.com/difyup/difyup/internal/localcloud/body"
 	"github.com/difyup/difyup/internal/localcloud/faults"
 	"github.com/difyup/difyup/internal/localcloud/schema"
 )
@@ -63,7 +64,25 @@ func (r *Request) Project() string {
 			return p
 		}
 	}
+	if strings.HasPrefix(r.Method.ID, "logging.entries.") {
+		return logged(r.Body)
+	}
 	return r.Query.Get("project")
+}
+
+// logged gives the project that a request about log entries names first; the handlers refuse those that name several.
+func logged(request map[string]any) string {
+	names := append([]string{body.String(request, "logName")}, body.Strings(request, "resourceNames")...)
+	for _, e := range body.Maps(request, "entries") {
+		names = append(names, body.String(e, "logName"))
+	}
+	for _, name := range names {
+		if rest, ok := strings.CutPrefix(name, "projects/"); ok {
+			project, _, _ := strings.Cut(rest, "/")
+			return project
+		}
+	}
+	return ""
 }
 
 // Handler carries out a method. What it returns is written as JSON; nil becomes 204, an http.Handler writes the

@@ -40,13 +40,16 @@ func (p *Policies) guard(_ context.Context, r *front.Request) error {
 // permissionFor gives the permission that a method needs: "redis.instances.get" for
 // "redis.projects.locations.instances.get". It is Google's name, but for kinds that Google gives regional twins.
 func permissionFor(method string) string {
-	parts := strings.Split(method, ".")
+	parts := strings.Split(strings.Replace(method, "logging.entries.write", "logging.entries.create", 1), ".")
 	service := parts[0]
 	switch service {
 	case "sql":
 		service = "cloudsql"
 	case "cloudresourcemanager":
 		service = "resourcemanager"
+	}
+	if service == "logging" {
+		return strings.Replace(strings.Join(parts, "."), ".entries.", ".logEntries.", 1)
 	}
 	return fmt.Sprintf("%s.%s", service, strings.Join(parts[max(1, len(parts)-2):], "."))
 }

@@ -37,9 +37,9 @@ func catalog() map[string][]string {
 		"roles/secretmanager.viewer":               append([]string{"secretmanager.secrets.getIamPolicy"}, secretRead...),
 
 		"roles/logging.admin": {"logging.*"}, "roles/logging.bucketWriter": nil, "roles/logging.configWriter": nil, "roles/logging.logWriter": {"logging.logEntries.create"},
-		"roles/logging.privateLogViewer": nil, "roles/logging.viewer": nil, "roles/logging.viewAccessor": nil, "roles/logging.fieldAccessor": nil, "roles/logging.linkViewer": nil,
+		"roles/logging.privateLogViewer": nil, "roles/logging.viewer": {"logging.logEntries.list"}, "roles/logging.viewAccessor": nil, "roles/logging.fieldAccessor": nil, "roles/logging.linkViewer": nil,
 		"roles/logging.sqlAlertWriter": nil, "roles/logging.serviceAgent": nil,
-		"roles/monitoring.admin": {"monitoring.*"}, "roles/monitoring.editor": nil, "roles/monitoring.viewer": nil, "roles/monitoring.metricWriter": {"monitoring.timeSeries.create", "monitoring.metricDescriptors.create"},
+		"roles/monitoring.admin": {"monitoring.*"}, "roles/monitoring.editor": nil, "roles/monitoring.viewer": {"monitoring.timeSeries.list"}, "roles/monitoring.metricWriter": {"monitoring.timeSeries.create", "monitoring.metricDescriptors.create"},
 		"roles/monitoring.alertPolicyEditor": nil, "roles/monitoring.alertPolicyViewer": nil, "roles/monitoring.dashboardEditor": nil, "roles/monitoring.dashboardViewer": nil,
 		"roles/monitoring.notificationChannelEditor": nil, "roles/monitoring.notificationChannelViewer": nil, "roles/monitoring.uptimeCheckConfigEditor": nil,
 		"roles/monitoring.uptimeCheckConfigViewer": nil, "roles/monitoring.servicesEditor": nil, "roles/monitoring.servicesViewer": nil, "roles/monitoring.metricsScopesAdmin": nil,

@@ -21,6 +21,8 @@ import (
 	"google.golang.org/api/dns/v1"
 	"google.golang.org/api/googleapi"
 	"google.golang.org/api/iam/v1"
+	"google.golang.org/api/logging/v2"
+	"google.golang.org/api/monitoring/v3"
 	"google.golang.org/api/option"
 	"google.golang.org/api/redis/v1"
 	"google.golang.org/api/secretmanager/v1"
@@ -49,6 +51,8 @@ type clients struct {
 	crm      *cloudresourcemanager.Service
 	peering  *servicenetworking.APIService
 	services *serviceusage.Service
+	logging  *logging.Service
+	metrics  *monitoring.Service
 }
 
 func connect(t *testing.T, info localcloud.Info) *clients {
@@ -58,7 +62,7 @@ func connect(t *testing.T, info localcloud.Info) *clients {
 		return []option.ClientOption{option.WithEndpoint(info.URL + path), option.WithTokenSource(oauth2.StaticTokenSource(&oauth2.Token{AccessToken: info.Token}))}
 	}
 	ctx := t.Context()
-	var errs [10]error
+	var errs [12]error
 	c.compute, errs[0] = compute.NewService(ctx, make("compute/v1/")...)
 	c.sql, errs[1] = sqladmin.NewService(ctx, make("")...)
 	c.redis, errs[2] = redis.NewService(ctx, make("")...)
@@ -69,6 +73,8 @@ func connect(t *testing.T, info localcloud.Info) *clients {
 	c.crm, errs[7] = cloudresourcemanager.NewService(ctx, make("")...)
 	c.peering, errs[8] = servicenetworking.NewService(ctx, make("")...)
 	c.services, errs[9] = serviceusage.NewService(ctx, make("")...)
+	c.logging, errs[10] = logging.NewService(ctx, make("")...)
+	c.metrics, errs[11] = monitoring.NewService(ctx, make("")...)
 	if err := errors.Join(errs[:]...); err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +142,9 @@ func TestGoogleClients(t *testing.T) {
 	// Nothing works before its API is enabled, and all that is needed to enable it does.
 	_, err := c.compute.Networks.List(project).Do()
 	c.refused("compute before it is enabled", err, 403, "SERVICE_DISABLED")
-	names := []string{"compute", "sqladmin", "redis", "servicenetworking", "dns", "secretmanager", "iam", "storage", "cloudresourcemanager"}
+	_, err = c.logging.Entries.List(&logging.ListLogEntriesRequest{ResourceNames: []string{"projects/" + project}}).Do()
+	c.refused("logging before it is enabled", err, 403, "SERVICE_DISABLED")
+	names := []string{"compute", "sqladmin", "redis", "servicenetworking", "dns", "secretmanager", "iam", "storage", "cloudresourcemanager", "logging", "monitoring"}
 	for i := range names {
 		names[i] += ".googleapis.com"
 	}
@@ -146,7 +154,7 @@ func TestGoogleClients(t *testing.T) {
 		test func(*clients)
 	}{
 		{"compute", (*clients).testCompute}, {"sql", (*clients).testSQL}, {"redis", (*clients).testRedis}, {"storage", (*clients).testStorage},
-		{"secrets", (*clients).testSecrets}, {"iam", (*clients).testIAM}, {"dns", (*clients).testDNS},
+		{"secrets", (*clients).testSecrets}, {"iam", (*clients).testIAM}, {"dns", (*clients).testDNS}, {"logging", (*clients).testLogging}, {"monitoring", (*clients).testMonitoring},
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			of := *c
@@ -165,6 +173,126 @@ func (c *clients) enable(names ...string) {
 		op, err = c.services.Operations.Get(op.Name).Do()
 		c.must("enable", err)
 	}
+}
+
+func (c *clients) testLogging() {
+	const log = "projects/" + project + "/logs/things"
+	at := func(second int, id, text, container string) *logging.LogEntry {
+		return &logging.LogEntry{Timestamp: fmt.Sprintf("2026-11-28T10:00:%02d.5Z", second), InsertId: id, TextPayload: text, Labels: map[string]string{"container": container}}
+	}
+	write := &logging.WriteLogEntriesRequest{
+		LogName: log, Resource: &logging.MonitoredResource{Type: "gce_instance", Labels: map[string]string{"zone": "z"}}, Labels: map[string]string{"stack": "demo", "container": "none"},
+		Entries: []*logging.LogEntry{at(2, "b", "two", "api"), at(1, "a", "one", "web"), at(3, "c", "three", "api")},
+	}
+	for range 2 { // what is known by its time and ID is there once
+		_, err := c.logging.Entries.Write(write).Do()
+		c.must("write", err)
+	}
+	list := func(filter, order string, size int64) (texts []string) {
+		c.t.Helper()
+		req := &logging.ListLogEntriesRequest{ResourceNames: []string{"projects/" + project}, Filter: filter, OrderBy: order, PageSize: size}
+		c.must("list", c.logging.Entries.List(req).Pages(c.t.Context(), func(page *logging.ListLogEntriesResponse) error {
+			for _, e := range page.Entries {
+				if e.LogName != log || e.Resource.Type != "gce_instance" || e.Labels["stack"] != "demo" || e.ReceiveTimestamp == "" {
+					c.t.Errorf("an entry is %+v", e)
+				}
+				texts = append(texts, e.TextPayload)
+			}
+			return nil
+		}))
+		return texts
+	}
+	for _, q := range []struct {
+		filter, order string
+		size          int64
+		want          string
+	}{
+		{"", "", 0, "one two three"}, {"", "timestamp desc", 1, "three two one"}, {`labels.container="api"`, "", 1, "two three"},
+		{`timestamp>="2026-11-28T10:00:02.5Z" AND labels.container!=api`, "", 0, ""}, {`labels.stack="demo" labels.container=("web" OR "none")`, "", 0, "one"},
+	} {
+		if got := strings.Join(list(q.filter, q.order, q.size), " "); got != q.want {
+			c.t.Errorf("%s %s gives %q, want %q", q.filter, q.order, got, q.want)
+		}
+	}
+	// A bad entry is refused with all, or alone where that is wished for.
+	write.Entries = []*logging.LogEntry{at(4, "d", "four", "api"), {Timestamp: "2126-11-28T10:00:00Z", TextPayload: "of the future"}}
+	_, err := c.logging.Entries.Write(write).Do()
+	c.refused("an entry of the future", err, 400, "24 hours")
+	if got := len(list("", "", 0)); got != 3 {
+		c.t.Errorf("of a refused request %d entries were taken", got-3)
+	}
+	write.PartialSuccess = true
+	_, err = c.logging.Entries.Write(write).Do()
+	c.refused("an entry of the future, alone", err, 400, "WriteLogEntriesPartialErrors")
+	if got := strings.Join(list(`labels.container:"AP" timestamp>"2026-11-28T10:00:03.5Z"`, "", 0), " "); got != "four" {
+		c.t.Errorf("beside a refused entry there came %q", got)
+	}
+	write.Entries = []*logging.LogEntry{{LogName: "projects/other/logs/things", TextPayload: "x"}}
+	_, err = c.logging.Entries.Write(write).Do()
+	c.refused("an entry of another project", err, 400, "one project")
+	write.Entries, write.Resource = []*logging.LogEntry{{TextPayload: "x"}}, nil
+	_, err = c.logging.Entries.Write(write).Do()
+	c.refused("an entry of nothing", err, 400, "resource")
+	_, err = c.logging.Entries.List(&logging.ListLogEntriesRequest{ResourceNames: []string{"folders/1"}}).Do()
+	c.refused("a folder's entries", err, 400, "of projects")
+	_, err = c.logging.Entries.List(&logging.ListLogEntriesRequest{ResourceNames: []string{"projects/" + project}, OrderBy: "severity"}).Do()
+	c.refused("an order that there is not", err, 400, "orderBy")
+}
+
+func (c *clients) testMonitoring() {
+	now := time.Now().Truncate(time.Second)
+	gauge := func(ago time.Duration, n int64, node string) *monitoring.TimeSeries {
+		return &monitoring.TimeSeries{
+			Metric: &monitoring.Metric{Type: "custom.googleapis.com/things"}, MetricKind: "GAUGE", ValueType: "INT64",
+			Resource: &monitoring.MonitoredResource{Type: "generic_node", Labels: map[string]string{"node_id": node}},
+			Points:   []*monitoring.Point{{Interval: &monitoring.TimeInterval{EndTime: now.Add(-ago).UTC().Format(time.RFC3339)}, Value: &monitoring.TypedValue{Int64Value: &n}}},
+		}
+	}
+	create := func(all ...*monitoring.TimeSeries) error {
+		_, err := c.metrics.Projects.TimeSeries.Create("projects/"+project, &monitoring.CreateTimeSeriesRequest{TimeSeries: all}).Do()
+		return err
+	}
+	list := func(filter string, since time.Duration) string {
+		c.t.Helper()
+		got, err := c.metrics.Projects.TimeSeries.List("projects/" + project).Filter(filter).
+			IntervalStartTime(now.Add(-since).UTC().Format(time.RFC3339)).IntervalEndTime(now.UTC().Format(time.RFC3339)).Do()
+		c.must("list", err)
+		var text []string
+		for _, s := range got.TimeSeries {
+			values := s.Resource.Labels["node_id"]
+			for _, p := range s.Points {
+				values += fmt.Sprint(" ", *p.Value.Int64Value)
+			}
+			text = append(text, values)
+		}
+		return strings.Join(text, ", ")
+	}
+	c.must("write", create(gauge(time.Minute, 7, "a"), gauge(time.Minute, 1, "b")))
+	c.must("write again", create(gauge(30*time.Second, 0, "a")))
+	for _, q := range []struct {
+		filter string
+		since  time.Duration
+		want   string
+	}{
+		{`metric.type = "custom.googleapis.com/things"`, time.Hour, "a 0 7, b 1"}, {`metric.type="custom.googleapis.com/things" AND resource.labels.node_id="b"`, time.Hour, "b 1"},
+		{`metric.type = "custom.googleapis.com/things" AND resource.type = "generic_node"`, 40 * time.Second, "a 0"}, {`metric.type = "custom.googleapis.com/other"`, time.Hour, ""},
+	} {
+		if got := list(q.filter, q.since); got != q.want {
+			c.t.Errorf("%s gives %q, want %q", q.filter, got, q.want)
+		}
+	}
+	c.refused("a point of before", create(gauge(45*time.Second, 3, "a")), 400, "in order")
+	c.refused("a point of long ago", create(gauge(48*time.Hour, 3, "c")), 400, "25 hours")
+	foreign := gauge(0, 3, "a")
+	foreign.Metric.Type = "compute.googleapis.com/instance/cpu/utilization"
+	c.refused("a metric of Google's", create(foreign, gauge(0, 9, "a")), 400, "no custom metric")
+	if got := list(`metric.type = "custom.googleapis.com/things" AND resource.labels.node_id="a"`, time.Second); got != "a 9" {
+		c.t.Errorf("beside a refused one there came %q", got)
+	}
+	_, err := c.metrics.Projects.TimeSeries.List("projects/" + project).Filter(`metric.type = starts_with("custom")`).IntervalEndTime(now.UTC().Format(time.RFC3339)).Do()
+	c.refused("a function in a filter", err, 400, "equalities")
+	_, err = c.metrics.Projects.TimeSeries.List("projects/" + project).Filter(`resource.type = "generic_node"`).IntervalEndTime(now.UTC().Format(time.RFC3339)).Do()
+	c.refused("a filter without a metric", err, 400, "metric.type")
 }
 
 func (c *clients) testCompute() {

@@ -59,7 +59,7 @@ func newStackIn(t testing.TB, dir string) *stack {
 
 func (s *stack) command(args ...string) *exec.Cmd {
 	if args[0] != "local" {
-		args = append(args, "--local", "-f", s.file)
+		args = append(args, "--local", "--file", s.file)
 	}
 	if args[0] == "apply" {
 		args = append(args, "--timeout", "10m") // of the waiting for instances

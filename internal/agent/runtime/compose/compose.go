@@ -44,6 +44,7 @@ type Options struct {
 	Authorities string
 	Look        time.Duration                                                        // between two looks at containers that run; 0 = 10 s
 	Dial        func(ctx context.Context, network, address string) (net.Conn, error) // to the published ports; nil = net's
+	Lines       runtime.Lines                                                        // takes what containers write; nil = nobody does
 	Log         *slog.Logger
 }
 
@@ -320,6 +321,7 @@ func (e *engine) Run(ctx context.Context, services []dify.Service) error {
 	}
 	e.begin(services)
 	defer e.begin(nil)
+	defer e.follow(ctx, services)()
 	_, err := e.compose(ctx, e.opts.Start+short, services, nil, file, "up", "--detach", "--wait", "--wait-timeout", strconv.Itoa(int(e.opts.Start.Seconds())), "--remove-orphans", "--no-build")
 	if ctx.Err() != nil {
 		e.begin(services) // what was stopped may have been started since
@@ -502,6 +504,26 @@ func (e *engine) Health(ctx context.Context) error {
 }
 
 func (e *engine) jobOf(n dify.Name) string { return e.opts.Project + "-job-" + string(n) }
+
+// States asks the engine itself.
+func (e *engine) States(ctx context.Context) (map[dify.Name]runtime.State, error) {
+	engine, err := newAPI(e.opts.Environ)
+	if err != nil {
+		return nil, err
+	}
+	defer engine.client.CloseIdleConnections()
+	containers, err := engine.containers(ctx, e.opts.Project, true)
+	if err != nil {
+		return nil, err
+	}
+	all := map[dify.Name]runtime.State{}
+	for id, name := range containers {
+		if all[name], err = engine.state(ctx, id); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
 
 // Job is a container of its own name, so that one that an agent left behind when it died is found and removed.
 func (e *engine) Job(ctx context.Context, j runtime.Job) (result runtime.Result, err error) {

@@ -458,10 +458,11 @@ func TestRun(t *testing.T) {
 	ctx, cancel := patience(t)
 	defer cancel()
 	var log lockedBuffer
+	written := &record{last: map[string]string{}}
 	dir := filepath.Join(t.TempDir(), "compose")
 	o := compose.Options{
 		Dir: dir, Project: "dify", Environ: e.Environ, Pull: "never", Start: 2 * time.Minute, Look: time.Second, Dial: e.Dial,
-		Log: slog.New(slog.NewTextHandler(&log, nil)),
+		Lines: written, Log: slog.New(slog.NewTextHandler(&log, nil)),
 	}
 	r := compose.New(o)
 	identify(t, e, r)
@@ -640,6 +641,19 @@ func TestRun(t *testing.T) {
 		time.Sleep(50 * time.Millisecond)
 	}
 
+	for want := (runtime.State{Well: true, Restarts: 1}); ; time.Sleep(50 * time.Millisecond) {
+		states, err := r.States(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if states[dify.Worker] == want && states[dify.API] == (runtime.State{Well: true}) && len(states) == len(all) {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("the containers' states are %+v", states)
+		}
+	}
+
 	// One that hangs is known to, and is started again too.
 	first = id(dify.API)
 	pid, _, _ = strings.Cut(first, " ")
@@ -702,6 +716,17 @@ func TestRun(t *testing.T) {
 		t.Errorf("containers still run: %s %v", out, err)
 	}
 
+	// All that containers wrote was given, to the last line, and nothing twice, whichever ended and was started again.
+	for _, s := range all {
+		out, err := e.Docker(ctx, nil, "logs", "dify-"+string(s.Name)+"-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(strings.Split(strings.TrimSpace(out), "\n"), written.of(string(s.Name))); d != "" {
+			t.Errorf("lines of %s (-engine +given):\n%s", s.Name, d)
+		}
+	}
+
 	// One that cannot run is named, with what it said, and without its secrets.
 	broken := slices.Clone(all)
 	broken[1].Environment = maps.Clone(broken[1].Environment)
@@ -712,7 +737,13 @@ func TestRun(t *testing.T) {
 	if !errors.As(err, &failure) || failure.Service != dify.Worker || !strings.Contains(failure.Lines, "CELERY_BROKER_URL is no URL of Redis") {
 		t.Errorf("a worker that cannot run: %v", err)
 	}
-	for _, text := range []string{log.String(), fmt.Sprint(err)} {
+	if got := written.of(string(dify.Worker)); !slices.ContainsFunc(got, func(l string) bool { return strings.Contains(l, "CELERY_BROKER_URL is no URL of Redis") }) {
+		t.Errorf("what the worker wrote before it ended was not given: %q", got)
+	}
+	if len(written.twice) > 0 {
+		t.Errorf("given twice: %q", written.twice)
+	}
+	for _, text := range []string{log.String(), fmt.Sprint(err), fmt.Sprint(written.all)} {
 		if strings.Contains(text, odd) || strings.Contains(text, "the-init-password") {
 			t.Errorf("a secret is shown: %s", text)
 		}
@@ -767,6 +798,46 @@ func relayed(t *testing.T, e *engine.Engine, r runtime.Runtime) func(dify.Name) 
 		at[n] = l.Addr().String()
 	}
 	return func(n dify.Name) string { return at[n] }
+}
+
+// record takes lines, and notes which came twice.
+type record struct {
+	mu    sync.Mutex
+	all   []runtime.Line
+	last  map[string]string
+	twice []string
+}
+
+func (r *record) Add(l runtime.Line) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if slices.ContainsFunc(r.all, func(o runtime.Line) bool { return o.ID == l.ID && o.At.Equal(l.At) }) {
+		r.twice = append(r.twice, l.ID+" "+l.Text)
+	}
+	if l.Hide != nil {
+		l.Text, l.Hide = l.Hide(l.Text), nil
+	}
+	r.all, r.last[l.Source] = append(r.all, l), l.ID
+}
+
+func (r *record) Skip(string, int) bool { return false }
+
+func (r *record) Last(source string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last[source]
+}
+
+// of gives the lines of a source.
+func (r *record) of(source string) (texts []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.all {
+		if l.Source == source {
+			texts = append(texts, l.Text)
+		}
+	}
+	return texts
 }
 
 type lockedBuffer struct {

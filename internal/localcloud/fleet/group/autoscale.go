@@ -11,7 +11,8 @@ import (
 type Policy struct {
 	Min, Max      int
 	Mode          string  // ON, OFF, ONLY_SCALE_OUT (or ONLY_UP)
-	Target        float64 // utilisation, 0 for an autoscaler that has no signal
+	Target        float64 // utilisation, 0 for an autoscaler without that signal
+	Metrics       []wire.Metric
 	CoolDown      time.Duration
 	Stabilization time.Duration
 	ScaleIn       *wire.FixedOrPercent // at most so many fewer than the peak of Window; nil for no limit
@@ -20,7 +21,7 @@ type Policy struct {
 
 // PolicyOf reads a policy. The floors keep a cloud whose time is scaled from acting on a single measurement.
 func PolicyOf(a wire.Autoscaler, scale float64) Policy {
-	p := Policy{Min: a.Policy.Min, Max: a.Policy.Max, Mode: a.Policy.Mode}
+	p := Policy{Min: a.Policy.Min, Max: a.Policy.Max, Mode: a.Policy.Mode, Metrics: a.Policy.Metrics}
 	seconds := func(v *int, def int, floor time.Duration) time.Duration {
 		if v != nil {
 			def = *v
@@ -48,16 +49,26 @@ type Sample struct {
 	Size     int     // the group's target then
 	Measured int     // instances past their cool-down
 	Load     float64 // the sum of their utilisations: 1 is one instance with nothing left
+	Wanted   int     // the most instances that a metric asks for
+	Blind    bool    // a metric had no value
 }
 
-// wants is the size at which a sample's load would meet the target.
+// wants is the size at which every signal would be met. One that is not known is no reason to shrink.
 func (s Sample) wants(p Policy) int {
-	if s.Measured == 0 || p.Target == 0 {
-		return s.Size
+	size, blind := s.Wanted, s.Blind || p.Target == 0 && len(p.Metrics) == 0
+	switch {
+	case p.Target == 0:
+	case s.Measured == 0:
+		blind = true
+	default:
+		average := s.Load / float64(s.Measured)
+		// A hair above a whole number is measurement, not load.
+		size = max(size, int(math.Ceil(average*float64(s.Size)/p.Target-1e-6)))
 	}
-	average := s.Load / float64(s.Measured)
-	// A hair above a whole number is measurement, not load.
-	return int(math.Ceil(average*float64(s.Size)/p.Target - 1e-6))
+	if blind {
+		size = max(size, s.Size)
+	}
+	return size
 }
 
 // Desired decides a group's size. It goes up with the newest sample at once, and down only to the highest size that any

@@ -37,6 +37,10 @@ func TestDesired(t *testing.T) {
 		{"off", with(func(p *Policy) { p.Mode = "OFF" }), []Sample{ago(0, 2, 2, 2)}, 7, 7},
 		{"one at a time", with(func(p *Policy) { p.ScaleIn, p.Window = &wire.FixedOrPercent{Fixed: &one}, 10*time.Minute }),
 			[]Sample{ago(11*time.Minute, 4, 4, 0.1), ago(5*time.Minute, 4, 4, 0.1), ago(0, 4, 4, 0.1)}, 4, 3},
+		{"a metric asks for more than CPU does", with(func(p *Policy) { p.Metrics = make([]wire.Metric, 1) }), []Sample{{At: now, Size: 2, Measured: 2, Load: 0.2, Wanted: 4}}, 2, 4},
+		{"CPU asks for more than a metric does", with(func(p *Policy) { p.Metrics = make([]wire.Metric, 1) }), []Sample{{At: now, Size: 2, Measured: 2, Load: 2, Wanted: 1}}, 2, 4},
+		{"a metric alone", with(func(p *Policy) { p.Target, p.Metrics = 0, make([]wire.Metric, 1) }), []Sample{{At: now.Add(-11 * time.Minute), Size: 4, Wanted: 2}, {At: now, Size: 4, Wanted: 2}}, 4, 2},
+		{"a metric without a value is no reason to shrink", with(func(p *Policy) { p.Metrics = make([]wire.Metric, 1) }), []Sample{{At: now.Add(-11 * time.Minute), Size: 4, Measured: 4, Load: 0.1, Blind: true}, {At: now, Size: 4, Measured: 4, Load: 0.1, Blind: true}}, 4, 4},
 		{"no signal", with(func(p *Policy) { p.Target = 0 }), []Sample{ago(0, 2, 2, 2)}, 2, 2},
 	} {
 		if got := Desired(tc.p, now, tc.samples, tc.current); got != tc.want {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"runtime"
 	"sort"
 	"strings"
@@ -300,7 +301,7 @@ func (g *group) scale(now time.Time) time.Duration {
 	p := PolicyOf(a, o.TimeScale)
 	if !now.Before(sc.next) {
 		sc.next = now.Add(every)
-		if p.Target > 0 {
+		if p.Target > 0 || len(p.Metrics) > 0 {
 			if err := g.measure(p, now, m.TargetSize); err != nil {
 				o.Log.Warn("measure group", "group", m.Name, "error", err)
 			}
@@ -345,6 +346,11 @@ func (g *group) measure(p Policy, now time.Time, size int) error {
 		s.Load += max(0, (used[v.pid]-before).Seconds()) / elapsed.Seconds() / machine
 	}
 	g.mu.Unlock()
+	for _, m := range p.Metrics {
+		sum, known := g.all.opts.Metric(strings.Split(g.key, "/")[1], m.Metric, m.Filter)
+		s.Blind = s.Blind || !known
+		s.Wanted = max(s.Wanted, int(math.Ceil(sum/m.Assignment)))
+	}
 	sc.last, sc.lastAt = used, now
 	keep := max(p.Stabilization, p.Window) + time.Minute
 	for len(sc.samples) > 0 && now.Sub(sc.samples[0].At) > keep {

@@ -61,8 +61,10 @@ type Options struct {
 	Token   func(email string) (token string, life time.Duration, err error)
 	Number  func(project string) string            // a project's number, in digits
 	Project func(project string) map[string]string // a project's metadata attributes
-	DNS     string                                 // IP:PORT, what DHCP would give
-	Dir     string                                 // the instances' directories are made here
+	// Metric gives the sum of the newest values of a metric's series that a filter is about; not known when there are none.
+	Metric func(project, metric, filter string) (sum float64, known bool)
+	DNS    string // IP:PORT, what DHCP would give
+	Dir    string // the instances' directories are made here
 	// Members is called when instances began or ceased to run. It may ask Endpoints.
 	Members func()
 	// Drain takes an instance out of load balancing and returns when it has nothing in hand; Undrain takes it back.

@@ -589,7 +589,7 @@ func (v *vm) boot(life context.Context) (Process, error) {
 	// Nothing of the owner's environment: an instance is a machine of its own.
 	p := Program{
 		Name: v.name, Path: path, Dir: v.home(), Log: v.serialFile(), UID: uid,
-		Env: []string{"GCE_METADATA_HOST=" + host, "DIFYUP_DNS=" + v.opts().DNS, "HOME=" + v.home(), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+		Env: []string{"GCE_METADATA_HOST=" + host, "DIFYUP_DNS=" + v.opts().DNS, "DIFYUP_SPOOL=" + filepath.Join(v.home(), "logs"), "HOME=" + v.home(), "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
 	}
 	for try := 0; ; try++ {
 		proc, err := v.opts().Start(life, p)

@@ -328,12 +328,20 @@ type Autoscaler struct {
 		CPU  *struct {
 			Target float64 `json:"utilizationTarget"` // 0.6 when absent
 		} `json:"cpuUtilization"`
-		Stabilization *int `json:"stabilizationPeriodSec"` // seconds; 600 when absent
+		Metrics       []Metric `json:"customMetricUtilizations"`
+		Stabilization *int     `json:"stabilizationPeriodSec"` // seconds; 600 when absent
 		ScaleIn       *struct {
 			Max    *FixedOrPercent `json:"maxScaledInReplicas"`
 			Window int             `json:"timeWindowSec"` // seconds
 		} `json:"scaleInControl"`
 	} `json:"autoscalingPolicy"`
+}
+
+// Metric is one that says of a whole group how many instances it should have.
+type Metric struct {
+	Metric     string  `json:"metric"`
+	Filter     string  `json:"filter"`
+	Assignment float64 `json:"singleInstanceAssignment"` // what one instance is there for
 }
 
 var machineVCPUs = regexp.MustCompile(`^(?:custom|[a-z0-9]+-(?:standard|highmem|highcpu|megamem|ultramem|custom))-([0-9]+)`)

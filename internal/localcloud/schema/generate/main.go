@@ -46,6 +46,8 @@ var sources = []source{
 	{"servicenetworking", "servicenetworking/v1/servicenetworking-api.json", "", []string{"servicenetworking.services.connections.", "servicenetworking.operations.get"}},
 	{"serviceusage", "serviceusage/v1/serviceusage-api.json", "", []string{"serviceusage.services.", "serviceusage.operations."}},
 	{"sts", "sts/v1/sts-api.json", "", []string{"sts.token"}},
+	{"logging", "logging/v2/logging-api.json", "", []string{"logging.entries."}},
+	{"monitoring", "monitoring/v3/monitoring-api.json", "", []string{"monitoring.projects.timeSeries.create", "monitoring.projects.timeSeries.list"}},
 	{"cloudbilling", "cloudbilling/v1/cloudbilling-api.json", "", []string{"cloudbilling.projects.getBillingInfo"}},
 }
 

@@ -1,0 +1,277 @@
+package compose
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/difyup/difyup/internal/agent/runtime"
+	"github.com/difyup/difyup/internal/dify"
+)
+
+// api asks the engine itself: a docker program for each container's log would take as much memory as all of the agent.
+type api struct{ client *http.Client }
+
+// newAPI gives the API of the engine that a docker program with this environment finds.
+func newAPI(environ []string) (*api, error) {
+	host := "unix:///var/run/docker.sock"
+	for _, v := range environ {
+		if at, ok := strings.CutPrefix(v, "DOCKER_HOST="); ok && at != "" {
+			host = at
+		}
+	}
+	path, ok := strings.CutPrefix(host, "unix://")
+	if !ok {
+		return nil, fmt.Errorf("the engine at %s is not one of this machine", host)
+	}
+	return &api{&http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		},
+	}}}, nil
+}
+
+func (a *api) get(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://engine"+path+"?"+query.Encode(), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := a.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		resp.Body.Close()
+		return nil, fmt.Errorf("the engine answers %s", resp.Status)
+	}
+	return resp.Body, nil
+}
+
+// containers gives the containers of a project's services, by their IDs: all, or those that run.
+func (a *api) containers(ctx context.Context, project string, all bool) (map[string]dify.Name, error) {
+	ctx, cancel := context.WithTimeout(ctx, short)
+	defer cancel()
+	filters, err := json.Marshal(map[string][]string{"label": {"com.docker.compose.project=" + project, "com.docker.compose.oneoff=False"}})
+	if err != nil {
+		return nil, err
+	}
+	body, err := a.get(ctx, "/containers/json", url.Values{"filters": {string(filters)}, "all": {strconv.FormatBool(all)}})
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	var list []struct {
+		ID     string `json:"Id"`
+		Labels map[string]string
+	}
+	if err := json.NewDecoder(body).Decode(&list); err != nil {
+		return nil, fmt.Errorf("the engine's list of containers: %w", err)
+	}
+	found := map[string]dify.Name{}
+	for _, c := range list {
+		found[c.ID] = dify.Name(c.Labels["com.docker.compose.service"])
+	}
+	return found, nil
+}
+
+// state gives how a container is.
+func (a *api) state(ctx context.Context, id string) (runtime.State, error) {
+	ctx, cancel := context.WithTimeout(ctx, short)
+	defer cancel()
+	body, err := a.get(ctx, "/containers/"+id+"/json", nil)
+	if err != nil {
+		return runtime.State{}, err
+	}
+	defer body.Close()
+	var c struct {
+		RestartCount int
+		State        struct {
+			Status string
+			Health *struct{ Status string }
+		}
+	}
+	if err := json.NewDecoder(body).Decode(&c); err != nil {
+		return runtime.State{}, fmt.Errorf("the engine's words on a container: %w", err)
+	}
+	return runtime.State{Well: c.State.Status == "running" && (c.State.Health == nil || c.State.Health.Status == "healthy"), Restarts: c.RestartCount}, nil
+}
+
+// lookForLogs is how often is looked for containers that were started. What they wrote until then is not lost: the engine keeps it.
+const lookForLogs = 2 * time.Second
+
+// lastLines is how long is waited for what containers wrote before they ended.
+const lastLines = 2 * time.Second
+
+// follow gives the lines of the project's containers to Options.Lines, from where it was left, until the function that it returns is called.
+func (e *engine) follow(ctx context.Context, services []dify.Service) (end func()) {
+	if e.opts.Lines == nil {
+		return func() {}
+	}
+	engine, err := newAPI(e.opts.Environ)
+	if err != nil {
+		e.opts.Log.Warn("what containers write cannot be read", "error", err)
+		return func() {}
+	}
+	hide := map[dify.Name]func(string) string{}
+	for _, s := range services {
+		hide[s.Name] = runtime.Hider(s)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ending, over := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(over)
+		defer engine.client.CloseIdleConnections()
+		var (
+			mu       sync.Mutex
+			followed = map[string]bool{}
+			broke    = map[string]string{} // what was told of a container's log last
+			streams  sync.WaitGroup
+		)
+		defer streams.Wait()
+		for said := ""; ; {
+			all, err := engine.containers(ctx, e.opts.Project, false)
+			if err != nil && ctx.Err() == nil && err.Error() != said {
+				said = err.Error()
+				e.opts.Log.Warn("what containers write cannot be read", "error", err)
+			}
+			for id, name := range all {
+				mu.Lock()
+				known := followed[id]
+				followed[id] = true
+				mu.Unlock()
+				if known {
+					continue
+				}
+				streams.Go(func() {
+					// The stream ends with the container. Whatever else ends it, it is tried again.
+					err := e.read(ctx, engine, id, name, hide[name])
+					mu.Lock()
+					defer mu.Unlock()
+					delete(followed, id)
+					if err != nil && ctx.Err() == nil && err.Error() != broke[id] {
+						broke[id] = err.Error()
+						e.opts.Log.Warn("what a container writes cannot be read", "service", name, "error", err)
+					}
+				})
+			}
+			timer := time.NewTimer(lookForLogs)
+			select {
+			case <-ending:
+				timer.Stop()
+				return
+			case <-timer.C:
+			}
+		}
+	}()
+	return func() {
+		close(ending)
+		timer := time.NewTimer(lastLines)
+		defer timer.Stop()
+		select {
+		case <-over:
+		case <-timer.C:
+		}
+		cancel()
+		<-over
+	}
+}
+
+// read gives the lines of one container until its log ends.
+func (e *engine) read(ctx context.Context, engine *api, id string, name dify.Name, hide func(string) string) error {
+	from := place{container: id[:12]}
+	if last, ok := parsePlace(e.opts.Lines.Last(string(name))); ok && last.container == from.container {
+		from = last
+	}
+	query := url.Values{"follow": {"1"}, "stdout": {"1"}, "stderr": {"1"}, "timestamps": {"1"}}
+	if from.at != 0 {
+		query.Set("since", fmt.Sprintf("%d.%09d", from.at/1e9, from.at%1e9))
+	}
+	body, err := engine.get(ctx, "/containers/"+id+"/logs", query)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	// The engine gives what is not older: the last lines that were taken come again.
+	now := place{container: from.container}
+	return lines(body, func(at time.Time, text string) {
+		if at.UnixNano() == now.at {
+			now.n++
+		} else {
+			now.at, now.n = at.UnixNano(), 0
+		}
+		if from.at == 0 || now.after(from) {
+			e.opts.Lines.Add(runtime.Line{Source: string(name), At: at, ID: now.String(), Text: text, Hide: hide})
+		}
+	})
+}
+
+// place is where a line is in a container's log: its time, and which of those with this time it is. Written, it is the line's ID.
+type place struct {
+	container string
+	at        int64
+	n         int
+}
+
+func (p place) String() string { return fmt.Sprintf("%s-%d-%d", p.container, p.at, p.n) }
+
+func (p place) after(q place) bool { return p.at > q.at || p.at == q.at && p.n > q.n }
+
+func parsePlace(id string) (place, bool) {
+	parts := strings.Split(id, "-")
+	if len(parts) != 3 {
+		return place{}, false
+	}
+	at, err := strconv.ParseInt(parts[1], 10, 64)
+	n, also := strconv.Atoi(parts[2])
+	return place{parts[0], at, n}, err == nil && also == nil
+}
+
+// lines reads the engine's stream of a log: frames of eight bytes that say how long they are, with text, which may be a part of a line.
+func lines(r io.Reader, give func(at time.Time, text string)) error {
+	in := bufio.NewReaderSize(r, 64<<10)
+	var head [8]byte
+	var part [3][]byte // by the stream, of 1 and 2
+	var began [3]time.Time
+	for {
+		if _, err := io.ReadFull(in, head[:]); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return err
+		}
+		stream, size := head[0], binary.BigEndian.Uint32(head[4:])
+		if stream > 2 || size > 1<<20 {
+			return errors.New("the engine's log is in no form that is known")
+		}
+		frame := make([]byte, size)
+		if _, err := io.ReadFull(in, frame); err != nil {
+			return err
+		}
+		stamp, text, _ := strings.Cut(string(frame), " ")
+		at, err := time.Parse(time.RFC3339Nano, stamp)
+		if err != nil {
+			return errors.New("the engine's log is in no form that is known")
+		}
+		if len(part[stream]) == 0 {
+			began[stream] = at
+		}
+		part[stream] = append(part[stream], text...)
+		if whole, ok := strings.CutSuffix(string(part[stream]), "\n"); ok || len(part[stream]) > 256<<10 {
+			if whole = strings.TrimSuffix(whole, "\r"); whole != "" {
+				give(began[stream], whole)
+			}
+			part[stream] = part[stream][:0]
+		}
+	}
+}
