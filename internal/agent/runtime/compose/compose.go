@@ -142,13 +142,20 @@ func (e *engine) write(name string, services []dify.Service, job bool) error {
 		mode os.FileMode
 	}{{name, files.Compose, 0o600}, {"squid.conf", files.Squid, 0o644}} {
 		path := filepath.Join(e.opts.Dir, f.name)
-		if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, f.text) {
-			continue // a file that is mounted keeps its inode
+		if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, f.text) { // a file that is mounted keeps its inode
+			if err := os.Chmod(path, f.mode); err != nil {
+				return fmt.Errorf("write the project: %w", err)
+			}
+			continue
 		}
-		if err := os.WriteFile(path+".next", f.text, f.mode); err != nil {
-			return fmt.Errorf("write the project: %w", err)
+		err := os.WriteFile(path+".next", f.text, f.mode)
+		if err == nil {
+			err = os.Chmod(path+".next", f.mode) // whatever the agent's umask is
 		}
-		if err := os.Rename(path+".next", path); err != nil {
+		if err == nil {
+			err = os.Rename(path+".next", path)
+		}
+		if err != nil {
 			return fmt.Errorf("write the project: %w", err)
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -43,6 +44,32 @@ import (
 	"github.com/difyup/difyup/internal/test/need"
 	"github.com/difyup/difyup/internal/test/servers"
 )
+
+// TestModes checks that squid, which is another user, can read its file, and nobody but root the project, whatever was there before.
+func TestModes(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o077)) // as the agent's unit has it
+	dir := t.TempDir()
+	s, secrets := settings("the-secret")
+	for range 2 {
+		e := compose.New(compose.Options{Dir: dir, Project: "dify", Pull: "missing", Environ: []string{"PATH="}, Log: slog.New(slog.DiscardHandler)})
+		if err := e.Prepare(t.Context(), services(t, dify.Default, s, secrets)); err == nil {
+			t.Fatal("it is prepared without Docker")
+		}
+		for name, want := range map[string]os.FileMode{"squid.conf": 0o644, "compose.yaml": 0o600} {
+			file := filepath.Join(dir, name)
+			info, err := os.Stat(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := info.Mode(); got != want {
+				t.Errorf("%s has mode %v, want %v", name, got, want)
+			}
+			if err := os.Chmod(file, 0o600); err != nil { // as former agents left it
+				t.Fatal(err)
+			}
+		}
+	}
+}
 
 // TestConfig has docker compose read the project of every release, and compares the environments that come out with those that
 // went in: with secrets that would be changed if anything were taken for more than a text.
