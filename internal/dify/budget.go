@@ -51,14 +51,15 @@ const (
 // reserve is what the system, Docker and the agent have of a machine's memory, in MiB.
 const reserve = 700
 
-// peaks gives the most memory that each service of 1.17.1 was seen to use, in MiB, with one process of the API. The proxy was
-// measured by itself, as squid 5.7 with the configuration it gets.
+// peaks gives the most memory that each service was seen to use, in MiB, with one process of the API: of 1.17.1, and the worker of
+// 1.14.2 after smoke (docs/real-dify.md). The proxy was measured by itself, as squid 5.7 with the configuration it gets.
 func peaks() map[Name]int {
-	return map[Name]int{API: 575, Worker: 411, WorkerBeat: 408, PluginDaemon: 245, Web: 180, Sandbox: 147, SSRFProxy: 48}
+	return map[Name]int{API: 575, Worker: 490, WorkerBeat: 408, PluginDaemon: 245, Web: 180, Sandbox: 147, SSRFProxy: 48}
 }
 
-// further is the memory of each further process of the API, in MiB: what it has of its own once the code is loaded.
-const further = 350
+// further is the memory of each further process of the API, in MiB: as it was seen once it
+// had searched (docs/real-dify.md).
+const further = 478
 
 // room gives a limit for a peak: 1.3 times as much.
 func room(peak int) int { return (peak*13 + 9) / 10 }
