@@ -392,6 +392,9 @@ func count(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}
+	if strings.HasSuffix(what, "s") {
+		what += "e"
+	}
 	return strconv.Itoa(n) + " " + what + "s"
 }
 
