@@ -378,7 +378,7 @@ func TestGroupLifecycle(t *testing.T) {
 	for _, b := range bodies {
 		zones = append(zones, wire.Name(b["zone"].(string)))
 		serial := c.fleet.Serial(wire.Key(b["selfLink"].(string)))
-		if want := fmt.Sprintf("instance %s, environment 4, dns %s\n", b["name"], c.fleet.DNS()); !strings.Contains(serial, want) {
+		if want := fmt.Sprintf("instance %s, environment 5, dns %s\n", b["name"], c.fleet.DNS()); !strings.Contains(serial, want) {
 			t.Errorf("serial port of %s lacks %q:\n%s", b["name"], want, serial)
 		}
 		r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
