@@ -38,9 +38,11 @@ for word; do case $word in -c | --container) exit 1 ;; esac; done
 echo kvm
 END
 chmod 755 "$root/usr/bin/systemd-detect-virt"
-# Docker is not installed yet, as far as dpkg knows.
+# Docker is not installed yet, as far as dpkg knows. What it knows of files would make it remove this machine's Docker, as of a former
+# version, when it unpacks a package that was half unpacked.
 awk -v RS= -v ORS='\n\n' '!/^Package: (docker[a-z.-]*|containerd(\.io)?|runc)\n/' /var/lib/dpkg/status >"$dir/disk/status"
 cat "$dir/disk/status" >"$root/var/lib/dpkg/status"
+rm -f "$root"/var/lib/dpkg/info/{docker,docker[.-]*,containerd,containerd.io,runc}.*
 chmod 1777 "$root/tmp"
 echo ready
 read -r _ || true
