@@ -451,7 +451,7 @@ sleep 600
 	if first, last, _ := strings.Cut(info.Users, "-"); uid == 0 || strconv.Itoa(uid) < first || strconv.Itoa(uid) > last {
 		t.Errorf("it runs as user %d, not as one of %s", uid, info.Users)
 	}
-	for _, want := range []string{"NoNewPrivs:\t1\n", "\nDIFYUP_DNS GCE_METADATA_HOST HOME PATH \n", "its home is its own\n"} {
+	for _, want := range []string{"NoNewPrivs:\t1\n", "\nDIFYUP_DNS DIFYUP_SPOOL GCE_METADATA_HOST HOME PATH \n", "its home is its own\n"} {
 		if !strings.Contains(serial, want) {
 			t.Errorf("it did not say %q", want)
 		}
