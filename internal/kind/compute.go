@@ -71,6 +71,7 @@ var (
 		Immutable: []path{"name", "baseInstanceName", "description", "distributionPolicy.zones"},
 		Sets:      []path{"distributionPolicy.zones", "namedPorts"},
 		Ignored:   []path{"targetSize"}, // the autoscaler's
+		Holds:     resource.Machines,
 		Ready:     map[path]string{"status.isStable": "true", "status.versionTarget.isReached": "true"},
 		Mark:      described("compute instance-groups managed delete {name} --region={region}"),
 	}}

@@ -241,8 +241,9 @@ func (p *Plan) contents() {
 
 // order sets After on every step and sorts the steps. What is created or updated waits for what it needs. What is
 // deleted waits for the deletion of all that needed it, and for the update of those that stay and needed it before:
-// that is when the last reference to it goes. Keys go after the data that is read with them, so that a destruction which
-// fails or is turned back half way leaves no data that nobody can read.
+// that is when the last reference to it goes. What holds data goes after the instances that use it, and keys after the data
+// that is read with them, so that a destruction which fails or is turned back half way leaves no instance with a database that was
+// made anew under it, and no data that nobody can read.
 func (p *Plan) order(g *resource.Graph, owned []resource.Ref) error {
 	steps := map[resource.ID]*Step{}
 	for i := range p.Steps {
@@ -269,6 +270,16 @@ func (p *Plan) order(g *resource.Graph, owned []resource.Ref) error {
 		for _, n := range ref.Needs {
 			if s := steps[n]; s != nil && s.Action == Delete {
 				wait(n, ref.ID)
+			}
+		}
+	}
+	for id, s := range steps {
+		if s.Action != Delete || s.Res.Kind.Holds != resource.Data {
+			continue
+		}
+		for first, group := range steps {
+			if group.Action == Delete && group.Res.Kind.Holds == resource.Machines && !waits(after, first, id) {
+				wait(id, first)
 			}
 		}
 	}

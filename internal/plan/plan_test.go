@@ -21,7 +21,7 @@ var (
 	api       = &resource.API{Name: "compute"}
 	sqlAPI    = &resource.API{Name: "sqladmin", Operation: resource.SQL}
 	templates = &resource.Kind{Name: "templates", API: api, Collection: "projects/p/templates", Mark: marked}
-	groups    = &resource.Kind{Name: "groups", API: api, Collection: "projects/p/groups", Update: resource.Patch, Immutable: []resource.Path{"zone"}, Mark: marked}
+	groups    = &resource.Kind{Name: "groups", API: api, Collection: "projects/p/groups", Update: resource.Patch, Immutable: []resource.Path{"zone"}, Holds: resource.Machines, Mark: marked}
 	rules     = &resource.Kind{Name: "rules", API: api, Collection: "projects/p/rules", Update: resource.Patch, Mark: marked}
 	sqls      = &resource.Kind{Name: "sqls", API: sqlAPI, Collection: "projects/p/instances", Update: resource.Patch, Holds: resource.Data, Immutable: []resource.Path{"region"}, Ready: map[resource.Path]string{"state": "RUNNABLE"}, Mark: marked}
 	keys      = &resource.Kind{Name: "keys", API: api, Collection: "projects/p/keys", Holds: resource.Keys, Mark: marked}
@@ -168,7 +168,8 @@ func TestMakeRefusesReplacement(t *testing.T) {
 func TestDestroy(t *testing.T) {
 	sql := res(sqls, "main", nil)
 	owned := append(stack(t, "t1", 2).Refs(), graph(t, res(keys, "k", nil), sql, res(keys, "given", nil).Take("password", sql.Output("password"))).Refs()...)
-	// The database exists too, but goes with its instance. What it is read with goes last, what it gave out first.
+	// The database exists too, but goes with its instance. What it is read with goes last, what it gave out and who
+	// uses it first.
 	live := cloud{"templates/t1": {}, "groups/g": {}, "sqls/main": {}, "dbs/main/dify": {}, "rules/dns": {}, "keys/k": {}, "keys/given": {}}
 	p, err := plan.Destroy(t.Context(), owner, owned, live, kinds)
 	if err != nil {
@@ -177,7 +178,7 @@ func TestDestroy(t *testing.T) {
 	want := `delete groups/g
 delete keys/given
 delete rules/dns
-delete sqls/main after [keys/given rules/dns] in sql/main
+delete sqls/main after [groups/g keys/given rules/dns] in sql/main
 delete keys/k after [sqls/main]
 delete templates/t1 after [groups/g]
 0 unchanged

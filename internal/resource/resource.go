@@ -72,15 +72,17 @@ type Kind struct {
 // Holding is what is lost with a resource.
 type Holding int
 
-// What a resource holds. Keys are what the data of others is read with: they are deleted after it.
+// What a resource holds. Keys are what the data of others is read with: they are deleted after it. Machines use the data of others:
+// they are deleted before it, and can be had anew.
 const (
 	Nothing Holding = iota
 	Data
 	Keys
+	Machines
 )
 
 // HoldsData says whether something is lost with a resource of the kind.
-func (k *Kind) HoldsData() bool { return k.Holds != Nothing }
+func (k *Kind) HoldsData() bool { return k.Holds == Data || k.Holds == Keys }
 
 // Resource is one wanted object.
 type Resource struct {
