@@ -24,7 +24,7 @@ const measureEvery = 30 * time.Second
 
 // measure writes the instance's metrics until ctx ends. What cannot be written is told once; there is nothing to be caught up on.
 func (a *agent) measure(ctx context.Context, secrets map[string]string) {
-	broker := stores.RedisOptions(a.resolver, a.settings.Stores.Redis.Host, a.settings.Stores.Redis.Port, secrets[dify.RedisAuth])
+	broker := a.redisOptions(secrets)
 	broker.DB = dify.BrokerDatabase
 	queue := redis.NewClient(broker)
 	defer queue.Close()
