@@ -94,6 +94,9 @@ func (a *agent) writeMetrics(ctx context.Context, queue *redis.Client) error {
 	}
 	// What cannot be measured keeps nothing else from being told.
 	states, missing := a.runtime.States(ctx)
+	if missing == nil {
+		a.report.containers(states)
+	}
 	for _, n := range slices.Sorted(maps.Keys(states)) {
 		well := int64(0)
 		if states[n].Well {

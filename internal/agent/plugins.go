@@ -56,6 +56,9 @@ func (p *pluginsSeen) why(ctx context.Context, a *agent, w *plugins.Wait) string
 	if ctx.Err() != nil {
 		return ""
 	}
+	if err == nil {
+		a.report.plugins(now)
+	}
 	why := w.For(time.Now(), now, err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -92,6 +95,7 @@ func (a *agent) keepLooking(ctx context.Context, p *pluginsSeen) {
 		p.mu.Lock()
 		p.say(a, err)
 		if err == nil {
+			a.report.plugins(now)
 			a.report.warnings(now.Still(p.last).Warnings())
 			p.last = now
 		}

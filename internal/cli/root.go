@@ -117,16 +117,21 @@ func (t *target) where() string {
 }
 
 // flagsText gives the flags that make another command speak of the same stack.
-func (t *target) flagsText() string {
+func (t *target) flagsText() string { return t.flagsTextWith("-f") }
+
+func (t *target) flagsTextWith(file string) string {
 	var b strings.Builder
 	if t.local {
 		b.WriteString(" --local")
 	}
 	if t.file != "difyup.yaml" {
-		b.WriteString(" -f " + quoted(t.file))
+		b.WriteString(" " + file + " " + quoted(t.file))
 	}
 	return b.String() + t.dirText()
 }
+
+// longFlagsText is flagsText for a command of which it is not known what it needs the letter f for.
+func (t *target) longFlagsText() string { return t.flagsTextWith("--file") }
 
 // dirText gives the flag that makes another command speak of the same local cloud.
 func (t *target) dirText() string {
