@@ -130,6 +130,22 @@ func (s *Stack) Status(ctx context.Context) (*Status, error) {
 	return out, nil
 }
 
+// History is what the state knows of runs.
+type History struct {
+	Runs   []state.Run   `json:"runs"`             // the oldest first
+	Intent *state.Intent `json:"intent,omitempty"` // of a run that is at work, or did not end well
+	Schema *state.Schema `json:"schema,omitempty"` // of the databases, as far as is known
+}
+
+// History reads which runs there were.
+func (s *Stack) History(ctx context.Context) (*History, error) {
+	st, err := s.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &History{st.History, st.Intent, st.Schema}, nil
+}
+
 // describe takes from a live body what a status shows.
 func (s *Status) describe(r *resource.Resource, body map[string]any) {
 	text := func(p resource.Path) string {
@@ -285,11 +301,11 @@ func (s *Stack) ask(ctx context.Context, i *Instance) {
 	})
 	switch {
 	case gcp.Is(err, http.StatusNotFound):
-		i.Silent = "has not reported yet"
+		i.Silent = notYet
 	case err != nil:
 		i.Silent = "its report cannot be read" // an organization may forbid guest attributes
 	case len(answer.QueryValue.Items) == 0:
-		i.Silent = "has not reported yet"
+		i.Silent = notYet
 	default:
 		d, err := report.Parse(answer.QueryValue.Items[0].Value)
 		if err == nil {
@@ -308,6 +324,12 @@ func (s *Stack) ask(ctx context.Context, i *Instance) {
 		i.Serial = lines[len(lines)-1]
 	}
 }
+
+// notYet is why an instance is silent that may be well.
+const notYet = "has not reported yet"
+
+// Unread says whether there is a report that cannot be read.
+func (i *Instance) Unread() bool { return i.Silent != "" && i.Silent != notYet }
 
 // Says gives what an instance says of itself, in a sentence, at a time.
 func (i *Instance) Says(now time.Time) string {
