@@ -529,6 +529,16 @@ func (a *agent) stores(secrets map[string]string) []store {
 	}
 }
 
+// database is for the agent's own connections to a database of the main server.
+func (a *agent) database(name string, secrets map[string]string) (*pgx.ConnConfig, error) {
+	d := a.settings.Stores.Database
+	config, err := stores.PostgresConfig(a.resolver, d.Host, d.Port, d.User, secrets[dify.DBPassword], name)
+	if err == nil {
+		config.TLSConfig = a.tls(d.TLS, dify.DatabaseAuthorities)
+	}
+	return config, err
+}
+
 // redisOptions are for the agent's own clients of Redis.
 func (a *agent) redisOptions(secrets map[string]string) *redis.Options {
 	r := a.settings.Stores.Redis

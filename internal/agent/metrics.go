@@ -24,7 +24,7 @@ const measureEvery = 30 * time.Second
 
 // measure writes the instance's metrics until ctx ends. What cannot be written is told once; there is nothing to be caught up on.
 func (a *agent) measure(ctx context.Context, secrets map[string]string) {
-	broker := stores.RedisOptions(a.resolver, a.settings.Stores.Redis.Host, a.settings.Stores.Redis.Port, secrets[dify.RedisAuth])
+	broker := a.redisOptions(secrets)
 	broker.DB = dify.BrokerDatabase
 	queue := redis.NewClient(broker)
 	defer queue.Close()
@@ -94,6 +94,9 @@ func (a *agent) writeMetrics(ctx context.Context, queue *redis.Client) error {
 	}
 	// What cannot be measured keeps nothing else from being told.
 	states, missing := a.runtime.States(ctx)
+	if missing == nil {
+		a.report.containers(states)
+	}
 	for _, n := range slices.Sorted(maps.Keys(states)) {
 		well := int64(0)
 		if states[n].Well {

@@ -26,7 +26,7 @@ import (
 type contained struct{ runtime.Runtime }
 
 func (contained) States(context.Context) (map[dify.Name]runtime.State, error) {
-	return map[dify.Name]runtime.State{dify.API: {Well: true}, dify.Worker: {Restarts: 3}}, nil
+	return map[dify.Name]runtime.State{dify.API: {Well: true, Memory: 300<<20 + 5}, dify.Worker: {Restarts: 3}}, nil
 }
 
 // TestMetrics shows what an instance writes, each series once. One that the scheduler does not run on does not ask for the queue, and one whose
@@ -91,6 +91,9 @@ func TestMetrics(t *testing.T) {
 	}
 	if d := cmp.Diff(want, wrote); d != "" {
 		t.Errorf("series (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff([]report.Container{{Name: "api", Well: true, MiB: 300}, {Name: "worker", Restarts: 3}}, a.report.doc.Containers.All); d != "" {
+		t.Errorf("reported (-want +got):\n%s", d)
 	}
 	wrote = nil
 	a.report.scheduler("vm-1")

@@ -27,14 +27,14 @@ func (a *agent) waitForPlugins() plugins.Wait {
 func (a *agent) lookAtPlugins(ctx context.Context, secrets map[string]string) (plugins.State, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*stores.Patience)
 	defer cancel()
-	d := a.settings.Stores.Database
 	o := plugins.Options{Daemon: a.runtime.Address(dify.PluginDaemon), Key: secrets[dify.PluginKey], Client: &http.Client{Transport: &http.Transport{}}, Instance: a.name}
 	defer o.Client.CloseIdleConnections()
 	var err error
-	if o.Plugins, err = stores.PostgresConfig(a.resolver, d.Host, d.Port, d.User, secrets[dify.DBPassword], d.PluginName); err != nil {
+	d := a.settings.Stores.Database
+	if o.Plugins, err = a.database(d.PluginName, secrets); err != nil {
 		return plugins.State{}, err
 	}
-	if o.Main, err = stores.PostgresConfig(a.resolver, d.Host, d.Port, d.User, secrets[dify.DBPassword], d.Name); err != nil {
+	if o.Main, err = a.database(d.Name, secrets); err != nil {
 		return plugins.State{}, err
 	}
 	s, err := plugins.Look(ctx, o)
@@ -55,6 +55,9 @@ func (p *pluginsSeen) why(ctx context.Context, a *agent, w *plugins.Wait) string
 	now, err := p.look(ctx)
 	if ctx.Err() != nil {
 		return ""
+	}
+	if err == nil {
+		a.report.plugins(now)
 	}
 	why := w.For(time.Now(), now, err)
 	p.mu.Lock()
@@ -92,6 +95,7 @@ func (a *agent) keepLooking(ctx context.Context, p *pluginsSeen) {
 		p.mu.Lock()
 		p.say(a, err)
 		if err == nil {
+			a.report.plugins(now)
 			a.report.warnings(now.Still(p.last).Warnings())
 			p.last = now
 		}

@@ -19,8 +19,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/difyup/difyup/internal/agent/identity"
+	"github.com/difyup/difyup/internal/agent/plugins"
 	"github.com/difyup/difyup/internal/agent/runtime"
 	"github.com/difyup/difyup/internal/agent/stores"
+	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/report"
 )
 
@@ -121,6 +123,31 @@ func (r *reporter) checks(now []report.Check) {
 	r.change(func(d *report.Document) bool {
 		same := slices.EqualFunc(d.Checks, now, func(a, b report.Check) bool { return a.Name == b.Name && a.Well == b.Well && a.Says == b.Says })
 		d.Checks = now
+		return !same
+	})
+}
+
+// containers notes how the runtime's containers are. How much memory they take is no change.
+func (r *reporter) containers(states map[dify.Name]runtime.State) {
+	now := &report.Containers{At: time.Now().UTC()}
+	for _, n := range slices.Sorted(maps.Keys(states)) {
+		now.All = append(now.All, report.Container{Name: string(n), Well: states[n].Well, Restarts: states[n].Restarts, MiB: int(states[n].Memory >> 20)})
+	}
+	r.change(func(d *report.Document) bool {
+		same := d.Containers != nil && slices.EqualFunc(d.Containers.All, now.All, func(a, b report.Container) bool {
+			return a.Name == b.Name && a.Well == b.Well && a.Restarts == b.Restarts
+		})
+		d.Containers = now
+		return !same
+	})
+}
+
+// plugins notes how many plugins are installed, and run here.
+func (r *reporter) plugins(s plugins.State) {
+	now := &report.Plugins{At: time.Now().UTC(), Installed: len(s.Here) + len(s.Elsewhere) + len(s.Nowhere), Here: len(s.Here)}
+	r.change(func(d *report.Document) bool {
+		same := d.Plugins != nil && d.Plugins.Installed == now.Installed && d.Plugins.Here == now.Here
+		d.Plugins = now
 		return !same
 	})
 }

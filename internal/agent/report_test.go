@@ -18,6 +18,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/difyup/difyup/internal/agent/plugins"
+	"github.com/difyup/difyup/internal/agent/runtime"
+	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/report"
 )
 
@@ -36,6 +39,12 @@ func TestReports(t *testing.T) {
 			said := fmt.Sprintf("%s %s %s", time.Since(began), d.Phase, d.Waiting)
 			for _, c := range d.Checks {
 				said += fmt.Sprintf(" [%s %t %s]", c.Name, c.Well, c.Says)
+			}
+			if d.Containers != nil {
+				said += fmt.Sprint(" ", d.Containers.All)
+			}
+			if d.Plugins != nil {
+				said += fmt.Sprintf(" %d of %d", d.Plugins.Here, d.Plugins.Installed)
 			}
 			got = append(got, strings.TrimSpace(said))
 			if fail {
@@ -65,6 +74,15 @@ func TestReports(t *testing.T) {
 		fail = false
 		r.phase(report.Drains, "")
 		time.Sleep(20 * time.Second)
+		// Of containers, memory is no change; of plugins, where they run otherwise is none.
+		r.containers(map[dify.Name]runtime.State{dify.Worker: {Restarts: 1}, dify.API: {Well: true, Memory: 1 << 30}})
+		time.Sleep(20 * time.Second)
+		r.containers(map[dify.Name]runtime.State{dify.Worker: {Restarts: 1, Memory: 1 << 21}, dify.API: {Well: true}})
+		time.Sleep(20 * time.Second)
+		r.plugins(plugins.State{Here: []string{"a/b:1"}, Nowhere: []string{"c/d:1"}})
+		time.Sleep(20 * time.Second)
+		r.plugins(plugins.State{Here: []string{"a/b:1"}, Elsewhere: []string{"c/d:1"}})
+		time.Sleep(20 * time.Second)
 		cancel()
 		<-done
 		want := []string{
@@ -76,6 +94,8 @@ func TestReports(t *testing.T) {
 			"1m42.7s serves  [Redis true ]",
 			"2m23.9s serves  [Redis false refuses connections]",
 			"2m43.9s drains  [Redis false refuses connections]",
+			"3m3.9s drains  [Redis false refuses connections] [{api true 0 1024} {worker false 1 0}]",
+			"3m43.9s drains  [Redis false refuses connections] [{api true 0 0} {worker false 1 2}] 1 of 2",
 		}
 		if d := cmp.Diff(want, got); d != "" {
 			t.Errorf("published (-want +got):\n%s", d)

@@ -43,7 +43,7 @@ without any Google account.`,
 		}
 		return &fault.Fault{Summary: "Unknown or wrong flag", Detail: err.Error() + ".", Remedy: "See what there is:\n    " + c.CommandPath() + " --help"}
 	})
-	root.AddCommand(newPlan(a), newApply(a), newDestroy(a), newStatus(a), newOutputs(a), newLogs(a), newSSH(a), newExec(a), newSmoke(a), newLocal(a), newReleases(a), newVersion(a))
+	root.AddCommand(newPlan(a), newApply(a), newDestroy(a), newStatus(a), newOutputs(a), newLogs(a), newBundle(a), newSSH(a), newExec(a), newSmoke(a), newLocal(a), newReleases(a), newVersion(a))
 	root.InitDefaultCompletionCmd()
 	return root
 }
@@ -117,16 +117,21 @@ func (t *target) where() string {
 }
 
 // flagsText gives the flags that make another command speak of the same stack.
-func (t *target) flagsText() string {
+func (t *target) flagsText() string { return t.flagsTextWith("-f") }
+
+func (t *target) flagsTextWith(file string) string {
 	var b strings.Builder
 	if t.local {
 		b.WriteString(" --local")
 	}
 	if t.file != "difyup.yaml" {
-		b.WriteString(" -f " + quoted(t.file))
+		b.WriteString(" " + file + " " + quoted(t.file))
 	}
 	return b.String() + t.dirText()
 }
+
+// longFlagsText is flagsText for a command of which it is not known what it needs the letter f for.
+func (t *target) longFlagsText() string { return t.flagsTextWith("--file") }
 
 // dirText gives the flag that makes another command speak of the same local cloud.
 func (t *target) dirText() string {
@@ -163,7 +168,7 @@ func (t *target) aim(c *cobra.Command, err error) error {
 func (t *target) aimed(command, line string) string {
 	rest, ok := strings.CutPrefix(line, "    difyup ")
 	verb, args, _ := strings.Cut(rest, " ")
-	if !ok || !slices.Contains([]string{"plan", "apply", "destroy", "status", "outputs", "smoke"}, verb) || strings.Contains(args, "--local") || strings.Contains(args, "-f ") || strings.Contains(args, "--dir ") {
+	if !ok || !slices.Contains([]string{"plan", "apply", "destroy", "status", "outputs", "smoke", "bundle"}, verb) || strings.Contains(args, "--local") || strings.Contains(args, "-f ") || strings.Contains(args, "--dir ") {
 		return line
 	}
 	if args == "--break-lock" {

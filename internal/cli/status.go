@@ -25,7 +25,8 @@ func newStatus(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "status", Short: "Show the status of the stack",
 		Long: `Shows the load balancer, the instances and their health, the stores, the last run, who holds the lock, and what instances warn
-of. With --deep, it shows all that each instance says of itself: how far it has come, what it waits for, and how it finds each store.`,
+of. With --deep, it shows all that each instance says of itself: how far it has come, what it waits for, how it finds each store, its containers
+with their restarts and memory, its plugins, and how old all that is; and of one that is not well, what to do about it.`,
 		RunE: func(c *cobra.Command, _ []string) error { return o.aim(c, runStatus(c.Context(), a, o)) },
 	}
 	o.flags(c)
@@ -76,7 +77,7 @@ func runStatus(ctx context.Context, a *app, o readOptions) error {
 	if o.json {
 		return a.writeJSON(map[string]any{"status": s, "ready": s.Ready(), "url": urlOf(s, info, spec)})
 	}
-	view.Status(a.Out, a.colour, o.where(), urlOf(s, info, spec), s, time.Now())
+	view.Status(a.Out, a.colour, o.where(), o.longFlagsText(), urlOf(s, info, spec), s, time.Now())
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/event"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/gcp"
@@ -127,6 +128,22 @@ func (s *Stack) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	return out, nil
+}
+
+// History is what the state knows of runs.
+type History struct {
+	Runs   []state.Run   `json:"runs"`             // the oldest first
+	Intent *state.Intent `json:"intent,omitempty"` // of a run that is at work, or did not end well
+	Schema *state.Schema `json:"schema,omitempty"` // of the databases, as far as is known
+}
+
+// History reads which runs there were.
+func (s *Stack) History(ctx context.Context) (*History, error) {
+	st, err := s.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &History{st.History, st.Intent, st.Schema}, nil
 }
 
 // describe takes from a live body what a status shows.
@@ -284,11 +301,11 @@ func (s *Stack) ask(ctx context.Context, i *Instance) {
 	})
 	switch {
 	case gcp.Is(err, http.StatusNotFound):
-		i.Silent = "has not reported yet"
+		i.Silent = notYet
 	case err != nil:
 		i.Silent = "its report cannot be read" // an organization may forbid guest attributes
 	case len(answer.QueryValue.Items) == 0:
-		i.Silent = "has not reported yet"
+		i.Silent = notYet
 	default:
 		d, err := report.Parse(answer.QueryValue.Items[0].Value)
 		if err == nil {
@@ -308,6 +325,12 @@ func (s *Stack) ask(ctx context.Context, i *Instance) {
 	}
 }
 
+// notYet is why an instance is silent that may be well.
+const notYet = "has not reported yet"
+
+// Unread says whether there is a report that cannot be read.
+func (i *Instance) Unread() bool { return i.Silent != "" && i.Silent != notYet }
+
 // Says gives what an instance says of itself, in a sentence, at a time.
 func (i *Instance) Says(now time.Time) string {
 	switch d := i.Report; {
@@ -318,6 +341,78 @@ func (i *Instance) Says(now time.Time) string {
 	default:
 		return d.String()
 	}
+}
+
+// Well says whether an instance says of itself, lately, that it serves, and nobody says otherwise.
+func (i *Instance) Well(now time.Time) bool {
+	return i.Report != nil && i.Report.Phase == report.Serves && now.Sub(i.Report.At) <= report.Stale && i.Health != "UNHEALTHY" && len(i.Ill()) == 0
+}
+
+// Ill gives what an instance says that does not work: what it depends on, and its containers.
+func (i *Instance) Ill() []string {
+	if i.Report == nil {
+		return nil
+	}
+	ill := i.Report.Ill()
+	for _, c := range i.down() {
+		text := "the container " + c.Name + " does not run, or does not answer"
+		if c.Restarts > 0 {
+			text += fmt.Sprintf("; it was started again %d times", c.Restarts)
+		}
+		ill = append(ill, text)
+	}
+	return ill
+}
+
+// down gives the containers that are not well. How they were before the phase began says nothing: they are looked at more seldom, and
+// an instance that serves would seem ill for what it has left behind.
+func (i *Instance) down() (all []report.Container) {
+	d := i.Report
+	if d.Containers == nil || d.Containers.At.Before(d.Since) {
+		return nil
+	}
+	for _, c := range d.Containers.All {
+		if !c.Well {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// Remedy gives, for an instance that is not well, what to do about it: a sentence, and the command for it without its flags; "" for none.
+func (i *Instance) Remedy(now time.Time) (do, command string) {
+	agentLog := "difyup logs " + i.Name + " -c " + report.AgentLog
+	d := i.Report
+	switch {
+	case i.Well(now) || i.Status != "RUNNING" && d == nil: // it is being made, or ends
+		return "", ""
+	case d == nil && i.Silent == "":
+		return "", "" // it was not asked
+	case d == nil:
+		return "Its agent may say why", agentLog
+	case now.Sub(d.At) > report.Stale:
+		return "Its agent does not run, or cannot reach Google; what it wrote last", agentLog + " --since 24h"
+	}
+	for _, c := range d.Checks {
+		if !c.Well {
+			return "See how the store is, and whether its settings or rights were changed; apply puts them right", "difyup plan"
+		}
+	}
+	for _, c := range i.down() {
+		// Whoever wrote the report may want a command of theirs given.
+		if d.Phase != report.Drains && slices.Contains(dify.Names(), dify.Name(c.Name)) {
+			return "Read what the container wrote", "difyup logs " + i.Name + " -c " + c.Name
+		}
+	}
+	switch d.Phase {
+	case report.Secrets, report.Stores:
+		return "See what was changed of the secrets, rights and stores; apply puts it right", "difyup plan"
+	case report.Serves:
+		return "The load balancer does not reach it; see what was changed of the network", "difyup plan"
+	case report.Drains:
+		return "", ""
+	}
+	return "If it goes on for long, its agent says why", agentLog
 }
 
 // Scheduler gives the instances that say that the stack's scheduler runs on them, at a time; asked says whether any was able to

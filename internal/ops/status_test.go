@@ -24,3 +24,22 @@ func TestWarnings(t *testing.T) {
 		t.Errorf("it warns of %q", got)
 	}
 }
+
+// TestInstanceWell has an instance serve: containers that were ill before it did are none of its ills, and those since are.
+func TestInstanceWell(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	i := Instance{Name: "demo-a", Status: "RUNNING", Health: "HEALTHY", Report: &report.Document{At: now, Phase: report.Serves, Since: now.Add(-time.Minute)}}
+	for _, tc := range []struct {
+		seen    time.Duration // before now
+		well    bool
+		command string
+	}{
+		{2 * time.Minute, true, ""},
+		{30 * time.Second, false, "difyup logs demo-a -c worker"},
+	} {
+		i.Report.Containers = &report.Containers{At: now.Add(-tc.seen), All: []report.Container{{Name: "api", Well: true}, {Name: "worker"}}}
+		if _, command := i.Remedy(now); i.Well(now) != tc.well || command != tc.command || (len(i.Ill()) == 0) != tc.well {
+			t.Errorf("seen %s ago: well is %t, the ills are %q, and the remedy %q", tc.seen, i.Well(now), i.Ill(), command)
+		}
+	}
+}

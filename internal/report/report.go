@@ -57,6 +57,9 @@ type Document struct {
 	// Scheduler is the instance on which the stack's scheduler runs, as far as this one knows; "" = on none.
 	Scheduler string  `json:"scheduler,omitempty"`
 	Checks    []Check `json:"checks,omitempty"` // of what the instance depends on, when it was last tried
+	// Containers are those of the runtime, when it was last asked, and Plugins those that are installed. A document of an earlier agent has neither.
+	Containers *Containers `json:"containers,omitempty"`
+	Plugins    *Plugins    `json:"plugins,omitempty"`
 	// Warnings say what is not as it should be and keeps no traffic away: "the plugin x/y:1.0 runs on no instance, and is installed".
 	Warnings []string `json:"warnings,omitempty"`
 }
@@ -73,6 +76,27 @@ type Check struct {
 	Well bool   `json:"well"`           //
 	Says string `json:"says,omitempty"` // why not: "refuses the password"
 	Took int    `json:"took_ms"`        // milliseconds
+}
+
+// Containers are how the runtime's containers were at a time.
+type Containers struct {
+	At  time.Time   `json:"at"`
+	All []Container `json:"all"` // by name
+}
+
+// Container is how a container is.
+type Container struct {
+	Name     string `json:"name"`               // the service's
+	Well     bool   `json:"well"`               // it runs, and answers if it can be asked
+	Restarts int    `json:"restarts,omitempty"` // since it was made
+	MiB      int    `json:"mib,omitempty"`      // of memory; 0 = not known
+}
+
+// Plugins is how many of the installed plugins ran on the instance at a time. Which do not are among the warnings.
+type Plugins struct {
+	At        time.Time `json:"at"`
+	Installed int       `json:"installed"`
+	Here      int       `json:"here"`
 }
 
 // String says how the instance is.
@@ -103,13 +127,13 @@ func (d Document) Ill() []string {
 	return ill
 }
 
-// Encode gives the document's text, at most Longest bytes: of one that would be longer, without its checks and warnings.
+// Encode gives the document's text, at most Longest bytes: of one that would be longer, without its checks, containers and warnings.
 func (d Document) Encode() []byte {
 	raw, err := json.Marshal(d)
 	if err == nil && len(raw) <= Longest {
 		return raw
 	}
-	d.Checks, d.Warnings, d.Waiting = nil, nil, cut(d.Waiting, 200)
+	d.Checks, d.Containers, d.Warnings, d.Waiting = nil, nil, nil, cut(d.Waiting, 200)
 	raw, _ = json.Marshal(d) // of strings and times
 	return raw
 }
@@ -133,6 +157,11 @@ func Parse(raw string) (Document, error) {
 	}
 	for i := range d.Checks {
 		d.Checks[i].Name, d.Checks[i].Says = clean(d.Checks[i].Name), clean(d.Checks[i].Says)
+	}
+	if d.Containers != nil {
+		for i := range d.Containers.All {
+			d.Containers.All[i].Name = clean(d.Containers.All[i].Name)
+		}
 	}
 	return d, nil
 }

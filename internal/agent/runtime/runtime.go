@@ -55,8 +55,9 @@ type Runtime interface {
 
 // State is how a service is.
 type State struct {
-	Well     bool // it runs, and answers if it can be asked
-	Restarts int  // how often it was started again because it had ended
+	Well     bool  // it runs, and answers if it can be asked
+	Restarts int   // how often it was started again because it had ended
+	Memory   int64 // bytes that it takes, without files that can be read again; 0 = not known
 }
 
 // Line is a line that a service wrote.

@@ -9,8 +9,8 @@ import (
 )
 
 // runChild runs a program until it ends or ctx does; then it is asked to end, and after grace, or when hard ends, made to. It
-// dies with this process where the system can do that.
-func runChild(ctx, hard context.Context, grace time.Duration, program string, args, env []string, out io.Writer) error {
+// dies with this process where the system can do that. started is told the process's ID; nil = nobody is.
+func runChild(ctx, hard context.Context, grace time.Duration, program string, args, env []string, out io.Writer, started func(pid int)) error {
 	// The kernel's signal at a parent's death is bound to the thread that forked.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -21,6 +21,9 @@ func runChild(ctx, hard context.Context, grace time.Duration, program string, ar
 	cmd.WaitDelay = grace
 	if err := cmd.Start(); err != nil {
 		return err
+	}
+	if started != nil {
+		started(cmd.Process.Pid)
 	}
 	stop := context.AfterFunc(hard, func() { _ = cmd.Process.Kill() }) // it may be gone
 	defer stop()

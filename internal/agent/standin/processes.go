@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -56,6 +57,7 @@ type process struct {
 	stopped  bool // by Stop
 	killed   bool // its last process was
 	restarts int
+	pid      int // of the process; 0 = none
 }
 
 // NewProcesses gives a runtime whose services are processes of the stand-in. They die with this one.
@@ -217,7 +219,7 @@ func (p *processes) once(life, hard context.Context, pr *process) *runtime.Failu
 		var exit *exec.ExitError
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		pr.runs, pr.answered, pr.killed = runs, false, errors.As(err, &exit) && signalOf(exit) == killed
+		pr.runs, pr.answered, pr.pid, pr.killed = runs, false, 0, errors.As(err, &exit) && signalOf(exit) == killed
 	}
 	note(true, nil)
 	s, output := pr.Service, p.opts.Output
@@ -225,7 +227,11 @@ func (p *processes) once(life, hard context.Context, pr *process) *runtime.Failu
 	if p.opts.Lines != nil {
 		output = lines
 	}
-	err := runChild(life, hard, s.Grace, p.opts.Program, []string{"standin", string(s.Name)}, p.env(s, nil), io.MultiWriter(output, &said))
+	err := runChild(life, hard, s.Grace, p.opts.Program, []string{"standin", string(s.Name)}, p.env(s, nil), io.MultiWriter(output, &said), func(pid int) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		pr.pid = pid
+	})
 	lines.End()
 	note(false, err)
 	over()
@@ -353,10 +359,21 @@ func (p *processes) States(context.Context) (map[dify.Name]runtime.State, error)
 	all := map[dify.Name]runtime.State{}
 	for n, pr := range p.all {
 		if !pr.stopped {
-			all[n] = runtime.State{Well: pr.runs && (pr.answered || pr.Service.Health == nil), Restarts: pr.restarts}
+			all[n] = runtime.State{Well: pr.runs && (pr.answered || pr.Service.Health == nil), Restarts: pr.restarts, Memory: resident(pr.pid)}
 		}
 	}
 	return all, nil
+}
+
+// resident gives the memory that a process takes; 0 when it is not known.
+func resident(pid int) int64 {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return 0
+	}
+	var all, pages int64
+	fmt.Sscan(string(raw), &all, &pages)
+	return pages * int64(os.Getpagesize())
 }
 
 func (p *processes) Job(ctx context.Context, j runtime.Job) (runtime.Result, error) {
@@ -365,7 +382,7 @@ func (p *processes) Job(ctx context.Context, j runtime.Job) (runtime.Result, err
 	if command == nil {
 		command = j.Service.Command
 	}
-	err := runChild(ctx, context.WithoutCancel(ctx), j.Service.Grace, p.opts.Program, append([]string{"standin", string(j.Service.Name)}, command...), p.env(j.Service, j.Environment), &said)
+	err := runChild(ctx, context.WithoutCancel(ctx), j.Service.Grace, p.opts.Program, append([]string{"standin", string(j.Service.Name)}, command...), p.env(j.Service, j.Environment), &said, nil)
 	result := runtime.Result{Lines: runtime.Hide(said.String(), j.Service)}
 	var exit *exec.ExitError
 	switch {

@@ -726,6 +726,20 @@ func TestProcesses(t *testing.T) {
 			places[want] = at.IsValid()
 		}
 	}
+	// What each takes of memory is known as soon as it runs.
+	for {
+		states, err := r.States(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(states) == len(services) && !slices.ContainsFunc(services, func(s dify.Service) bool { return states[s.Name].Memory <= 0 }) {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("the processes' states are %+v", states)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 	// One that hangs is known to, and is started again.
 	hung := processOf(t, dify.API)
 	if err := syscall.Kill(hung, syscall.SIGSTOP); err != nil {

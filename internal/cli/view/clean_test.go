@@ -137,7 +137,7 @@ func TestViewsShowHostileTexts(t *testing.T) {
 			"error":       func(w *bytes.Buffer, c Palette) { Error(w, c, errors.Join(&f, errors.New(text))) },
 			"lock":        func(w *bytes.Buffer, c Palette) { Error(w, c, holder.Fault()) },
 			"plan":        func(w *bytes.Buffer, c Palette) { Plan(w, c, Heading{Stack: text, Project: text, Where: text}, p) },
-			"status":      func(w *bytes.Buffer, c Palette) { Status(w, c, text, text, &status, time.Now()) },
+			"status":      func(w *bytes.Buffer, c Palette) { Status(w, c, text, text, text, &status, time.Now()) },
 			"local":       func(w *bytes.Buffer, c Palette) { Local(w, c, &info) },
 			"faults":      func(w *bytes.Buffer, _ Palette) { Faults(w, rules) },
 			"outputs":     func(w *bytes.Buffer, c Palette) { Outputs(w, c, values) },

@@ -1,6 +1,7 @@
 package view
 
 import (
+	"cmp"
 	"io"
 	"strings"
 	"text/tabwriter"
@@ -31,33 +32,38 @@ func orNone(s string) string {
 	return s
 }
 
-// instance shows what an instance says of itself, if it was asked.
-func instance(w io.Writer, c Palette, i *ops.Instance, now time.Time) {
+// instance shows what an instance says of itself, if it was asked. One that is not well explains itself first: what it does, why,
+// and the remedy. Flags are what makes a command be about the stack.
+func instance(w io.Writer, c Palette, i *ops.Instance, flags string, now time.Time) {
 	says := i.Says(now)
 	if says == "" {
 		return
 	}
-	well := i.Report != nil && i.Report.Phase == report.Serves && now.Sub(i.Report.At) <= report.Stale
-	if well {
+	if i.Well(now) {
 		printf(w, "      %s\n", c.dim(says))
 	} else {
-		// The load balancer sees at once what a report says within half a minute.
-		if i.Report != nil && i.Health == "HEALTHY" && now.Sub(i.Report.At) <= report.Stale {
-			says += "; it said so " + now.Sub(i.Report.At).Round(time.Second).String() + " ago"
-		}
 		printf(w, "      %s\n", c.yellow(says))
 	}
 	if i.Serial != "" {
 		printf(w, "      %s\n", c.dim("its serial port says last: "+i.Serial))
 	}
+	if ill := i.Ill(); len(ill) > 0 {
+		printf(w, "      %s\n", c.red(strings.Join(ill, "; ")))
+	}
+	if do, command := i.Remedy(now); do != "" {
+		printf(w, "      %s: %s\n", do, command+flags)
+	}
 	if i.Report == nil {
 		return
 	}
-	ill := i.Report.Ill()
-	for _, text := range ill {
-		printf(w, "      %s\n", c.red(text))
+	ago := func(at time.Time) string { return max(0, now.Sub(at)).Round(time.Second).String() + " ago" }
+	// The load balancer sees at once what a report says within half a minute.
+	said := sprintf("it said so %s", ago(i.Report.At))
+	if since := i.Report.Since; !since.IsZero() {
+		said += sprintf(", in this phase for %s", max(0, i.Report.At.Sub(since)).Round(time.Second))
 	}
-	if n := len(i.Report.Checks) - len(ill); n > 0 {
+	printf(w, "      %s\n", c.dim(said))
+	if n := len(i.Report.Checks) - len(i.Report.Ill()); n > 0 {
 		var slowest report.Check
 		for _, check := range i.Report.Checks {
 			if check.Well && check.Took >= slowest.Took {
@@ -66,10 +72,29 @@ func instance(w io.Writer, c Palette, i *ops.Instance, now time.Time) {
 		}
 		printf(w, "      %s\n", c.dim(sprintf("%d checks pass; the slowest, %s, in %d ms", n, slowest.Name, slowest.Took)))
 	}
+	if all := i.Report.Containers; all != nil {
+		var list styled
+		for n, one := range all.All {
+			if n > 0 {
+				list += ", "
+			}
+			list += sprintf("%s", one.Name)
+			if one.MiB > 0 {
+				list += sprintf(" %d MiB", one.MiB)
+			}
+			if one.Restarts > 0 {
+				list += sprintf(" (restarts: %d)", one.Restarts)
+			}
+		}
+		printf(w, "      %s\n", c.dim(sprintf("containers, %s: %s", ago(all.At), cmp.Or(list, "(none)"))))
+	}
+	if p := i.Report.Plugins; p != nil {
+		printf(w, "      %s\n", c.dim(sprintf("plugins, %s: %d installed, %d run here", ago(p.At), p.Installed, p.Here)))
+	}
 }
 
-// Status shows how a stack is, at a time.
-func Status(w io.Writer, c Palette, where, url string, s *ops.Status, now time.Time) {
+// Status shows how a stack is, at a time. Flags are what makes a command be about the stack.
+func Status(w io.Writer, c Palette, where, flags, url string, s *ops.Status, now time.Time) {
 	state := c.green("serving")
 	switch {
 	case len(s.Missing) > 0:
@@ -96,7 +121,7 @@ func Status(w io.Writer, c Palette, where, url string, s *ops.Status, now time.T
 		if i.Error != "" {
 			printf(t, "      %s\n", c.red(i.Error))
 		}
-		instance(t, c, &i, now)
+		instance(t, c, &i, flags, now)
 	}
 	_ = t.Flush()
 	if on, asked := s.Scheduler(now); len(on) > 0 {

@@ -4,6 +4,7 @@ package lifecycle
 
 import (
 	"bytes"
+	"fmt"
 	"net/url"
 	"os"
 	"strings"
@@ -11,8 +12,10 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/localcloud"
 )
 
 // TestQueueScales has tasks wait that nobody takes: monitoring shows how many within a minute, and the group grows as the description
@@ -43,28 +46,7 @@ func TestQueueScales(t *testing.T) {
 	queue := redis.NewClient(&redis.Options{Addr: at, Password: auth, DB: dify.BrokerDatabase})
 	defer queue.Close()
 
-	// length gives what monitoring shows of the stack's queue, "" for nothing.
-	length := func() string {
-		t.Helper()
-		var list struct {
-			TimeSeries []struct {
-				Points []struct{ Value struct{ Int64Value string } }
-			}
-		}
-		q := url.Values{
-			"filter":             {`metric.type = "` + dify.QueueLength + `" AND resource.labels.node_id = "demo"`},
-			"interval.startTime": {time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)}, "interval.endTime": {time.Now().Add(time.Second).UTC().Format(time.RFC3339)},
-		}
-		read(fatal{t}, info, "v3/projects/demo-project/timeSeries?"+q.Encode(), &list)
-		switch len(list.TimeSeries) {
-		case 0:
-			return ""
-		case 1:
-			return list.TimeSeries[0].Points[0].Value.Int64Value
-		}
-		t.Fatalf("there are %d series", len(list.TimeSeries))
-		return ""
-	}
+	length := func() string { return queueLength(fatal{t}, info) }
 	until := func(what string, most time.Duration, is func() bool) {
 		t.Helper()
 		began := time.Now()
@@ -97,5 +79,40 @@ type fatal struct{ t *testing.T }
 func (f fatal) Check(err error) {
 	if f.t.Helper(); err != nil {
 		f.t.Fatal(err)
+	}
+}
+
+// queueLength gives what monitoring shows of the stack's queue, "" for nothing.
+func queueLength(c checker, i *localcloud.Info) string {
+	var list struct {
+		TimeSeries []struct {
+			Points []struct{ Value struct{ Int64Value string } }
+		}
+	}
+	q := url.Values{
+		"filter":             {`metric.type = "` + dify.QueueLength + `" AND resource.labels.node_id = "demo"`},
+		"interval.startTime": {time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)}, "interval.endTime": {time.Now().Add(time.Second).UTC().Format(time.RFC3339)},
+	}
+	read(c, i, "v3/projects/demo-project/timeSeries?"+q.Encode(), &list)
+	switch len(list.TimeSeries) {
+	case 0:
+		return ""
+	case 1:
+		return list.TimeSeries[0].Points[0].Value.Int64Value
+	}
+	c.Check(fmt.Errorf("there are %d series", len(list.TimeSeries)))
+	return ""
+}
+
+// queued waits until monitoring shows the length of the stack's queue, whatever it is.
+func queued(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) > 0 {
+		ts.Fatalf("usage: queued")
+	}
+	i := info(ts)
+	for end := time.Now().Add(2 * time.Minute); queueLength(ts, i) == ""; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			ts.Fatalf("monitoring shows no length of the queue")
+		}
 	}
 }

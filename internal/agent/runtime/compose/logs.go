@@ -104,7 +104,35 @@ func (a *api) state(ctx context.Context, id string) (runtime.State, error) {
 	if err := json.NewDecoder(body).Decode(&c); err != nil {
 		return runtime.State{}, fmt.Errorf("the engine's words on a container: %w", err)
 	}
-	return runtime.State{Well: c.State.Status == "running" && (c.State.Health == nil || c.State.Health.Status == "healthy"), Restarts: c.RestartCount}, nil
+	s := runtime.State{Well: c.State.Status == "running" && (c.State.Health == nil || c.State.Health.Status == "healthy"), Restarts: c.RestartCount}
+	if c.State.Status == "running" {
+		s.Memory = a.memory(ctx, id)
+	}
+	return s, nil
+}
+
+// memory gives how much of it a container takes, as `docker stats` counts; 0 when the engine does not say.
+func (a *api) memory(ctx context.Context, id string) int64 {
+	// Without one-shot it measures for a second, to tell what share of the processors is used.
+	body, err := a.get(ctx, "/containers/"+id+"/stats", url.Values{"stream": {"false"}, "one-shot": {"true"}})
+	if err != nil {
+		return 0
+	}
+	defer body.Close()
+	var c struct {
+		Memory struct {
+			Usage int64
+			Stats map[string]int64
+		} `json:"memory_stats"`
+	}
+	if json.NewDecoder(body).Decode(&c) != nil {
+		return 0
+	}
+	files, old := c.Memory.Stats["total_inactive_file"] // of cgroups v1
+	if !old {
+		files = c.Memory.Stats["inactive_file"]
+	}
+	return max(0, c.Memory.Usage-files)
 }
 
 // lookForLogs is how often is looked for containers that were started. What they wrote until then is not lost: the engine keeps it.
