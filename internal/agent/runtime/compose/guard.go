@@ -43,10 +43,10 @@ type way struct {
 }
 
 // Guard gives the script for nft that replaces our table as a whole, in one step: what the containers of services reach beside each
-// other, with stores at the addresses that their names have. It looks at all that comes in by the bridges of the project, and at what is forwarded to them. To accept here is not to accept in the
-// tables of others; to refuse is final, whatever those say.
+// other, with stores at the addresses that their names have. The table looks at all that comes in by the bridges of the project, and
+// at what is forwarded to them. To accept here is not to accept in the tables of others; to refuse is final, whatever those say.
 //
-// What comes in the direction in which a connection was begun is judged, and not only when it begins; answers are let through.
+// What goes in the direction in which a connection was begun is judged, and not only when it begins; answers are let through.
 func Guard(services []dify.Service, at map[string][]netip.Addr) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }

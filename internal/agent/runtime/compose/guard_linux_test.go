@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/difyup/difyup/internal/agent/runtime/compose"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/test/engine"
+	"github.com/difyup/difyup/internal/test/need"
 )
 
 // nft gives the program of an engine's network.
@@ -217,6 +219,108 @@ func TestGuard(t *testing.T) {
 		t.Errorf("that the rules were gone is said %d times:\n%s", n, log.String())
 	}
 	look(true)
+}
+
+// TestGuardRules has the rules judge packets without an engine: by the address that they come from, and in a connection that was there
+// before the rules.
+func TestGuardRules(t *testing.T) {
+	need.Root(t, "network namespaces need root")
+	need.Missing(t, engine.Missing())
+	var all [3]*engine.Namespace
+	for i := range all {
+		n, err := engine.NewNamespace()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { n.Close() })
+		all[i] = n
+	}
+	containers, machine, out := all[0], all[1], all[2]
+	const apiAt, anotherAt = "198.18.240.130", "198.18.240.5"
+	script := func(n *engine.Namespace, text string) {
+		t.Helper()
+		if said, err := n.Command(t.Context(), "sh", "-ec", text).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, said)
+		}
+	}
+	load := func(text string) {
+		t.Helper()
+		cmd := machine.Command(t.Context(), "nft", "-f", "-")
+		cmd.Stdin = strings.NewReader(text)
+		if said, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, said)
+		}
+	}
+	if err := errors.Join(containers.Join(machine, apiAt+"/24", "198.18.240.1/24"), containers.Up("veth0", anotherAt+"/24")); err != nil {
+		t.Fatal(err)
+	}
+	script(machine, "ip link set veth0 down; ip link set veth0 name difyup-outward up; echo 1 >/proc/sys/net/ipv4/ip_forward")
+	if err := errors.Join(machine.Join(out, instanceAt+"/24", "10.64.0.1/24"), out.Up("lo", storesAt+"/32", otherAt+"/32")); err != nil {
+		t.Fatal(err)
+	}
+	load("table ip nat { chain post { type nat hook postrouting priority srcnat; oifname veth0 masquerade; }; }") // as Docker does
+	for _, at := range []string{storesAt + ":5432", otherAt + ":1080"} {
+		l, err := out.Listen(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(engine.Relay(l, func(context.Context) (net.Conn, error) { // echoes
+			near, far := net.Pipe()
+			go func() { defer far.Close(); _, _ = io.Copy(far, far) }() // until either ends
+			return near, nil
+		}))
+	}
+	ask := func(c net.Conn) error {
+		err := c.SetDeadline(time.Now().Add(10 * time.Second))
+		if err == nil {
+			_, err = c.Write([]byte("?"))
+		}
+		if err == nil {
+			_, err = c.Read(make([]byte, 1))
+		}
+		return err
+	}
+	reaches := func(from, to string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		c, err := containers.DialFrom(ctx, from, to)
+		if err == nil {
+			t.Cleanup(func() { c.Close() })
+			err = ask(c)
+		}
+		return c, err
+	}
+	early, err := reaches(anotherAt, otherAt+":1080")
+	if err != nil {
+		t.Fatalf("without the rules: %v", err)
+	}
+	s, secrets := settings("the-secret")
+	at := map[string][]netip.Addr{"db.demo.internal": {netip.MustParseAddr(storesAt)}}
+	load(compose.Guard(services(t, dify.Default, s, secrets), at))
+	if err := ask(early); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("a connection that was there before the rules: %v", err)
+	}
+	for _, of := range []struct {
+		from, to string
+		want     error
+	}{
+		{apiAt, storesAt + ":5432", nil},
+		{anotherAt, storesAt + ":5432", syscall.ECONNREFUSED},
+		{apiAt, otherAt + ":1080", syscall.ECONNREFUSED},
+	} {
+		if _, err := reaches(of.from, of.to); !errors.Is(err, of.want) {
+			t.Errorf("from %s to %s: %v, want %v", of.from, of.to, err, of.want)
+		}
+	}
+	kept, err := reaches(apiAt, storesAt+":5432")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at["vector.demo.internal"] = []netip.Addr{netip.MustParseAddr("10.65.0.4")}
+	load(compose.Guard(services(t, dify.Default, s, secrets), at))
+	if err := ask(kept); err != nil {
+		t.Errorf("a connection to a store, when another store moves: %v", err)
+	}
 }
 
 // TestWithoutNft has no service start on a machine that cannot guard.

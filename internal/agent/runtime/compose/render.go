@@ -102,7 +102,8 @@ const (
 	othersWithin = "198.18.240.0/25"
 )
 
-// outwardAt gives the address of a service's container in the outward network, or of its job's, which may run beside it; not valid for a service that has any.
+// outwardAt gives the address of a service's container in the outward network, or of its job's, which may run beside it; not valid
+// for a service that has any of the others.
 func outwardAt(n dify.Name, job bool) netip.Addr {
 	host := map[dify.Name]byte{dify.WorkerBeat: 129, dify.API: 130, dify.Worker: 131, dify.PluginDaemon: 132}[n]
 	if host == 0 {
