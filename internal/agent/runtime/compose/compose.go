@@ -557,7 +557,7 @@ func (e *engine) Job(ctx context.Context, j runtime.Job) (result runtime.Result,
 	services := []dify.Service{s}
 	name := "job-" + string(s.Name)
 	container := e.jobOf(s.Name)
-	if err := e.guard.set(ctx, nil); err != nil {
+	if err := e.guard.set(ctx, services); err != nil {
 		return result, err
 	}
 	if err := e.write(name+".yaml", services, true); err != nil {

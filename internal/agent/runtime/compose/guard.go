@@ -27,11 +27,11 @@ type guard struct {
 	lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 	log    *slog.Logger
 
-	mu       sync.Mutex // held while the machine's table is looked at or replaced
-	services []dify.Service
-	known    map[string][]netip.Addr // the last addresses of stores' names
-	text     string                  // of the table that was set up last; "" = none was
-	listed   string                  // what nft said of it then
+	mu       sync.Mutex                 // held while the machine's table is looked at or replaced
+	services map[dify.Name]dify.Service // that were said, each as it was last
+	known    map[string][]netip.Addr    // the last addresses of stores' names
+	text     string                     // of the table that was set up last; "" = none was
+	listed   string                     // what nft said of it then
 }
 
 const guardTable = "difyup"
@@ -165,16 +165,19 @@ func (g *guard) find(ctx context.Context) {
 	}
 }
 
-// set has the machine have the guard for services, nil for those that were said last: after it, no container of the project's
+// set has the machine have the guard for services, besides those that were said before: after it, no container of the project's
 // reaches more. Where all is as it was, nothing is done but to look.
 func (g *guard) set(ctx context.Context, services []dify.Service) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if services != nil {
-		g.services = services
+	if g.services == nil {
+		g.services = map[dify.Name]dify.Service{}
+	}
+	for _, s := range services {
+		g.services[s.Name] = s
 	}
 	g.find(ctx)
-	text := Guard(g.services, g.known)
+	text := Guard(slices.Collect(maps.Values(g.services)), g.known)
 	now, err := g.list(ctx)
 	if err != nil {
 		return err
