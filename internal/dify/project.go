@@ -3,6 +3,8 @@ package dify
 import (
 	"fmt"
 	"maps"
+	"net"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -73,6 +75,7 @@ func Project(r Release, s Settings, secrets map[string]string) ([]Service, error
 		svc.Environment, svc.Port = environments[svc.Name], svc.Name.Port()
 		svc.MemoryMiB, svc.CPUs, svc.Shares = share.MemoryMiB, share.CPUs, share.Weight
 		svc.Image = pinned(images[svc.Name], s.Pins)
+		svc.Near = near(s, svc.Name)
 		if svc.Identity != nil {
 			svc.Networks = append(slices.Clone(svc.Networks), svc.Name.Ask())
 		}
@@ -98,6 +101,36 @@ func Project(r Release, s Settings, secrets map[string]string) ([]Service, error
 		}
 	}
 	return services, nil
+}
+
+// near gives what a service connects to in private networks, each once. Beat's way to Redis is the agent's relay, and the sandbox
+// has none but the proxy.
+func near(settings Settings, n Name) (all []string) {
+	s := settings.Stores
+	add := func(host string, port int) {
+		if at := net.JoinHostPort(host, itoa(port)); !slices.Contains(all, at) {
+			all = append(all, at)
+		}
+	}
+	switch n {
+	case API, Worker:
+		add(s.Database.Host, s.Database.Port)
+		add(s.Vector.Host, s.Vector.Port)
+		add(s.Redis.Host, s.Redis.Port)
+	case WorkerBeat:
+		add(s.Database.Host, s.Database.Port)
+	case PluginDaemon:
+		add(s.Database.Host, s.Database.Port)
+		add(s.Redis.Host, s.Redis.Port)
+		if mirror, err := url.Parse(settings.PipMirror); err == nil && mirror.Hostname() != "" {
+			port := map[string]int{"http": 80, "https": 443}[mirror.Scheme]
+			if p, err := strconv.Atoi(mirror.Port()); err == nil {
+				port = p
+			}
+			add(mirror.Hostname(), port)
+		}
+	}
+	return all
 }
 
 // Variables gives the names of what difyup sets itself in a service's environment, for a release, sorted.

@@ -359,3 +359,31 @@ func TestPins(t *testing.T) {
 		t.Errorf("below the mirror: %v", got)
 	}
 }
+
+// TestNear has each service connect to its stores, and nobody else to any.
+func TestNear(t *testing.T) {
+	s, secrets := settings()
+	s.Stores.Redis.Port, s.PipMirror = 6378, "https://user:word@pip.demo.internal/simple"
+	const db, vector, redis, pip = "db.demo.internal:5432", "vector.demo.internal:5432", "redis.demo.internal:6378", "pip.demo.internal:443"
+	want := map[dify.Name][]string{
+		dify.API: {db, vector, redis}, dify.Worker: {db, vector, redis}, dify.WorkerBeat: {db}, dify.PluginDaemon: {db, redis, pip},
+		dify.Web: nil, dify.Sandbox: nil, dify.SSRFProxy: nil,
+	}
+	got := map[dify.Name][]string{}
+	for n, service := range project(t, dify.Default, s, secrets) {
+		got[n] = service.Near
+		// Who is told of a store connects to it.
+		for name, value := range service.Environment {
+			if strings.HasSuffix(name, "_HOST") && strings.HasSuffix(value, ".demo.internal") && !slices.ContainsFunc(service.Near, func(at string) bool { return strings.HasPrefix(at, value+":") }) {
+				t.Errorf("%s of %s is %s, and it may reach %q", name, n, value, service.Near)
+			}
+		}
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("what services reach (-want +got):\n%s", d)
+	}
+	s.PipMirror = "http://10.0.0.9:8081/simple"
+	if got := project(t, dify.Default, s, secrets)[dify.PluginDaemon].Near; got[len(got)-1] != "10.0.0.9:8081" {
+		t.Errorf("the mirror is at %q", got)
+	}
+}

@@ -43,13 +43,13 @@ import (
 	"github.com/difyup/difyup/internal/topology"
 )
 
-// Addresses of the machine's network, all on its loopback.
+// Addresses: the machine's own, and those of what it finds in the VPC and on the internet.
 const (
 	metadataAt = "169.254.169.254"
-	mainAt     = "198.51.100.6" // the database
-	vectorAt   = "198.51.100.7" // and the other
-	googleAt   = "198.51.100.8" // storage.googleapis.com and all others
-	archiveAt  = "198.51.100.9" // Ubuntu's
+	mainAt     = "10.65.0.6"    // the database
+	vectorAt   = "10.65.0.7"    // and the other
+	googleAt   = "93.184.215.8" // storage.googleapis.com and all others
+	archiveAt  = "93.184.215.9" // Ubuntu's
 	machineAt  = "10.64.0.7"
 )
 
@@ -175,7 +175,8 @@ func (g *google) files(w http.ResponseWriter, r *http.Request) {
 // world is the network of a machine with what answers in it.
 type world struct {
 	*google
-	n       *engine.Namespace
+	n       *engine.Namespace // the machine's
+	outside *engine.Namespace // where all else is
 	names   map[string]string // for the name server, with the dot at the end
 	ca      []byte
 	archive string // the directory of the package archive
@@ -188,10 +189,15 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { n.Close() })
-	if err := n.Up("lo", metadataAt+"/32", googleAt+"/32", archiveAt+"/32", machineAt+"/32", mainAt+"/32", vectorAt+"/32"); err != nil {
+	outside, err := engine.NewNamespace()
+	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{google: &google{objects: map[string]string{}, items: map[string]string{}}, n: n, archive: t.TempDir(), names: map[string]string{
+	t.Cleanup(func() { outside.Close() })
+	if err := errors.Join(n.Join(outside, machineAt+"/24", "10.64.0.1/24"), outside.Up("lo", metadataAt+"/32", googleAt+"/32", archiveAt+"/32", mainAt+"/32", vectorAt+"/32")); err != nil {
+		t.Fatal(err)
+	}
+	w := &world{google: &google{objects: map[string]string{}, items: map[string]string{}}, n: n, outside: outside, archive: t.TempDir(), names: map[string]string{
 		"metadata.google.internal.": metadataAt, "storage.googleapis.com.": googleAt, "sts.googleapis.com.": googleAt, "secretmanager.googleapis.com.": googleAt, "archive.ubuntu.test.": archiveAt,
 		"db.demo.internal.": mainAt, "redis.demo.internal.": mainAt, "vector.demo.internal.": vectorAt, "edge.demo.internal.": "203.0.113.7",
 	}}
@@ -202,10 +208,10 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// serve has a handler answer at an address of the network until the function that it gives is called.
+// serve has a handler answer at an address outside until the function that it gives is called.
 func (w *world) serve(t *testing.T, at string, h http.Handler, config *tls.Config) (stop func()) {
 	t.Helper()
-	l, err := w.n.Listen(at)
+	l, err := w.outside.Listen(at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +227,7 @@ func (w *world) serve(t *testing.T, at string, h http.Handler, config *tls.Confi
 
 func (w *world) nameServer(t *testing.T) {
 	t.Helper()
-	conn, err := w.n.ListenPacket(metadataAt + ":53")
+	conn, err := w.outside.ListenPacket(metadataAt + ":53")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -410,7 +416,7 @@ func (w *world) machine(t *testing.T) *boot.Machine {
 	return m
 }
 
-// stores starts the databases and Redis, and has them answer in the machine's network.
+// stores starts the databases and Redis, and has them answer where the machine finds them.
 func (w *world) stores(t *testing.T) {
 	t.Helper()
 	data := servers.Open(t)
@@ -437,7 +443,7 @@ func (w *world) stores(t *testing.T) {
 	}
 	at[mainAt+":6379"] = netip.AddrPortFrom(redis, 6379).String()
 	for from, to := range at {
-		l, err := w.n.Listen(from)
+		l, err := w.outside.Listen(from)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -552,6 +558,11 @@ func TestBoot(t *testing.T) {
 		defer w.mu.Unlock()
 		return len(w.reports) > 0 && w.reports[len(w.reports)-1].Phase == report.Serves
 	})
+
+	// The agent may set up what containers may reach, and has; the machine itself reaches the metadata server as ever.
+	if got := run("nft", "list", "set", "inet", "difyup", "stores"); !strings.Contains(got, "198.18.240.130 . "+mainAt+" . 5432") {
+		t.Errorf("containers may reach these stores:\n%s", got)
+	}
 
 	var result struct {
 		V1 struct {

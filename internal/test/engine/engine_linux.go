@@ -41,7 +41,7 @@ func Need(t testing.TB) {
 
 // Missing names what there is no engine without; "" when all is there.
 func Missing() string {
-	for _, name := range []string{"docker", "dockerd", "containerd", "iptables", "ip", "nsenter", "unshare"} {
+	for _, name := range []string{"docker", "dockerd", "containerd", "iptables", "nft", "ip", "nsenter", "unshare"} {
 		if _, err := exec.LookPath(name); err != nil {
 			return "there is no " + name + " on this machine; to install: scripts/install-engine"
 		}
@@ -76,8 +76,8 @@ func Config(dir string) ([]string, error) {
 	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "DOCKER_CONFIG=" + dir}, nil
 }
 
-// Start starts an engine and waits until it answers. It must be closed.
-func Start(ctx context.Context) (*Engine, error) {
+// Start starts an engine, with more arguments of dockerd's, and waits until it answers. It must be closed.
+func Start(ctx context.Context, more ...string) (*Engine, error) {
 	dir, err := os.MkdirTemp("", "difyup-engine-")
 	if err != nil {
 		return nil, err
@@ -95,9 +95,9 @@ func Start(ctx context.Context) (*Engine, error) {
 	e.end = end
 	// Namespaces of mounts and processes, besides the network's: when the first process dies, so do all containers, and what
 	// they mounted is gone. It dies when unshare does, and that with us.
-	cmd := e.Command(life, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--",
+	cmd := e.Command(life, "unshare", append([]string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--",
 		"dockerd", "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"),
-		"--host", socket, "--bridge", "none", "--config-file", filepath.Join(dir, "none.json"), "--log-level", "warn")
+		"--host", socket, "--bridge", "none", "--config-file", filepath.Join(dir, "none.json"), "--log-level", "warn"}, more...)...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}
 	cmd.Stdout, cmd.Stderr = e.log, e.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -195,7 +195,7 @@ func Images(ctx context.Context, docker func(ctx context.Context, stdin []byte, 
 	if _, err := w.Write(raw); err != nil {
 		return err
 	}
-	for _, name := range []string{"curl", "node", "python3", "bash"} {
+	for _, name := range []string{"curl", "node", "python3", "bash", "try"} {
 		if err := w.WriteHeader(&tar.Header{Name: "bin/" + name, Typeflag: tar.TypeSymlink, Linkname: "/standin", Mode: 0o777}); err != nil {
 			return err
 		}

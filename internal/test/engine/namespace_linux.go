@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -53,6 +54,23 @@ func (n *Namespace) Up(device string, addresses ...string) error {
 		if out, err := n.Command(context.Background(), "ip", args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("ip %v: %w: %s", args, err, out)
 		}
+	}
+	return nil
+}
+
+// Join gives a namespace a device, veth0, whose other end is outside's, with their addresses on it ("10.64.0.7/24"), and a way by it to
+// all that there is. Nothing leads to either from this machine's network.
+func (n *Namespace) Join(outside *Namespace, here, there string) error {
+	of := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), outside.file.Fd())
+	if out, err := n.Command(context.Background(), "ip", "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", of).CombinedOutput(); err != nil {
+		return fmt.Errorf("join two namespaces: %w: %s", err, out)
+	}
+	if err := errors.Join(n.Up("veth0", here), outside.Up("veth0", there)); err != nil {
+		return err
+	}
+	gate, _, _ := strings.Cut(there, "/")
+	if out, err := n.Command(context.Background(), "ip", "route", "add", "default", "via", gate).CombinedOutput(); err != nil {
+		return fmt.Errorf("join two namespaces: %w: %s", err, out)
 	}
 	return nil
 }

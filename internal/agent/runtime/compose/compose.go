@@ -45,7 +45,11 @@ type Options struct {
 	Look        time.Duration                                                        // between two looks at containers that run; 0 = 10 s
 	Dial        func(ctx context.Context, network, address string) (net.Conn, error) // to the published ports; nil = net's
 	Lines       runtime.Lines                                                        // takes what containers write; nil = nobody does
-	Log         *slog.Logger
+	// Nft is the command of nftables, which is given a script and -f; nil = nft. It sets up the network in which the engine's bridges are.
+	Nft []string
+	// Lookup gives the addresses of a store's name; nil = the system's resolver.
+	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+	Log    *slog.Logger
 }
 
 // engine is a runtime of containers.
@@ -58,6 +62,8 @@ type engine struct {
 	broken   *runtime.Failure
 	all      []dify.Service     // of the Run that is under way; nil = none is
 	stopped  map[dify.Name]bool // by Stop, since it began
+
+	guard guard
 }
 
 // New gives a runtime whose services are containers of a Docker engine.
@@ -74,7 +80,15 @@ func New(o Options) runtime.Runtime {
 	if o.Look == 0 {
 		o.Look = 10 * time.Second
 	}
-	return &engine{opts: o, client: &http.Client{
+	if o.Nft == nil {
+		o.Nft = []string{"nft"}
+	}
+	if o.Lookup == nil {
+		o.Lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip4", host)
+		}
+	}
+	return &engine{opts: o, guard: guard{nft: o.Nft, lookup: o.Lookup, log: o.Log}, client: &http.Client{
 		Transport:     &http.Transport{DisableKeepAlives: true, DialContext: o.Dial},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -162,8 +176,11 @@ func (e *engine) write(name string, services []dify.Service, job bool) error {
 	return nil
 }
 
-// Prepare writes the project, has compose check it, and pulls the images that the machine lacks, three at a time.
+// Prepare sets up the guard, writes the project, has compose check it, and pulls the images that the machine lacks, three at a time.
 func (e *engine) Prepare(ctx context.Context, services []dify.Service) error {
+	if err := e.guard.set(ctx, services); err != nil {
+		return err
+	}
 	if err := e.write(file, services, false); err != nil {
 		return err
 	}
@@ -328,6 +345,10 @@ func (e *engine) Run(ctx context.Context, services []dify.Service) error {
 	}
 	e.begin(services)
 	defer e.begin(nil)
+	if err := e.guard.set(ctx, services); err != nil {
+		return err
+	}
+	defer e.guard.keep(ctx, services, e.opts.Look)()
 	defer e.follow(ctx, services)()
 	_, err := e.compose(ctx, e.opts.Start+short, services, nil, file, "up", "--detach", "--wait", "--wait-timeout", strconv.Itoa(int(e.opts.Start.Seconds())), "--remove-orphans", "--no-build")
 	if ctx.Err() != nil {
@@ -478,7 +499,7 @@ func (e *engine) Address(n dify.Name) string {
 
 // Relay: containers cannot take another address than theirs.
 func (e *engine) Relay() (netip.Addr, netip.Prefix) {
-	return netip.MustParseAddr(machineAt), netip.PrefixFrom(netip.MustParseAddr(beatAt), 32)
+	return netip.MustParseAddr(machineAt), netip.PrefixFrom(outwardAt(dify.WorkerBeat, false), 32)
 }
 
 // Identity: the machine's address in the network that the service shares with nobody.
@@ -543,6 +564,9 @@ func (e *engine) Job(ctx context.Context, j runtime.Job) (result runtime.Result,
 	services := []dify.Service{s}
 	name := "job-" + string(s.Name)
 	container := e.jobOf(s.Name)
+	if err := e.guard.set(ctx, services); err != nil {
+		return result, err
+	}
 	if err := e.write(name+".yaml", services, true); err != nil {
 		return result, err
 	}

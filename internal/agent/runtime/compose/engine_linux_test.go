@@ -262,17 +262,27 @@ func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// storesAt is an address of the engine's network that containers reach: on its loopback, and not of 127.0.0.0/8.
-const storesAt = "198.51.100.7"
+// Addresses of a network that the engine's is joined to, as the VPC's and the internet's are to an instance. There is another one of
+// these in neither: nothing leads out of the two.
+const (
+	metadataAt = "169.254.169.254" // the VPC's name server as well
+	instanceAt = "10.64.0.7"       // the engine's machine
+	otherAt    = "10.64.0.9"       // another instance
+	storesAt   = "10.65.0.3"
+	internetAt = "93.184.215.14" // where the bucket is
+)
 
-// world starts an engine with images of the stand-in's, and stores that its containers reach, and gives the services of an
+// outside is where the engine's machine is connected to.
+type outside struct{ *engine.Namespace }
+
+// world starts an engine with images of the stand-in's, and stores outside that its containers reach, and gives the services of an
 // instance there.
-func world(t *testing.T) (*engine.Engine, []dify.Service, map[string]string) {
+func world(t *testing.T) (*engine.Engine, []dify.Service, map[string]string, outside) {
 	t.Helper()
 	engine.Need(t)
 	ctx, cancel := patience(t)
 	defer cancel()
-	e, err := engine.Start(ctx)
+	e, err := engine.Start(ctx, "--dns", metadataAt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +291,13 @@ func world(t *testing.T) (*engine.Engine, []dify.Service, map[string]string) {
 			t.Error(err)
 		}
 	})
-	if err := e.Up("lo", storesAt+"/32"); err != nil {
+	n, err := engine.NewNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	out := outside{n}
+	if err := errors.Join(e.Join(n, instanceAt+"/24", "10.64.0.1/24"), n.Up("lo", metadataAt+"/32", otherAt+"/32", storesAt+"/32", internetAt+"/32")); err != nil {
 		t.Fatal(err)
 	}
 	data := servers.Open(t)
@@ -304,23 +320,21 @@ func world(t *testing.T) (*engine.Engine, []dify.Service, map[string]string) {
 	}
 	front := httptest.NewServer(&bucket{objects: map[string]string{}})
 	t.Cleanup(front.Close)
-	for port, to := range map[string]string{
-		"5432": netip.AddrPortFrom(db, 5432).String(), "6379": netip.AddrPortFrom(red, 6379).String(), "8080": front.Listener.Addr().String(),
+	for at, to := range map[string]string{
+		storesAt + ":5432": netip.AddrPortFrom(db, 5432).String(), storesAt + ":6379": netip.AddrPortFrom(red, 6379).String(), internetAt + ":8080": front.Listener.Addr().String(),
 	} {
-		stop, err := e.Serve(net.JoinHostPort(storesAt, port), func(ctx context.Context) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "tcp", to)
-		})
+		l, err := n.Listen(at)
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(stop)
+		t.Cleanup(engine.Relay(l, func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "tcp", to) }))
 	}
 
 	s, secrets := settings(odd)
 	secrets[dify.InitPassword] = "the-init-password" // which is compared with what somebody types
 	s.Domain = ""
 	s.Stores.Database.Host, s.Stores.Vector.Host, s.Stores.Redis.Host = storesAt, storesAt, storesAt
-	google := map[string]string{"STORAGE_EMULATOR_HOST": storesAt + ":8080"}
+	google := map[string]string{"STORAGE_EMULATOR_HOST": internetAt + ":8080"}
 	s.Environment = map[dify.Name]map[string]string{
 		dify.API: google, dify.Worker: google, dify.PluginDaemon: google, dify.Web: {"STANDIN_INSTANCE": "vm-1"},
 	}
@@ -341,7 +355,7 @@ func world(t *testing.T) (*engine.Engine, []dify.Service, map[string]string) {
 	if err := e.Images(ctx, dify.Default, refs); err != nil {
 		t.Fatal(err)
 	}
-	return e, all, secrets
+	return e, all, secrets, out
 }
 
 // TestPull has an engine fetch images from a registry that wants to know who asks.
@@ -417,7 +431,7 @@ func TestPull(t *testing.T) {
 		for _, n := range dify.Imaged() {
 			s.Images[n] = registry + "/acme/" + image + ":1"
 		}
-		o := compose.Options{Dir: filepath.Join(t.TempDir(), "compose"), Project: "dify", Environ: e.Environ, Pull: "missing", Memory: memory, Log: slog.New(slog.NewTextHandler(&said, nil))}
+		o := compose.Options{Dir: filepath.Join(t.TempDir(), "compose"), Project: "dify", Environ: e.Environ, Pull: "missing", Memory: memory, Nft: nft(e), Log: slog.New(slog.NewTextHandler(&said, nil))}
 		if login != nil {
 			o.Login = func(_ context.Context, registry string) (string, string, error) {
 				asked.Store(registry, true)
@@ -481,7 +495,7 @@ func patience(t *testing.T) (context.Context, context.CancelFunc) {
 // TestRun is a whole life: images that are missing, jobs, up, smoke through a front door, a container that dies, one that hangs,
 // what others may see, a service that cannot run, and the end.
 func TestRun(t *testing.T) {
-	e, all, secrets := world(t)
+	e, all, secrets, _ := world(t)
 	ctx, cancel := patience(t)
 	defer cancel()
 	var log lockedBuffer
@@ -489,7 +503,14 @@ func TestRun(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "compose")
 	o := compose.Options{
 		Dir: dir, Project: "dify", Environ: e.Environ, Pull: "never", Start: 2 * time.Minute, Look: time.Second, Dial: e.Dial,
-		Lines: written, Log: slog.New(slog.NewTextHandler(&log, nil)),
+		Lines: written, Nft: nft(e), Log: slog.New(slog.NewTextHandler(&log, nil)),
+	}
+	var where sync.Mutex // the stores are
+	found, lost := []netip.Addr{netip.MustParseAddr(storesAt)}, error(nil)
+	o.Lookup = func(context.Context, string) ([]netip.Addr, error) {
+		where.Lock()
+		defer where.Unlock()
+		return found, lost
 	}
 	r := compose.New(o)
 	identify(t, e, r)
@@ -547,6 +568,15 @@ func TestRun(t *testing.T) {
 		}
 	}
 	t.Logf("seven containers are up and healthy after %s", time.Since(began).Round(time.Millisecond))
+
+	keeps(ctx, t, e, &log, func(err error, to ...string) {
+		where.Lock()
+		defer where.Unlock()
+		found, lost = nil, err
+		for _, a := range to {
+			found = append(found, netip.MustParseAddr(a))
+		}
+	})
 
 	// Each container has its own environment, and every value has come through as it was.
 	for _, s := range all {

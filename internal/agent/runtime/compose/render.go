@@ -95,13 +95,27 @@ func published(n dify.Name) bool {
 	return false
 }
 
-// Beat finds the agent's relay at the machine's own address in the outward network, and is told there by its own, which no other
-// container gets: the engine takes those of the range for them.
+// Who connects to stores, or to the agent's relay, which is at the machine's own address in the outward network, is told there by
+// its own, which no other container gets: the engine takes those of the range for them.
 const (
 	machineAt    = "198.18.240.1"
 	othersWithin = "198.18.240.0/25"
-	beatAt       = "198.18.240.129"
 )
+
+// outwardAt gives the address of a service's container in the outward network, or of its job's, which may run beside it; not valid
+// for a service that has any of the others.
+func outwardAt(n dify.Name, job bool) netip.Addr {
+	host := map[dify.Name]byte{dify.WorkerBeat: 129, dify.API: 130, dify.Worker: 131, dify.PluginDaemon: 132}[n]
+	if host == 0 {
+		return netip.Addr{}
+	}
+	if job {
+		host += 64
+	}
+	at := netip.MustParsePrefix(dify.Subnets()[dify.Outward]).Addr().As4()
+	at[3] = host
+	return netip.AddrFrom4(at)
+}
 
 // bridge gives the name of a network's device on the machine, of at most 15 characters.
 func bridge(n dify.Network) string { return "difyup-" + string(n) }
@@ -165,8 +179,11 @@ func render(name string, services []dify.Service, pull, authorities string, job 
 				net.IPAM.Config[0]["gateway"] = at.Addr().String()
 				maps.Copy(out.Environment, runtime.IdentityVariables(at))
 			}
+			if at := outwardAt(s.Name, job); n == dify.Outward && at.IsValid() {
+				out.Networks[n].Address = at.String()
+			}
 			if n == dify.Outward && s.Name == dify.WorkerBeat {
-				out.Networks[n].Address, out.ExtraHosts = beatAt, []string{dify.RelayHost + ":" + machineAt}
+				out.ExtraHosts = []string{dify.RelayHost + ":" + machineAt}
 			}
 			p.Networks[n] = net
 		}

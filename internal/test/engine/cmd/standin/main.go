@@ -12,6 +12,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,6 +26,8 @@ func main() {
 	switch filepath.Base(os.Args[0]) {
 	case "curl", "node", "python3", "bash":
 		err = probe(os.Args[1:])
+	case "try":
+		try(os.Args[1:])
 	default:
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
@@ -37,6 +41,50 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// try does what a container that was taken over would: each argument is a way to somewhere (tcp:HOST:PORT, udp:HOST:PORT, unix:PATH,
+// name:HOST), and a line says whether there was an answer, or why there was none.
+func try(ways []string) {
+	results, all := make([]string, len(ways)), sync.WaitGroup{}
+	for i, w := range ways {
+		all.Go(func() {
+			results[i] = "reached"
+			if err := reach(w); err != nil {
+				results[i] = err.Error()
+			}
+		})
+	}
+	all.Wait()
+	for i, w := range ways {
+		fmt.Printf("%s: %s\n", w, results[i])
+	}
+}
+
+func reach(way string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	network, to, _ := strings.Cut(way, ":")
+	if network == "name" {
+		_, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", to)
+		return err
+	}
+	c, err := (&net.Dialer{}).DialContext(ctx, network, to)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if network != "udp" {
+		return nil
+	}
+	end, _ := ctx.Deadline()
+	if err = c.SetDeadline(end); err == nil {
+		_, err = c.Write([]byte("?"))
+	}
+	if err == nil {
+		_, err = c.Read(make([]byte, 1))
+	}
+	return err
 }
 
 var (

@@ -1,0 +1,381 @@
+package compose_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/difyup/difyup/internal/agent/runtime"
+	"github.com/difyup/difyup/internal/agent/runtime/compose"
+	"github.com/difyup/difyup/internal/dify"
+	"github.com/difyup/difyup/internal/test/engine"
+	"github.com/difyup/difyup/internal/test/need"
+)
+
+// nft gives the program of an engine's network.
+func nft(e *engine.Engine) []string { return e.Command(context.Background(), "nft").Args }
+
+// greet takes connections at an address of a network, and ends them.
+func greet(t *testing.T, n *engine.Namespace, at string) {
+	t.Helper()
+	l, err := n.Listen(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(engine.Relay(l, func(context.Context) (net.Conn, error) { return nil, io.EOF }))
+}
+
+// names answers every question for a name of the private zone, and whatever else comes with itself.
+func names(t *testing.T, n *engine.Namespace, at string) {
+	t.Helper()
+	conn, err := n.ListenPacket(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	t.Cleanup(func() { conn.Close(); <-ended })
+	go func() {
+		defer close(ended)
+		for buf := make([]byte, 1500); ; {
+			size, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return // closed
+			}
+			answer := buf[:size]
+			var q dnsmessage.Message
+			if q.Unpack(answer) == nil && len(q.Questions) == 1 {
+				a := dnsmessage.Message{Header: dnsmessage.Header{ID: q.ID, Response: true, RecursionAvailable: true}, Questions: q.Questions}
+				if name := q.Questions[0].Name; q.Questions[0].Type == dnsmessage.TypeA && strings.HasSuffix(name.String(), ".internal.") {
+					ip := netip.MustParseAddr(storesAt)
+					if strings.HasPrefix(name.String(), "metadata.google.") {
+						ip = netip.MustParseAddr(metadataAt)
+					}
+					a.Answers = []dnsmessage.Resource{{
+						Header: dnsmessage.ResourceHeader{Name: name, Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET, TTL: 1}, Body: &dnsmessage.AResource{A: ip.As4()},
+					}}
+				}
+				if answer, err = a.Pack(); err != nil {
+					continue
+				}
+			}
+			_, _ = conn.WriteTo(answer, from) // whoever asked may be gone
+		}
+	}()
+}
+
+// TestGuard has each container, as if it had been taken over, try to reach what is near: the list of docs/security.md. With the
+// guard taken away nearly all of it is reached; whoever takes it away finds it there again.
+func TestGuard(t *testing.T) {
+	e, all, _, out := world(t)
+	ctx, cancel := patience(t)
+	defer cancel()
+	for _, at := range []string{metadataAt + ":80", metadataAt + ":53", metadataAt + ":8080", otherAt + ":1080", otherAt + ":22", otherAt + ":5432", internetAt + ":443"} {
+		greet(t, out.Namespace, at)
+	}
+	names(t, out.Namespace, metadataAt+":53")
+	names(t, out.Namespace, metadataAt+":123")
+	for _, port := range []string{"22", "1080", "2375"} {
+		greet(t, e.Namespace, "0.0.0.0:"+port)
+	}
+	names(t, e.Namespace, "0.0.0.0:53")
+	// Whoever has another machine of the network may send what it likes to this one's.
+	if said, err := out.Command(ctx, "ip", "route", "add", "198.18.240.0/24", "via", instanceAt).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, said)
+	}
+	var log lockedBuffer
+	r := compose.New(compose.Options{
+		Dir: filepath.Join(t.TempDir(), "compose"), Project: "dify", Environ: e.Environ, Pull: "never", Start: 2 * time.Minute, Look: time.Hour, Dial: e.Dial,
+		Nft: nft(e), Log: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	identify(t, e, r)
+	relay, _ := r.Relay()
+	if err := r.Prepare(ctx, all); err != nil {
+		t.Fatal(err)
+	}
+	life, end := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(life, all) }()
+	defer func() { end(); <-ended }()
+	for r.Health(ctx) != nil {
+		select {
+		case err := <-ended:
+			ended <- err
+			t.Fatalf("it ended: %v\n%s", err, log.String())
+		case <-ctx.Done():
+			t.Fatalf("%v\n%s", r.Health(t.Context()), log.String())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	greet(t, e.Namespace, netip.AddrPortFrom(relay, dify.RelayPort).String())
+
+	// What a container tries, and what of that it reaches with the guard.
+	const (
+		never   = iota // also without the guard
+		without        // without the guard alone
+		always
+	)
+	tries := func(n dify.Name) map[string]int {
+		may := func(yes bool) int {
+			if yes {
+				return always
+			}
+			return without
+		}
+		m := map[string]int{
+			"tcp:[::ffff:" + metadataAt + "]:80": without, "tcp:metadata.google.internal:80": without, "tcp:" + metadataAt + ":80": without,
+			"tcp:" + metadataAt + ":8080": without, "udp:" + metadataAt + ":123": without,
+			"tcp:[fd20:ce::254]:80": never, "tcp:[64:ff9b::a9fe:a9fe]:80": never,
+			"tcp:" + metadataAt + ":53": always, "udp:" + metadataAt + ":53": always, "name:db.demo.internal": always,
+			"tcp:" + otherAt + ":1080": without, "tcp:" + otherAt + ":22": without, "tcp:" + otherAt + ":5432": without,
+			"tcp:" + instanceAt + ":1080": without, "tcp:" + instanceAt + ":22": without, "tcp:198.18.240.1:1080": without, "tcp:198.18.240.1:2375": without, "udp:198.18.240.1:53": without,
+			"tcp:" + internetAt + ":443":              always,
+			"tcp:" + storesAt + ":5432":               may(n == dify.API || n == dify.Worker || n == dify.WorkerBeat || n == dify.PluginDaemon),
+			"tcp:" + storesAt + ":6379":               may(n == dify.API || n == dify.Worker || n == dify.PluginDaemon),
+			"tcp:" + relay.String() + ":16379":        may(n == dify.WorkerBeat),
+			"unix:/var/run/docker.sock":               never,
+			"unix:/run/docker.sock":                   never,
+			"tcp:127.0.0.1:1080":                      never,
+			"tcp:[::1]:1080":                          never,
+			"tcp:" + string(dify.SSRFProxy) + ":3128": always,
+		}
+		for _, of := range all {
+			if at, _ := r.Identity(of.Name); at.IsValid() {
+				m["tcp:"+at.String()] = may(of.Name == n)
+			}
+		}
+		if n == dify.Sandbox { // nothing leads out of where it is, whatever the guard, but to the machine itself; names are the proxy's to look up
+			for way := range m {
+				if strings.Contains(way, metadataAt) || strings.Contains(way, otherAt) || strings.Contains(way, storesAt) || strings.Contains(way, internetAt) || strings.Contains(way, ".internal") {
+					m[way] = never
+				}
+			}
+			// An answer to UDP would come from the address nearest to who asks.
+			delete(m, "udp:198.18.240.1:53")
+			m["tcp:198.18.241.1:1080"], m["udp:198.18.241.1:53"] = without, without
+		}
+		return m
+	}
+	// look has every container try everything, and compares.
+	look := func(guarded bool) {
+		t.Helper()
+		for _, s := range all {
+			want, got, ways := map[string]bool{}, map[string]bool{}, []string{"exec", "dify-" + string(s.Name) + "-1", "try"}
+			for way, what := range tries(s.Name) {
+				want[way] = what == always || what == without && !guarded
+				ways = append(ways, way)
+			}
+			began := time.Now()
+			said, err := e.Docker(ctx, nil, ways...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for line := range strings.Lines(said) {
+				for way := range want {
+					if strings.HasPrefix(line, way+": ") {
+						got[way] = strings.HasSuffix(line, ": reached\n")
+					}
+				}
+			}
+			if d := cmp.Diff(want, got); d != "" {
+				t.Errorf("%s, guarded %t (-want +got):\n%s\n%s", s.Name, guarded, d, said)
+			}
+			t.Logf("%s, guarded %t: %d tries in %s", s.Name, guarded, len(want), time.Since(began).Round(time.Millisecond))
+		}
+		// The API's port is published, on the loopback. Engines before 28 forward what comes for the container from elsewhere.
+		dialing, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		c, err := out.Dial(dialing, "tcp", "198.18.240.130:5001")
+		if err == nil {
+			c.Close()
+		}
+		if (err == nil) == guarded {
+			t.Errorf("another machine comes to the API's container, guarded %t: %v", guarded, err)
+		}
+	}
+	look(true)
+	gone := func() {
+		t.Helper()
+		if said, err := e.Command(ctx, "nft", "delete", "table", "inet", "difyup").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, said)
+		}
+	}
+	gone()
+	look(false)
+	if err := r.Prepare(ctx, all); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(log.String(), "somebody removed the rules"); n != 1 {
+		t.Errorf("that the rules were gone is said %d times:\n%s", n, log.String())
+	}
+	look(true)
+}
+
+// TestGuardRules has the rules judge packets without an engine: by the address that they come from, and in a connection that was there
+// before the rules.
+func TestGuardRules(t *testing.T) {
+	need.Root(t, "network namespaces need root")
+	need.Missing(t, engine.Missing())
+	var all [3]*engine.Namespace
+	for i := range all {
+		n, err := engine.NewNamespace()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { n.Close() })
+		all[i] = n
+	}
+	containers, machine, out := all[0], all[1], all[2]
+	const apiAt, anotherAt = "198.18.240.130", "198.18.240.5"
+	script := func(n *engine.Namespace, text string) {
+		t.Helper()
+		if said, err := n.Command(t.Context(), "sh", "-ec", text).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, said)
+		}
+	}
+	load := func(text string) {
+		t.Helper()
+		cmd := machine.Command(t.Context(), "nft", "-f", "-")
+		cmd.Stdin = strings.NewReader(text)
+		if said, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, said)
+		}
+	}
+	if err := errors.Join(containers.Join(machine, apiAt+"/24", "198.18.240.1/24"), containers.Up("veth0", anotherAt+"/24")); err != nil {
+		t.Fatal(err)
+	}
+	script(machine, "ip link set veth0 down; ip link set veth0 name difyup-outward up; echo 1 >/proc/sys/net/ipv4/ip_forward")
+	if err := errors.Join(machine.Join(out, instanceAt+"/24", "10.64.0.1/24"), out.Up("lo", storesAt+"/32", otherAt+"/32")); err != nil {
+		t.Fatal(err)
+	}
+	load("table ip nat { chain post { type nat hook postrouting priority srcnat; oifname veth0 masquerade; }; }") // as Docker does
+	for _, at := range []string{storesAt + ":5432", otherAt + ":1080"} {
+		l, err := out.Listen(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(engine.Relay(l, func(context.Context) (net.Conn, error) { // echoes
+			near, far := net.Pipe()
+			go func() { defer far.Close(); _, _ = io.Copy(far, far) }() // until either ends
+			return near, nil
+		}))
+	}
+	ask := func(c net.Conn) error {
+		err := c.SetDeadline(time.Now().Add(10 * time.Second))
+		if err == nil {
+			_, err = c.Write([]byte("?"))
+		}
+		if err == nil {
+			_, err = c.Read(make([]byte, 1))
+		}
+		return err
+	}
+	reaches := func(from, to string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		c, err := containers.DialFrom(ctx, from, to)
+		if err == nil {
+			t.Cleanup(func() { c.Close() })
+			err = ask(c)
+		}
+		return c, err
+	}
+	early, err := reaches(anotherAt, otherAt+":1080")
+	if err != nil {
+		t.Fatalf("without the rules: %v", err)
+	}
+	s, secrets := settings("the-secret")
+	at := map[string][]netip.Addr{"db.demo.internal": {netip.MustParseAddr(storesAt)}}
+	load(compose.Guard(services(t, dify.Default, s, secrets), at))
+	if err := ask(early); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("a connection that was there before the rules: %v", err)
+	}
+	for _, of := range []struct {
+		from, to string
+		want     error
+	}{
+		{apiAt, storesAt + ":5432", nil},
+		{anotherAt, storesAt + ":5432", syscall.ECONNREFUSED},
+		{apiAt, otherAt + ":1080", syscall.ECONNREFUSED},
+	} {
+		if _, err := reaches(of.from, of.to); !errors.Is(err, of.want) {
+			t.Errorf("from %s to %s: %v, want %v", of.from, of.to, err, of.want)
+		}
+	}
+	kept, err := reaches(apiAt, storesAt+":5432")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at["vector.demo.internal"] = []netip.Addr{netip.MustParseAddr("10.65.0.4")}
+	load(compose.Guard(services(t, dify.Default, s, secrets), at))
+	if err := ask(kept); err != nil {
+		t.Errorf("a connection to a store, when another store moves: %v", err)
+	}
+}
+
+// TestWithoutNft has no service start on a machine that cannot guard.
+func TestWithoutNft(t *testing.T) {
+	r := compose.New(compose.Options{Dir: t.TempDir(), Project: "dify", Docker: "difyup-no-such-docker", Nft: []string{"difyup-no-such-nft"}, Log: slog.New(slog.DiscardHandler)})
+	for what, err := range map[string]error{"prepares": r.Prepare(t.Context(), nil), "runs": r.Run(t.Context(), nil)} {
+		if err == nil || !strings.Contains(err.Error(), "there is no program difyup-no-such-nft on this machine") {
+			t.Errorf("without nft it %s: %v", what, err)
+		}
+	}
+	if _, err := r.Job(t.Context(), runtime.Job{}); err == nil || !strings.Contains(err.Error(), "difyup-no-such-nft") {
+		t.Errorf("without nft a job ends with %v", err)
+	}
+}
+
+// keeps has somebody remove and change the rules, and a store move, while services run.
+func keeps(ctx context.Context, t *testing.T, e *engine.Engine, log *lockedBuffer, move func(error, ...string)) {
+	t.Helper()
+	list := func() string {
+		out, err := e.Command(ctx, "nft", "--stateless", "list", "table", "inet", "difyup").Output()
+		if err != nil {
+			return ""
+		}
+		return string(out)
+	}
+	// until waits for a table that is as it has to be.
+	until := func(what string, right func(string) bool) {
+		t.Helper()
+		for !right(list()) {
+			select {
+			case <-ctx.Done():
+				t.Fatalf("%s: the rules are\n%s\n%s", what, list(), log.String())
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+	moved := func(now string) bool { return strings.Contains(now, "198.18.240.130 . 10.65.0.77 . 5432") }
+	if strings.Contains(log.String(), "somebody") || moved(list()) {
+		t.Errorf("nobody changed anything:\n%s\n%s", log.String(), list())
+	}
+	move(nil, storesAt, "10.65.0.77")
+	until("a store moved", moved)
+	move(errors.New("the name server does not answer"))
+	if strings.Contains(log.String(), "somebody") {
+		t.Errorf("our own change is said to be somebody's:\n%s", log.String())
+	}
+	want := list()
+	for what, change := range map[string][]string{
+		"removed": {"delete", "table", "inet", "difyup"}, "changed": {"insert", "rule", "inet", "difyup", "input", "accept"},
+	} {
+		if said, err := e.Command(ctx, "nft", change...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, said)
+		}
+		until(what, func(now string) bool {
+			return now == want && strings.Contains(log.String(), "somebody "+what+" the rules")
+		})
+	}
+}
