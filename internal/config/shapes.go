@@ -32,6 +32,7 @@ func shapes() map[string]Shape {
 		{"registry_host", `^[a-z0-9][-.a-z0-9]*\.[a-z]+(:[0-9]{1,5})?$`, "the host name of a registry, with its port if it has one", "ghcr.io"},
 		{"image", `^([A-Za-z0-9_][-.A-Za-z0-9_]{0,127}|([a-z0-9]([-.a-z0-9]*[a-z0-9])?(:[0-9]{1,5})?/)?[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*(:[A-Za-z0-9_][-.A-Za-z0-9_]{0,127}|(:[A-Za-z0-9_][-.A-Za-z0-9_]{0,127})?@sha256:[0-9a-f]{64}))$`, "a tag, REPOSITORY:TAG or REPOSITORY@sha256:DIGEST, without a scheme", "ghcr.io/example/dify-api:1.17.1"},
 		{"pip_mirror", `^https?://[^\s@'"\\$]+$`, "a URL without a user or password", "https://pypi.example.com/simple"},
+		{"host_port", `^[a-zA-Z0-9]([-.a-zA-Z0-9]*[a-zA-Z0-9])?:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$`, "a host name or an IPv4 address, and a port", "smtp.example.internal:587"},
 		{"variable", `^[A-Z_][A-Z0-9_]*$`, "the name of an environment variable: capitals, digits and underscores, not beginning with a digit", "HTTP_TIMEOUT"},
 		{"secret_version", `^[a-zA-Z0-9_-]{1,255}@[1-9][0-9]{0,8}$`, "a secret of Secret Manager with the number of a version, NAME@VERSION", "sentry-dsn@1"},
 		{"header", `^(\*|[-A-Za-z0-9]+)$`, "the name of an HTTP header", "Content-Type"},

@@ -76,6 +76,9 @@ type Dify struct {
 	RegistryCredentials map[string]string `yaml:"registry_credentials" keys:"registry_host" shape:"secret_version" change:"rolling"`
 	// Where plugins and code take Python packages from in place of PyPI: the URL of an index.
 	PipMirror string `yaml:"pip_mirror" shape:"pip_mirror" change:"rolling"`
+	// What of your private networks the API, the worker and plugins may connect to besides the stores, each as `HOST:PORT`: a mail server, a
+	// model server. All else there is refused to containers. Requests of workflows go through the proxy, which leads to no private network.
+	PrivateServices []string `yaml:"private_services" default:"[]" shape:"host_port" change:"rolling"`
 
 	Images             Images             `yaml:"images"`
 	Environment        Environment        `yaml:"environment"`

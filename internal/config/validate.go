@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"math/bits"
+	"net"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -185,6 +186,7 @@ func network(r *reader, s *Spec) {
 			fmt.Sprintf("Move one of them, for instance:\n    %s: %s", path[len("network."):], apart(other, subnet, services)))
 	}
 	sshRanges(r, s)
+	privateServices(r, s)
 }
 
 // apart finds a usual range that overlaps the one at the path other does not.
@@ -263,6 +265,29 @@ func sshRanges(r *reader, s *Spec) {
 			r.at(path, "Duplicate value", quote(text)+" stands in the list twice.", "Remove one of the two.")
 		}
 		seen[p] = true
+	}
+}
+
+// privateServices refuses what would lead containers to the machine they are on, or to its metadata server.
+func privateServices(r *reader, s *Spec) {
+	seen := map[string]bool{}
+	for i, text := range s.Dify.PrivateServices {
+		path := fmt.Sprintf("dify.private_services[%d]", i)
+		host, _, err := net.SplitHostPort(text)
+		if err != nil || !r.ok(path) {
+			continue
+		}
+		name := strings.ToLower(host)
+		a, err := netip.ParseAddr(name)
+		switch {
+		case name == "metadata" || name == "metadata.google.internal" || err == nil && a.IsLinkLocalUnicast():
+			r.at(path, "Metadata server", quote(text)+" leads to what an instance is told, and to its rights: containers are kept from it.", "Remove it.")
+		case name == "localhost" || err == nil && (a.IsLoopback() || a.IsUnspecified() || overlapsContainers(netip.PrefixFrom(a, a.BitLen()))):
+			r.at(path, "No private service", quote(text)+" is the container itself, or another one of its instance.", "Name a host of your network.")
+		case seen[text]:
+			r.at(path, "Duplicate value", quote(text)+" stands in the list twice.", "Remove one of the two.")
+		}
+		seen[text] = true
 	}
 }
 

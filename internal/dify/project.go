@@ -130,6 +130,13 @@ func near(settings Settings, n Name) (all []string) {
 			add(mirror.Hostname(), port)
 		}
 	}
+	if slices.Contains([]Name{API, Worker, PluginDaemon}, n) {
+		for _, at := range settings.PrivateServices {
+			if !slices.Contains(all, at) {
+				all = append(all, at)
+			}
+		}
+	}
 	return all
 }
 

@@ -382,6 +382,18 @@ func TestNear(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("what services reach (-want +got):\n%s", d)
 	}
+	const mail = "mail.example.internal:587"
+	s.PrivateServices = []string{mail, db}
+	for n, service := range project(t, dify.Default, s, secrets) {
+		var asked []string
+		if n == dify.API || n == dify.Worker || n == dify.PluginDaemon {
+			asked = []string{mail}
+		}
+		if d := cmp.Diff(append(slices.Clone(want[n]), asked...), service.Near); d != "" {
+			t.Errorf("what %s reaches with a mail server (-want +got):\n%s", n, d)
+		}
+	}
+	s.PrivateServices = nil
 	s.PipMirror = "http://10.0.0.9:8081/simple"
 	if got := project(t, dify.Default, s, secrets)[dify.PluginDaemon].Near; got[len(got)-1] != "10.0.0.9:8081" {
 		t.Errorf("the mirror is at %q", got)

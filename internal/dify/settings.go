@@ -41,6 +41,8 @@ type Settings struct {
 	Pins map[string]string `json:"pins,omitempty"`
 	// PipMirror is where plugins and code get Python packages from; "" = PyPI.
 	PipMirror string `json:"pipMirror,omitempty"`
+	// PrivateServices are what else of private networks the API, the worker and plugins may connect to, each "HOST:PORT".
+	PrivateServices []string `json:"privateServices,omitempty"`
 	// Environment is what the user adds to the environment of services. What difyup sets itself cannot be set there.
 	Environment map[Name]map[string]string `json:"environment,omitempty"`
 	// SecretEnvironment is the same for values that are in Secret Manager.

@@ -128,7 +128,7 @@ func ways(services []dify.Service, at map[string][]netip.Addr) (all []way) {
 			}
 			for _, a := range at[host] {
 				to, err := netip.ParseAddrPort(net.JoinHostPort(a.Unmap().String(), port))
-				if err != nil || !to.Addr().Is4() {
+				if err != nil || !to.Addr().Is4() || to.Addr().IsLinkLocalUnicast() { // the metadata server is no store, whatever a name says
 					continue
 				}
 				for _, job := range []bool{false, true} {

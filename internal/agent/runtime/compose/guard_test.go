@@ -23,7 +23,7 @@ func TestGuardText(t *testing.T) {
 	} {
 		at[name] = []netip.Addr{netip.MustParseAddr(a)}
 	}
-	at["db.demo.internal"] = append(at["db.demo.internal"], netip.MustParseAddr("::ffff:10.64.0.5"), netip.MustParseAddr("fd20::1"))
+	at["db.demo.internal"] = append(at["db.demo.internal"], netip.MustParseAddr("::ffff:10.64.0.5"), netip.MustParseAddr("fd20::1"), netip.MustParseAddr("169.254.169.254"))
 	for name, got := range map[string]string{"guard.nft": compose.Guard(all, at), "guard-early.nft": compose.Guard(all, nil)} {
 		file := filepath.Join("testdata", name)
 		if *update {
