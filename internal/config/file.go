@@ -26,7 +26,7 @@ func readFile(ctx context.Context, path string) ([]byte, error) {
 		return nil, &fault.Fault{
 			Summary: "No configuration file",
 			Detail:  fmt.Sprintf("There is no file %s.", quote(path)),
-			Remedy:  "Begin with the example, and edit it:\n    cp examples/difyup.yaml .\nOr name the file with -f.",
+			Remedy:  "Begin with the example, and edit it:\n    cp examples/difyup.yaml .\nOr name the file with --file.",
 			Cause:   err,
 		}
 	case err != nil:
