@@ -125,11 +125,11 @@ func (s *Set) Met(q Request) (latency time.Duration, hit Hit) {
 			continue
 		}
 		a.hits++
+		s.log.Info("a fault", "rule", a.rule.ID, "seed", a.rule.Seed, "fault", f.String(), "method", q.Method, "key", q.Key, "number", n)
 		if f.What == Latency {
 			latency += f.Least
 			continue
 		}
-		s.log.Info("a fault", "rule", a.rule.ID, "seed", a.rule.Seed, "fault", f.String(), "method", q.Method, "key", q.Key, "number", n)
 		hit = Hit{Fault: f, cleared: a.cleared}
 	}
 	return latency, hit
