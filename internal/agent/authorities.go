@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -149,7 +148,7 @@ func (a *agent) databaseAuthorities(ctx context.Context, instance string) ([]*x5
 	}
 	what := "authorities of " + instance
 	path := "v1/projects/" + url.PathEscape(a.settings.Project) + "/instances/" + url.PathEscape(instance) + "/listServerCas"
-	if err := a.ask(ctx, "https://sqladmin.googleapis.com/", path, what, &answer); err != nil {
+	if err := a.ask(ctx, "sqladmin.googleapis.com", "/"+path, what, &answer); err != nil {
 		return nil, err
 	}
 	var texts []string
@@ -165,7 +164,7 @@ func (a *agent) redisAuthorities(ctx context.Context, instance string) ([]*x509.
 	}
 	what := "authorities of " + instance
 	path := "v1/projects/" + url.PathEscape(a.settings.Project) + "/locations/" + url.PathEscape(a.settings.Region) + "/instances/" + url.PathEscape(instance)
-	if err := a.ask(ctx, "https://redis.googleapis.com/", path, what, &answer); err != nil {
+	if err := a.ask(ctx, "redis.googleapis.com", "/"+path, what, &answer); err != nil {
 		return nil, err
 	}
 	var texts []string
@@ -176,20 +175,8 @@ func (a *agent) redisAuthorities(ctx context.Context, instance string) ([]*x509.
 }
 
 // ask asks one of Google's APIs, as the instance's service account.
-func (a *agent) ask(ctx context.Context, root, path, what string, answer any) error {
-	if a.endpoint != "" {
-		root = strings.TrimSuffix(a.endpoint, "/") + "/"
-	}
-	token, err := a.google.bearer(ctx)
-	if err != nil {
-		return err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, root+path, nil)
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Authorization", "Bearer "+token)
-	raw, err := a.google.do(req, what)
+func (a *agent) ask(ctx context.Context, host, path, what string, answer any) error {
+	raw, err := a.google.call(ctx, a.endpoint, request{Host: host, Method: http.MethodGet, Path: path, What: what})
 	if err != nil {
 		return err
 	}

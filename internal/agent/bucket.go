@@ -1,13 +1,11 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/difyup/difyup/internal/agent/stores"
@@ -107,25 +105,12 @@ const (
 
 // bucketCall asks Cloud Storage for something of Dify's bucket. What it does and the right that it takes are told when it is refused.
 func (a *agent) bucketCall(ctx context.Context, method, path string, contents []byte, what, right string) ([]byte, error) {
-	endpoint := a.endpoint
-	if endpoint == "" {
-		endpoint = "https://storage.googleapis.com/"
+	r := request{Host: "storage.googleapis.com", Method: method, Path: path, What: "the bucket " + a.settings.Stores.Bucket, Body: contents}
+	if contents != nil {
+		r.Type = "application/octet-stream"
 	}
 	for tries := 1; ; tries++ {
-		token, err := a.google.bearer(ctx)
-		if err != nil {
-			return nil, err
-		}
-		// With no body of a known length, Go would send the request in chunks.
-		req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(endpoint, "/")+path, bytes.NewReader(contents))
-		if err != nil {
-			return nil, err
-		}
-		req.Header.Set("Authorization", "Bearer "+token)
-		if contents != nil {
-			req.Header.Set("Content-Type", "application/octet-stream")
-		}
-		raw, err := a.google.do(req, "the bucket "+a.settings.Stores.Bucket)
+		raw, err := a.google.call(ctx, a.endpoint, r)
 		var status *statusError
 		if !errors.As(err, &status) {
 			return raw, err

@@ -125,22 +125,43 @@ func (g *google) fresh(ctx context.Context) (identity.Token, error) {
 	return identity.Token{Value: answer.Token, Expires: asked.Add(time.Duration(answer.Seconds) * time.Second)}, nil
 }
 
-// secret gives the value of one version of a secret. Endpoint is the root of all APIs, "" on Google.
-func (g *google) secret(ctx context.Context, endpoint, project string, v dify.SecretVersion) (string, error) {
+// request is one to an API of Google's.
+type request struct {
+	Host   string // where Google has the API
+	Method string
+	Path   string // with the query, if there is one
+	What   string // is asked, for errors
+	Type   string // of the body
+	Body   []byte
+}
+
+// call asks one of Google's APIs, as the instance's service account. Endpoint is the root of all APIs, "" on Google.
+func (g *google) call(ctx context.Context, endpoint string, r request) ([]byte, error) {
 	if endpoint == "" {
-		endpoint = "https://secretmanager.googleapis.com/"
+		endpoint = "https://" + r.Host
 	}
 	token, err := g.bearer(ctx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	target := fmt.Sprintf("%s/v1/projects/%s/secrets/%s/versions/%d:access", strings.TrimSuffix(endpoint, "/"), url.PathEscape(project), url.PathEscape(v.Name), v.Version)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	// With no body of a known length, Go would send the request in chunks.
+	req, err := http.NewRequestWithContext(ctx, r.Method, strings.TrimSuffix(endpoint, "/")+r.Path, bytes.NewReader(r.Body))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
-	raw, err := g.do(req, "secret "+v.String())
+	if r.Type != "" {
+		req.Header.Set("Content-Type", r.Type)
+	}
+	return g.do(req, r.What)
+}
+
+// secret gives the value of one version of a secret. Endpoint is the root of all APIs, "" on Google.
+func (g *google) secret(ctx context.Context, endpoint, project string, v dify.SecretVersion) (string, error) {
+	raw, err := g.call(ctx, endpoint, request{
+		Host: "secretmanager.googleapis.com", Method: http.MethodGet, What: "secret " + v.String(),
+		Path: fmt.Sprintf("/v1/projects/%s/secrets/%s/versions/%d:access", url.PathEscape(project), url.PathEscape(v.Name), v.Version),
+	})
 	var status *statusError
 	if errors.As(err, &status) && status.Code == http.StatusBadRequest {
 		// Google's words: "Secret Version [projects/1/secrets/s/versions/2] is in DISABLED state."

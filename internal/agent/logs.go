@@ -78,7 +78,9 @@ func (a *agent) sendLogs(ctx context.Context, batch logs.Batch) error {
 	body.WriteString(`,"entries":[`)
 	body.Write(batch.Entries)
 	body.WriteString("]}")
-	raw, err := a.post(ctx, "https://logging.googleapis.com/", "v2/entries:write", "Cloud Logging", body.Bytes())
+	raw, err := a.google.call(ctx, a.endpoint, request{
+		Host: "logging.googleapis.com", Method: http.MethodPost, Path: "/v2/entries:write", What: "Cloud Logging", Type: "application/json", Body: body.Bytes(),
+	})
 	var status *statusError
 	if errors.As(err, &status) && (status.Code == http.StatusBadRequest || status.Code == http.StatusRequestEntityTooLarge) {
 		return &logs.Refused{Entries: refusedOf(raw, batch.N), Err: err}

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -119,7 +118,10 @@ func (a *agent) writeMetrics(ctx context.Context, queue *redis.Client) error {
 	if err != nil {
 		return err
 	}
-	_, err = a.post(ctx, "https://monitoring.googleapis.com/", "v3/projects/"+url.PathEscape(a.settings.Project)+"/timeSeries", "Cloud Monitoring", raw)
+	_, err = a.google.call(ctx, a.endpoint, request{
+		Host: "monitoring.googleapis.com", Method: http.MethodPost, Path: "/v3/projects/" + url.PathEscape(a.settings.Project) + "/timeSeries", What: "Cloud Monitoring",
+		Type: "application/json", Body: raw,
+	})
 	return errors.Join(missing, err)
 }
 
@@ -140,26 +142,4 @@ func waiting(ctx context.Context, queue *redis.Client) (int64, error) {
 		total += n.Val()
 	}
 	return total, nil
-}
-
-// post asks one of Google's APIs for something, as the instance's service account. Host is where Google has it.
-func (a *agent) post(ctx context.Context, host, at, what string, body []byte) ([]byte, error) {
-	if a.endpoint != "" {
-		host = a.endpoint
-	}
-	target, err := url.JoinPath(host, at)
-	if err != nil {
-		return nil, err
-	}
-	token, err := a.google.bearer(ctx)
-	if err != nil {
-		return nil, err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Authorization", "Bearer "+token)
-	req.Header.Set("Content-Type", "application/json")
-	return a.google.do(req, what)
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/difyup/difyup/internal/agent/migrate"
-	"github.com/difyup/difyup/internal/agent/stores"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/report"
 )
@@ -21,13 +20,11 @@ const (
 // migrate has the stack's databases brought up to the release, by this instance or another one. It gives the error of ctx, or
 // that the stores must be looked at again.
 func (a *agent) migrate(ctx context.Context, services []dify.Service, secrets map[string]string) error {
-	d := a.settings.Stores.Database
 	say := func(what string) { a.wait(report.Migrates, what) }
 	for wait := migrateAgain; ; wait = min(2*wait, migrateLatest) {
 		say("looks at the schema of the databases")
-		config, err := stores.PostgresConfig(a.resolver, d.Host, d.Port, d.User, secrets[dify.DBPassword], d.Name)
+		config, err := a.database(a.settings.Stores.Database.Name, secrets)
 		if err == nil {
-			config.TLSConfig = a.tls(d.TLS, dify.DatabaseAuthorities)
 			var schema migrate.Schema
 			schema, err = migrate.Run(ctx, migrate.Options{
 				Main: config, Release: a.release, Services: services, Instance: a.name, Job: a.runtime.Job, Say: say, Log: a.log,
