@@ -192,14 +192,29 @@ func (g *guard) set(ctx context.Context, services []dify.Service) error {
 	default:
 		g.log.Warn("somebody changed the rules for what containers may reach; they are put back", "table", "inet "+guardTable)
 	}
-	if _, err := g.run(ctx, text, "-f", "-"); err != nil {
+	if g.listed, err = g.write(ctx, text); err != nil {
 		return fmt.Errorf("set up the rules for what containers may reach: %w", err)
-	}
-	if g.listed, err = g.list(ctx); err != nil {
-		return err
 	}
 	g.text = text
 	return nil
+}
+
+// write sets up the table of text, and gives what nft says of it. Between the two somebody else may change the table, and what is said
+// then would pass for ours ever after: it is ours when it is said twice, of what was set up twice.
+func (g *guard) write(ctx context.Context, text string) (listed string, err error) {
+	for range 5 {
+		if _, err := g.run(ctx, text, "-f", "-"); err != nil {
+			return "", err
+		}
+		before := listed
+		if listed, err = g.list(ctx); err != nil {
+			return "", err
+		}
+		if listed != "" && listed == before {
+			return listed, nil
+		}
+	}
+	return "", errors.New("somebody keeps changing them: is there another program that manages nftables on this machine?")
 }
 
 // keep has the guard be there, and know where the stores are, until the function that it gives is called.

@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -320,6 +322,48 @@ func TestGuardRules(t *testing.T) {
 	load(compose.Guard(services(t, dify.Default, s, secrets), at))
 	if err := ask(kept); err != nil {
 		t.Errorf("a connection to a store, when another store moves: %v", err)
+	}
+}
+
+// TestGuardIsOurs has somebody else change the rules in the moment after they were written: what is on the machine is still the guard,
+// and who changes them each time is told on.
+func TestGuardIsOurs(t *testing.T) {
+	need.Root(t, "network namespaces need root")
+	need.Missing(t, engine.Missing())
+	rules := func(t *testing.T, times int, change string) (string, error) {
+		t.Helper()
+		n, err := engine.NewNamespace()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer n.Close()
+		// After each of the first times that rules are written, they are changed.
+		const meddles = `nft "$@" || exit
+			if [ "$1" = -f ] && [ "$(wc -l <"$WRITTEN")" -lt "$TIMES" ]; then echo >>"$WRITTEN"; eval "nft $CHANGE"; fi`
+		written := filepath.Join(t.TempDir(), "written")
+		if err := os.WriteFile(written, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		set := []string{"env", "WRITTEN=" + written, "TIMES=" + strconv.Itoa(times), "CHANGE=" + change, "sh", "-c", meddles, "nft"}
+		r := compose.New(compose.Options{
+			Dir: t.TempDir(), Project: "dify", Docker: "difyup-no-such-docker", Nft: n.Command(t.Context(), set[0], set[1:]...).Args,
+			Log: slog.New(slog.DiscardHandler),
+		})
+		_, err = r.Job(t.Context(), runtime.Job{})                                                         // ends with the engine that is not there, if not before
+		out, _ := n.Command(t.Context(), "nft", "--stateless", "list", "table", "inet", "difyup").Output() // nothing, if it is not there
+		return string(out), err
+	}
+	want, err := rules(t, 0, "list tables")
+	if err == nil || strings.Contains(err.Error(), "what containers may reach") || want == "" {
+		t.Fatalf("undisturbed: %v\n%s", err, want)
+	}
+	for _, change := range []string{`insert rule inet difyup input tcp dport $(wc -l <"$WRITTEN") accept`, "delete table inet difyup"} {
+		if got, err := rules(t, 1, change); got != want {
+			t.Errorf("after %q: %v (-want +got)\n%s", change, err, cmp.Diff(want, got))
+		}
+		if _, err := rules(t, 1000, change); err == nil || !strings.Contains(err.Error(), "somebody keeps changing") {
+			t.Errorf("with %q each time: %v", change, err)
+		}
 	}
 }
 
