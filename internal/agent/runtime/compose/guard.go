@@ -185,6 +185,10 @@ func (g *guard) set(ctx context.Context, services []dify.Service) error {
 	if text == g.text && now == g.listed {
 		return nil
 	}
+	listed, err := g.write(ctx, text)
+	if err != nil {
+		return fmt.Errorf("set up the rules for what containers may reach: %w", err)
+	}
 	switch {
 	case g.text == "" || now == g.listed:
 	case now == "":
@@ -192,10 +196,7 @@ func (g *guard) set(ctx context.Context, services []dify.Service) error {
 	default:
 		g.log.Warn("somebody changed the rules for what containers may reach; they are put back", "table", "inet "+guardTable)
 	}
-	if g.listed, err = g.write(ctx, text); err != nil {
-		return fmt.Errorf("set up the rules for what containers may reach: %w", err)
-	}
-	g.text = text
+	g.text, g.listed = text, listed
 	return nil
 }
 
