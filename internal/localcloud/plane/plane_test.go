@@ -23,6 +23,7 @@ import (
 // start gives a block of addresses, a supervisor and a directory that PostgreSQL's user can reach.
 func start(t *testing.T) (*plane.Net, *plane.Supervisor, string) {
 	t.Helper()
+	dir := t.TempDir() // is removed after the servers have stopped
 	n, err := plane.Claim()
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +37,6 @@ func start(t *testing.T) (*plane.Net, *plane.Supervisor, string) {
 			t.Error(err)
 		}
 	})
-	dir := t.TempDir()
 	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
 		if err := os.Chmod(d, 0o755); err != nil {
 			t.Fatal(err)

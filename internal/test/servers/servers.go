@@ -26,6 +26,7 @@ type Servers struct {
 func Open(t testing.TB) *Servers {
 	t.Helper()
 	need.Long(t, "starts PostgreSQL or Redis")
+	dir := Dir(t) // is removed after the servers have stopped
 	n, err := plane.Claim()
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +45,6 @@ func Open(t testing.TB) *Servers {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := Dir(t)
 	return &Servers{Net: n, SQL: plane.NewSQL(n, supervisor, postgres, dir), Cache: plane.NewCache(n, supervisor, redis, dir), Dir: dir}
 }
 
