@@ -20,6 +20,7 @@ import (
 	"github.com/difyup/difyup/internal/carried"
 	"github.com/difyup/difyup/internal/cli/view"
 	"github.com/difyup/difyup/internal/config"
+	"github.com/difyup/difyup/internal/doctor"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/localcloud"
 	"github.com/difyup/difyup/internal/ops"
@@ -47,6 +48,7 @@ func newBundle(a *app) *cobra.Command {
 
   about.json                what made it, and the versions of difyup, its agent and Dify
   status.txt, status.json   what difyup status --deep shows
+  doctor.txt, doctor.json   what difyup doctor finds
   plan.json                 the names of what apply would change, and how
   history.json              the last runs, and one that did not end
   logs.jsonl                the last %d lines of the last day that containers and agents wrote, at most %d MB
@@ -114,29 +116,22 @@ type bundleFile struct {
 // gather reads all that it can. One thing that cannot be read keeps nothing else out.
 func (b *bundle) gather(ctx context.Context, a *app, o *bundleOptions, spec *config.Spec, stack *ops.Stack, info *localcloud.Info, now time.Time) {
 	var text bytes.Buffer
-	status, err := stack.Status(ctx)
+	c, err := o.survey(ctx, a, spec, stack, now, bundleSince, b.fail)
 	if err != nil {
 		view.Note(&text, view.Palette{}, "The status cannot be read: of what follows, only what is said of each instance is known.")
-		b.fail("status", err)
-		status = &ops.Status{Stack: spec.Stack, Project: spec.Project, Region: spec.Region}
-		if status.Instances, err = stack.Instances(ctx); err != nil {
-			b.fail("instances", err)
-		}
 	}
-	stack.Deep(ctx, status)
-	for _, i := range status.Instances {
-		if i.Unread() {
-			b.fail("instance "+i.Name, errors.New(i.Silent))
-		}
-	}
-	view.Status(&text, view.Palette{}, o.where(), o.longFlagsText(), urlOf(status, info, spec), status, now)
+	view.Status(&text, view.Palette{}, o.where(), o.longFlagsText(), urlOf(c.Status, info, spec), c.Status, now)
 	b.add("status.txt", text.Bytes())
-	b.addJSON("status.json", status)
+	b.addJSON("status.json", c.Status)
 
-	if p, err := o.planned(ctx, a, spec); err != nil {
-		b.fail("plan", err)
-	} else {
-		b.addJSON("plan.json", outline(p))
+	found := doctor.Examine(c)
+	text.Reset()
+	view.Doctor(&text, view.Palette{}, o.where(), o.longFlagsText(), c.Status, found, now)
+	b.add("doctor.txt", text.Bytes())
+	b.addJSON("doctor.json", found)
+
+	if c.Plan != nil {
+		b.addJSON("plan.json", outline(c.Plan))
 	}
 	if history, err := stack.History(ctx); err != nil {
 		b.fail("history", err)

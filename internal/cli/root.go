@@ -43,7 +43,7 @@ without any Google account.`,
 		}
 		return &fault.Fault{Summary: "Unknown or wrong flag", Detail: err.Error() + ".", Remedy: "See what there is:\n    " + c.CommandPath() + " --help"}
 	})
-	root.AddCommand(newPlan(a), newApply(a), newDestroy(a), newStatus(a), newOutputs(a), newLogs(a), newBundle(a), newSSH(a), newExec(a), newSmoke(a), newLocal(a), newReleases(a), newVersion(a))
+	root.AddCommand(newPlan(a), newApply(a), newDestroy(a), newStatus(a), newOutputs(a), newLogs(a), newDoctor(a), newBundle(a), newSSH(a), newExec(a), newSmoke(a), newLocal(a), newReleases(a), newVersion(a))
 	root.InitDefaultCompletionCmd()
 	return root
 }
@@ -168,7 +168,7 @@ func (t *target) aim(c *cobra.Command, err error) error {
 func (t *target) aimed(command, line string) string {
 	rest, ok := strings.CutPrefix(line, "    difyup ")
 	verb, args, _ := strings.Cut(rest, " ")
-	if !ok || !slices.Contains([]string{"plan", "apply", "destroy", "status", "outputs", "smoke", "bundle"}, verb) || strings.Contains(args, "--local") || strings.Contains(args, "-f ") || strings.Contains(args, "--dir ") {
+	if !ok || !slices.Contains([]string{"plan", "apply", "destroy", "status", "outputs", "smoke", "bundle", "doctor"}, verb) || strings.Contains(args, "--local") || strings.Contains(args, "-f ") || strings.Contains(args, "--dir ") {
 		return line
 	}
 	if args == "--break-lock" {

@@ -19,7 +19,8 @@ type LogQuery struct {
 	Instance   string // by name, whether or not it is there any more; "" = all
 	Containers []string
 	Since      time.Time
-	Tail       int // the last ones, at most
+	Texts      []string // any of which a line has, in whatever case; nil = all lines
+	Tail       int      // the last ones, at most
 }
 
 // LogLine is a line that an instance's container, or its agent, wrote.
@@ -43,13 +44,21 @@ func (q LogQuery) filter(project, stack string) string {
 		all = append(all, "labels.instance="+strconv.Quote(q.Instance))
 	}
 	if len(q.Containers) > 0 {
-		var names []string
-		for _, c := range q.Containers {
-			names = append(names, strconv.Quote(c))
-		}
-		all = append(all, "labels.container=("+strings.Join(names, " OR ")+")")
+		all = append(all, "labels.container=("+anyOf(q.Containers)+")")
+	}
+	if len(q.Texts) > 0 {
+		all = append(all, "textPayload:("+anyOf(q.Texts)+")")
 	}
 	return strings.Join(all, " AND ")
+}
+
+// anyOf gives the alternatives of a comparison.
+func anyOf(texts []string) string {
+	var all []string
+	for _, t := range texts {
+		all = append(all, strconv.Quote(t))
+	}
+	return strings.Join(all, " OR ")
 }
 
 // Cloud Logging answers 60 lists a minute for a whole project. Who follows asks for 30 at most, so that two may.

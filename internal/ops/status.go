@@ -493,7 +493,7 @@ func (s *Status) unsettled(after time.Duration, google bool) *fault.Fault {
 	f := &fault.Fault{
 		Summary: "Instances are not healthy",
 		Detail:  fmt.Sprintf("All resources exist, but the instances are not healthy after %s.", after),
-		Remedy:  "Check the instances, and apply again when the problem is fixed:\n    difyup status",
+		Remedy:  "See what is known to cause it, and apply again when the problem is fixed:\n    difyup doctor",
 		Cause:   errNotSettled,
 	}
 	if s == nil {
@@ -510,7 +510,7 @@ func (s *Status) unsettled(after time.Duration, google bool) *fault.Fault {
 		}
 	}
 	if len(s.Instances) > 0 && google {
-		f.Remedy = fmt.Sprintf("Read the boot log of an instance, and apply again when the problem is fixed:\n    gcloud compute instances get-serial-port-output %s --zone %s --project %s", s.Instances[0].Name, s.Instances[0].Zone, s.Project)
+		f.Remedy = fmt.Sprintf("See what is known to cause it, read the boot log of an instance, and apply again when the problem is fixed:\n    difyup doctor\n    gcloud compute instances get-serial-port-output %s --zone %s --project %s", s.Instances[0].Name, s.Instances[0].Zone, s.Project)
 	}
 	return f
 }

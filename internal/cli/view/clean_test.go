@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/difyup/difyup/internal/diff"
+	"github.com/difyup/difyup/internal/doctor"
 	"github.com/difyup/difyup/internal/event"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/kind"
@@ -121,10 +122,12 @@ func TestViewsShowHostileTexts(t *testing.T) {
 		var info localcloud.Info
 		var f fault.Fault
 		var values []ops.Value
+		var found doctor.Result
 		var rules []faults.State
-		for _, v := range []any{&status, &info, &f, &values, &rules} {
+		for _, v := range []any{&status, &info, &f, &values, &found, &rules} {
 			fill(reflect.ValueOf(v).Elem(), text)
 		}
+		found.Unread = map[doctor.Source]string{doctor.Source(text): text}
 		f.Cause, f.At.Line, f.At.Column = errors.New(text), 3, 5
 		p := &plan.Plan{}
 		for _, a := range []plan.Action{plan.Create, plan.Update, plan.Delete, plan.Await} {
@@ -138,6 +141,7 @@ func TestViewsShowHostileTexts(t *testing.T) {
 			"lock":        func(w *bytes.Buffer, c Palette) { Error(w, c, holder.Fault()) },
 			"plan":        func(w *bytes.Buffer, c Palette) { Plan(w, c, Heading{Stack: text, Project: text, Where: text}, p) },
 			"status":      func(w *bytes.Buffer, c Palette) { Status(w, c, text, text, text, &status, time.Now()) },
+			"doctor":      func(w *bytes.Buffer, c Palette) { Doctor(w, c, text, text, &status, &found, time.Now()) },
 			"local":       func(w *bytes.Buffer, c Palette) { Local(w, c, &info) },
 			"faults":      func(w *bytes.Buffer, _ Palette) { Faults(w, rules) },
 			"outputs":     func(w *bytes.Buffer, c Palette) { Outputs(w, c, values) },

@@ -55,6 +55,23 @@ func call(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// meddle changes fields of a resource of Compute Engine's as somebody would by other means than difyup: meddle PATH BODY.
+func meddle(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: meddle PATH BODY")
+	}
+	var live struct{ Fingerprint string }
+	read(ts, info(ts), args[0], &live)
+	var body map[string]any
+	ts.Check(json.Unmarshal([]byte(args[1]), &body))
+	if live.Fingerprint != "" {
+		body["fingerprint"] = live.Fingerprint
+	}
+	raw, err := json.Marshal(body)
+	ts.Check(err)
+	call(ts, false, []string{http.MethodPatch, args[0], string(raw)})
+}
+
 // authorities waits until each instance, of so many at least, has a file with so many certificates: authorities N FILE COUNT.
 func authorities(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {

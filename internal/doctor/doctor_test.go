@@ -1,0 +1,352 @@
+package doctor
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/difyup/difyup/internal/diff"
+	"github.com/difyup/difyup/internal/ops"
+	"github.com/difyup/difyup/internal/plan"
+	"github.com/difyup/difyup/internal/report"
+	"github.com/difyup/difyup/internal/resource"
+	"github.com/difyup/difyup/internal/state"
+)
+
+var now = time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+
+// well is a stack that lacks nothing: two instances that serve, of which the first has the scheduler.
+func well() *Case {
+	c := &Case{
+		Now: now, Domain: "dify.example.com", Addresses: []netip.Addr{netip.MustParseAddr("203.0.113.7")}, Unread: map[Source]string{},
+		Status: &ops.Status{
+			Stack: "demo", Address: "203.0.113.7", Target: 2, Healthy: 2, Stable: true, Certificate: "ACTIVE",
+			Stores: []ops.Store{{Name: "demo-main", State: "RUNNABLE"}, {Name: "demo-redis", State: "READY"}},
+		},
+		Plan: &plan.Plan{Live: map[resource.ID]map[string]any{}},
+		Lines: []ops.LogLine{
+			{At: now.Add(-5 * time.Hour), Instance: "demo-vm-1", Container: "agent", Text: `msg="the metadata are read" stack=demo`},
+			{At: now.Add(-5 * time.Hour), Instance: "demo-vm-1", Container: "agent", Text: `msg="ready for traffic" instance=demo-vm-1`},
+		},
+	}
+	for id, body := range map[resource.ID]string{
+		"compute.backendServices/demo-backend":           `{"timeoutSec": 3600}`,
+		"compute.regionInstanceGroupManagers/demo-group": `{"autoHealingPolicies": [{"initialDelaySec": 1800}]}`,
+		"compute.sslCertificates/demo-managed":           `{"type": "MANAGED", "managed": {"status": "ACTIVE", "domainStatus": {"dify.example.com": "ACTIVE"}}, "expireTime": "2026-12-01T00:00:00.000-08:00"}`,
+		"compute.sslCertificates/demo-own":               `{"type": "SELF_MANAGED", "expireTime": "2027-11-28T00:00:00.000-08:00"}`,
+		"compute.globalAddresses/demo-address":           `{"timeoutSec": 1}`,
+	} {
+		var live map[string]any
+		if err := json.Unmarshal([]byte(body), &live); err != nil {
+			panic(err)
+		}
+		c.Plan.Live[id] = live
+	}
+	for n, name := range []string{"demo-vm-1", "demo-vm-2"} {
+		c.Status.Instances = append(c.Status.Instances, ops.Instance{
+			Name: name, Zone: "asia-northeast1-a", Status: "RUNNING", Action: "NONE", Health: "HEALTHY",
+			Report: &report.Document{
+				At: now.Add(-20 * time.Second), Phase: report.Serves, Since: now.Add(-5 * time.Hour), Dify: "1.17.1", Scheduler: "demo-vm-1",
+				Checks:     []report.Check{{Name: "the database", Well: true, Took: n + 1}, {Name: "the bucket", Well: true}},
+				Containers: &report.Containers{At: now.Add(-30 * time.Second), All: []report.Container{{Name: "api", Well: true}, {Name: "worker", Well: true, Restarts: 1}}},
+				Plugins:    &report.Plugins{Installed: 2, Here: 2},
+			},
+		})
+	}
+	return c
+}
+
+// check has the second instance say that something does not work.
+func check(name, says string) func(*Case) {
+	return func(c *Case) {
+		c.Status.Instances[1].Report.Checks[0] = report.Check{Name: name, Says: says}
+	}
+}
+
+// waits has the second instance be in a phase, and wait there.
+func waits(p report.Phase, waiting string) func(*Case) {
+	return func(c *Case) {
+		d := c.Status.Instances[1].Report
+		d.Phase, d.Waiting, d.Since = p, waiting, now.Add(-time.Minute)
+		c.Status.Instances[1].Health = "UNHEALTHY"
+	}
+}
+
+// writes has a container of the second instance write a line.
+func writes(container, text string) func(*Case) {
+	return func(c *Case) {
+		c.Lines = append(c.Lines, ops.LogLine{At: now.Add(-time.Hour), Instance: "demo-vm-2", Container: container, Text: text})
+	}
+}
+
+// step has apply change something.
+func step(id resource.ID, path resource.Path, from, to any) func(*Case) {
+	return func(c *Case) {
+		c.Plan.Steps = append(c.Plan.Steps, plan.Step{ID: id, Action: plan.Update, Changes: []diff.Field{{Path: path, Old: from, New: to}}})
+	}
+}
+
+// live changes what a resource is.
+func live(id resource.ID, body string) func(*Case) {
+	return func(c *Case) {
+		var m map[string]any
+		if err := json.Unmarshal([]byte(body), &m); err != nil {
+			panic(err)
+		}
+		c.Plan.Live[id] = m
+	}
+}
+
+// provoked is what gives a stack each illness. Lines are as the programs write them; what a change of a stack brings about with it
+// is behind it.
+var provoked = []struct {
+	code   string
+	change func(*Case)
+	also   []string
+}{
+	{"store-failed", func(c *Case) { c.Status.Stores[0].State = "FAILED" }, nil},
+	{"store-failed", func(c *Case) { c.Status.Stores[0].State = "SUSPENDED" }, nil},
+	{"unfinished", func(c *Case) {
+		c.Status.Intent = &state.Intent{Command: "apply", By: "me@here", At: now.Add(-time.Hour)}
+	}, nil},
+	{"missing", func(c *Case) { c.Status.Missing = []string{"storage.buckets/demo-files"} }, nil},
+	{"certificate", live("compute.sslCertificates/demo-managed", `{"managed": {"status": "PROVISIONING", "domainStatus": {"dify.example.com": "FAILED_NOT_VISIBLE"}}}`), nil},
+	{"certificate", live("compute.sslCertificates/demo-managed", `{"managed": {"status": "RENEWAL_FAILED"}}`), nil},
+	{"certificate-ends", live("compute.sslCertificates/demo-own", `{"type": "SELF_MANAGED", "expireTime": "2026-12-11T00:00:00.000-08:00"}`), nil},
+	{"domain", func(c *Case) { c.Addresses = nil }, nil},
+	{"domain", func(c *Case) { c.Addresses = []netip.Addr{netip.MustParseAddr("198.51.100.1")} }, nil},
+	{"stream-cut", live("compute.backendServices/demo-backend", `{"timeoutSec": 30}`), nil},
+	{"health-path", step("compute.healthChecks/demo-ready", "httpHealthCheck.requestPath", "/", "/-/difyup/ready"), []string{"not-as-described"}},
+	{"healing-early", live("compute.regionInstanceGroupManagers/demo-group", `{"autoHealingPolicies": [{"initialDelaySec": 300}]}`), nil},
+	{"not-as-described", step("compute.firewalls/demo-health", "sourceRanges[0]", "10.0.0.0/8", "35.191.0.0/16"), nil},
+	{"no-capacity", func(c *Case) {
+		c.Status.Instances[1].Error = "Instance 'demo-vm-2' creation failed: Quota 'CPUS' exceeded.  Limit: 24.0 in region asia-northeast1."
+	}, nil},
+	{"no-capacity", func(c *Case) {
+		c.Status.Instances[1].Error = "The zone 'projects/p/zones/asia-northeast1-a' does not have enough resources available to fulfill the request."
+	}, nil},
+	{"silent", func(c *Case) { c.Status.Instances[1].Report.At = now.Add(-10 * time.Minute) }, nil},
+	{"silent", func(c *Case) {
+		c.Status.Instances[1].Report, c.Status.Instances[1].Silent, c.Status.Instances[1].Health = nil, "has not reported yet", "UNHEALTHY"
+	}, nil},
+	{"secrets", waits(report.Secrets, "the secret demo-db-password/1 may not be read"), nil},
+	{"login", check("the database", "refuses the login"), nil},
+	{"login", waits(report.Stores, "Redis refuses the login"), nil},
+	{"unreachable", check("the vector database", "does not answer in time"), nil},
+	{"unreachable", waits(report.Stores, "the database has a name that is not known yet"), nil},
+	{"rights", check("the plugins' database", "has no such database"), nil},
+	{"rights", waits(report.Stores, "the vector database lacks the extension vector, which its user may not make; somebody who may can: CREATE EXTENSION vector"), nil},
+	{"bucket", check("the bucket", "does not let the instance's service account write (storage.objects.create); `difyup apply` gives it the rights"), nil},
+	{"store-certificate", check("Redis", "has a certificate that none of its own authorities signed"), nil},
+	{"tokens", check("the Security Token Service", "is not enabled in the project; `difyup apply` enables it"), nil},
+	{"newer-schema", waits(report.Migrates, "the database was migrated to Dify 1.17.1, and this instance is to run 1.16.0: there is no way back"), nil},
+	{"migration", waits(report.Migrates, "the migration of api exited with status 1; the log of the instance says more"), nil},
+	{"migration-long", func(c *Case) {
+		waits(report.Migrates, "")(c)
+		c.Status.Instances[1].Report.Since = now.Add(-45 * time.Minute)
+	}, nil},
+	{"containers", func(c *Case) { c.Status.Instances[1].Report.Containers.All[0].Well = false }, nil},
+	{"containers", func(c *Case) { c.Status.Instances[1].Report.Containers.All[1].Restarts = 7 }, nil},
+	{"plugins", func(c *Case) {
+		c.Status.Instances[1].Report.Warnings = []string{"the plugin langgenius/openai:0.2.7 runs on no instance, and is installed"}
+	}, nil},
+	{"no-scheduler", func(c *Case) {
+		for n := range c.Status.Instances {
+			c.Status.Instances[n].Report.Scheduler = ""
+		}
+	}, nil},
+	{"two-schedulers", func(c *Case) { c.Status.Instances[1].Report.Scheduler = "demo-vm-2" }, nil},
+	{"not-reached", func(c *Case) { c.Status.Instances[1].Health = "UNHEALTHY" }, nil},
+	{"image", writes("agent", `msg=waiting instance=demo-vm-2 for="the stores" because="the runtime: pull langgenius/dify-api:1.17.9: manifest unknown"`), nil},
+	{"connections", writes("api", "sqlalchemy.exc.TimeoutError: QueuePool limit of size 30 overflow 10 reached, connection timed out, timeout 30.00"), nil},
+	{"connections", writes("plugin_daemon", `failed SASL auth: FATAL: sorry, too many clients already (SQLSTATE 53300)`), nil},
+	{"connections", writes("worker", `FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute`), nil},
+	{"untrusted", writes("worker", "redis.exceptions.ConnectionError: Error 1 connecting to redis.demo.internal:6378. [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate in certificate chain (_ssl.c:1016)."), nil},
+	{"untrusted", writes("plugin_daemon", `{"level":"ERROR","msg":"init redis client failed","error":"tls: failed to verify certificate: x509: certificate signed by unknown authority"}`), nil},
+	{"private-key", writes("api", "libs.rsa.PrivkeyNotFoundError: Private key not found, tenant_id: 2b3a53a0-1d0e-4a86-9a3f-1f4a0ef3d0f1"), nil},
+	{"key-changed", writes("worker", "ValueError: Incorrect decryption."), nil},
+	{"lock-lost", writes("worker", "redis.exceptions.LockNotOwnedError: Cannot release a lock that's no longer owned"), nil},
+	{"redis-full", writes("api", "redis.exceptions.OutOfMemoryError: OOM command not allowed when used memory > 'maxmemory'."), nil},
+	{"redis-cluster", writes("worker", "redis.exceptions.ResponseError: CROSSSLOT Keys in request don't hash to the same slot"), nil},
+	{"redis-cluster", writes("plugin_daemon", `{"level":"ERROR","msg":"failed to vote the ips of the nodes","error":"redis: MOVED 3999 10.0.0.9:6379"}`), nil},
+	{"broker", writes("worker", "[2026-11-28 11:00:00,123: ERROR/MainProcess] consumer: Cannot connect to redis://:**@redis.demo.internal:6379/1: Error 111 connecting to redis.demo.internal:6379. Connection refused.."), nil},
+	{"extension", writes("api", `psycopg2.errors.UndefinedObject: type "vector" does not exist`), nil},
+	{"daemon-storage", writes("plugin_daemon", `{"level":"ERROR","msg":"failed to create storage","error":"dialing: google: could not find default credentials"}`), nil},
+	{"daemon-database", writes("plugin_daemon", `{"level":"ERROR","msg":"failed to init dify plugin db","error":"failed to connect to host"}`), nil},
+	{"plugin-packages", writes("plugin_daemon", `{"level":"ERROR","msg":"local runtime start failed","plugin":"langgenius/openai:0.2.7","error":"failed to install dependencies: exit status 2, output: error: Failed to fetch: https://pypi.org/simple/dify-plugin/"}`), nil},
+	{"plugin-redirect", writes("plugin_daemon", `{"level":"ERROR","msg":"no plugin available nodes found","plugin":"langgenius/openai:0.2.7"}`), nil},
+	{"plugin-redirect", writes("plugin_daemon", `{"level":"ERROR","msg":"redirect request failed","error":"dial tcp 172.18.0.4:5002: connect: no route to host"}`), nil},
+	{"daemon", writes("api", "2026-11-28 11:00:00.000 ERROR [Dummy-7] [base.py:88] - Request to Plugin Daemon Service failed"), nil},
+	{"marketplace", writes("api", "httpx.ConnectError: https://marketplace.dify.ai/api/v1/plugins/batch: Error: [Errno 101] Network is unreachable"), nil},
+	{"marketplace", writes("worker", "requests.exceptions.ConnectTimeout: HTTPSConnectionPool(host='marketplace.dify.ai', port=443): Max retries exceeded (connect timeout=5)"), nil},
+	{"private-address", writes("ssrf_proxy", "1764327600.123      0 172.19.0.3 TCP_DENIED/403 4021 GET http://10.0.0.5/ - HIER_NONE/- text/html"), nil},
+	{"private-address", writes("worker", "core.helper.ssrf_proxy.ToolSSRFError: Access to 'http://10.0.0.5/' was blocked by SSRF protection. The URL may point to a private or local network address. "), nil},
+	{"sandbox", writes("worker", "core.helper.code_executor.code_executor.CodeExecutionError: Code execution service is unavailable"), nil},
+	{"killed", writes("api", "[2026-11-28 11:00:00 +0000] [1] [ERROR] Worker (pid:37) was sent SIGKILL! Perhaps out of memory?"), nil},
+	{"killed", writes("worker", "billiard.exceptions.WorkerLostError: Worker exited prematurely: signal 9 (SIGKILL) Job: 12."), nil},
+	{"disk-full", writes("plugin_daemon", "write /app/storage/cwd/x: no space left on device"), nil},
+	{"disk-full", writes("agent", `msg="lines cannot be kept" error="write /var/lib/difyup/spool/1: No space left on device"`), nil},
+	{"dies-young", func(c *Case) {
+		for n := range 3 {
+			c.Lines = append(c.Lines, ops.LogLine{At: now, Instance: fmt.Sprint("demo-vm-x", n), Container: "agent", Text: `msg="the metadata are read" stack=demo`})
+		}
+	}, nil},
+	{"lines-lost", writes("agent", `120 lines of worker were left out: it writes more than 1024 KiB a second`), nil},
+	{"lines-lost", writes("agent", `120 lines were lost before they were sent: more than 64 MiB waited, or the disk took no more`), nil},
+	{"lines-lost", writes("agent", `3 lines were refused by Cloud Logging, and are lost`), nil},
+	{"rules-changed", writes("agent", `msg="somebody removed the rules for what containers may reach; they are put back" table="inet difyup"`), nil},
+	{"stranger", writes("agent", `msg="somebody asked for the identity of another container" address=198.18.242.7:41234`), nil},
+}
+
+func codes(r *Result) []string {
+	var all []string
+	for _, f := range r.Findings {
+		all = append(all, f.Code)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// TestProvoked gives a stack each illness, one at a time: it is found, with what was seen, and nothing else is.
+func TestProvoked(t *testing.T) {
+	if r := Examine(well()); len(r.Findings) > 0 || r.Looked != len(Illnesses()) {
+		t.Fatalf("a stack that lacks nothing: %+v", r)
+	}
+	seen := map[string]bool{}
+	for _, p := range provoked {
+		c := well()
+		p.change(c)
+		r := Examine(c)
+		if d := cmp.Diff(slices.Sorted(slices.Values(append([]string{p.code}, p.also...))), codes(r)); d != "" {
+			t.Errorf("%s (-want +got):\n%s", p.code, d)
+		}
+		for _, f := range r.Findings {
+			if len(f.Seen) == 0 || f.Times < len(f.Seen) {
+				t.Errorf("%s: nothing was seen, %d times", f.Code, f.Times)
+			}
+		}
+		seen[p.code] = true
+		// Whoever looks for texts alone finds the lines.
+		for _, l := range c.Lines[len(well().Lines):] {
+			if !slices.ContainsFunc(Texts(), func(text string) bool { return containsFold(l.Text, text) }) {
+				t.Errorf("%s: Cloud Logging is not asked for %q", p.code, l.Text)
+			}
+		}
+	}
+	for _, i := range Illnesses() {
+		if !seen[i.Code] {
+			t.Errorf("%s is not provoked", i.Code)
+		}
+	}
+}
+
+// TestWell has what resembles an illness, and is none.
+func TestWell(t *testing.T) {
+	for what, change := range map[string]func(*Case){
+		"a run is at work": func(c *Case) {
+			c.Status.Intent, c.Status.Lock, c.Status.Missing = &state.Intent{}, &state.Holder{}, []string{"a"}
+		},
+		"an instance is being made": func(c *Case) {
+			i := &c.Status.Instances[1]
+			i.Status, i.Report, i.Silent, i.Health = "PROVISIONING", nil, "has not reported yet", ""
+		},
+		"an instance has just begun": func(c *Case) {
+			i := &c.Status.Instances[1]
+			i.Report, i.Silent, i.Health = nil, "has not reported yet", ""
+		},
+		"an instance starts":   waits(report.Starts, "the runtime has not answered yet"),
+		"an instance migrates": waits(report.Migrates, ""),
+		"what an old report says": func(c *Case) {
+			check("the database", "refuses the login")(c)
+			c.Status.Instances[1].Status = "STOPPING"
+			c.Status.Instances[1].Report.At = now.Add(-time.Hour)
+		},
+		"a container before the phase": func(c *Case) {
+			d := c.Status.Instances[1].Report
+			d.Since, d.Containers.All[0].Well = now.Add(-10*time.Second), false
+		},
+		"two that ended early": func(c *Case) { writes("agent", began)(c); c.Lines[2].Instance = "gone" },
+		"no domain":            func(c *Case) { c.Domain, c.Addresses = "", nil },
+		"a user's words":       writes("web", "TCP_DENIED/403"),
+		"both families of addresses": func(c *Case) {
+			c.Addresses = []netip.Addr{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("::ffff:203.0.113.7")}
+		},
+	} {
+		c := well()
+		change(c)
+		if got := codes(Examine(c)); len(got) > 0 {
+			t.Errorf("%s: %v", what, got)
+		}
+	}
+}
+
+// TestUnread has sources that could not be read: what they show is not said to be well.
+func TestUnread(t *testing.T) {
+	c := well()
+	c.Unread[Plan], c.Unread[Logs] = "403", "refused"
+	c.Plan, c.Lines = nil, nil
+	r := Examine(c)
+	var want []string
+	for _, i := range Illnesses() {
+		if i.Source == Plan || i.Source == Logs {
+			want = append(want, i.Code)
+		}
+	}
+	if d := cmp.Diff(want, r.Blind); d != "" || r.Looked+len(want) != len(Illnesses()) || len(r.Findings) > 0 {
+		t.Errorf("%d were looked for, %d found (-want +got):\n%s", r.Looked, len(r.Findings), d)
+	}
+}
+
+// TestOrder has the grave ones first, and many lines told in short, the last ones.
+func TestOrder(t *testing.T) {
+	c := well()
+	writes("agent", `3 lines were refused by Cloud Logging, and are lost`)(c)
+	for n := range 100 {
+		c.Lines = append(c.Lines, ops.LogLine{At: now.Add(time.Duration(n-100) * time.Minute), Instance: "demo-vm-1", Container: "api", Text: fmt.Sprintf("Incorrect decryption. %d", n/2)})
+	}
+	r := Examine(c)
+	if len(r.Findings) != 2 || !r.Grave() {
+		t.Fatalf("%+v", r)
+	}
+	want := []string{"demo-vm-1 api: Incorrect decryption. 49", "demo-vm-1 api: Incorrect decryption. 48", "demo-vm-1 api: Incorrect decryption. 47"}
+	if f := r.Findings[0]; f.Code != "key-changed" || f.Times != 100 || !f.Last.Equal(now.Add(-time.Minute)) || cmp.Diff(want, f.Seen) != "" {
+		t.Errorf("%+v", f)
+	}
+	if r.Findings[1].Code != "lines-lost" || r.Findings[1].Grave {
+		t.Errorf("%+v", r.Findings[1])
+	}
+}
+
+// TestIllnesses checks that each is told as a whole, and once.
+func TestIllnesses(t *testing.T) {
+	known := map[string]bool{}
+	sources := map[Source]int{}
+	for _, i := range Illnesses() {
+		if known[i.Code] {
+			t.Errorf("%s is there twice", i.Code)
+		}
+		known[i.Code] = true
+		sources[i.Source]++
+		for what, text := range map[string]string{"cause": i.Cause, "remedy": i.Remedy} {
+			if !strings.HasSuffix(text, ".") {
+				t.Errorf("%s: its %s is no sentence: %q", i.Code, what, text)
+			}
+		}
+		if i.Title == "" || i.Sign == "" || strings.HasSuffix(i.Title+i.Sign, ".") {
+			t.Errorf("%s: %q, %q", i.Code, i.Title, i.Sign)
+		}
+		if (i.find == nil) == (i.Source != Logs) && i.Code != "dies-young" || (i.marks != nil) != (i.Source == Logs) {
+			t.Errorf("%s is seen in %s by other means", i.Code, i.Source)
+		}
+	}
+	if len(known) < 40 || len(sources) != 5 {
+		t.Errorf("%d are known, in %v", len(known), slices.Sorted(maps.Keys(sources)))
+	}
+}

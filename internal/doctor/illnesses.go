@@ -1,0 +1,529 @@
+package doctor
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/difyup/difyup/internal/ops"
+	"github.com/difyup/difyup/internal/plan"
+	"github.com/difyup/difyup/internal/report"
+)
+
+// Containers whose lines are looked at, as Cloud Logging's entries name them.
+var (
+	python = []string{"api", "worker", "worker_beat"}
+	daemon = []string{"plugin_daemon"}
+	agent  = []string{report.AgentLog}
+)
+
+// Illnesses gives all that is looked for, in the order in which it is told: what an illness of the cloud explains is below it.
+//
+// What difyup refuses to set up is not among them: releases whose daemon needs a key for Cloud Storage, a scheduler on every instance,
+// remote installation of plugins, a public mirror of PyPI that the daemon chooses by itself.
+func Illnesses() []Illness {
+	return []Illness{
+		{
+			Code: "store-failed", Title: "A store does not run", Source: Cloud, Grave: true,
+			Sign:   "Google calls a database or Redis FAILED or SUSPENDED",
+			Cause:  "Billing was disabled, the disk is full and may not grow, or Google could not repair it.",
+			Remedy: "See its page in Google's console; when it runs again, instances find it by themselves.",
+			find:   func(c *Case) []string { return c.Status.Broken() },
+		},
+		{
+			Code: "unfinished", Title: "A run did not come to its end", Source: Cloud,
+			Sign:   "the state has a run that began and nobody is at work",
+			Cause:  "difyup was interrupted, or its machine ended.",
+			Remedy: "The next apply goes on where it was.", Command: "difyup apply",
+			find: func(c *Case) []string {
+				i := c.Status.Intent
+				if i == nil || c.Status.Lock != nil {
+					return nil
+				}
+				return []string{fmt.Sprintf("`%s` by %s, begun %s ago", i.Command, i.By, ago(c.Now.Sub(i.At)))}
+			},
+		},
+		{
+			Code: "missing", Title: "Resources of the stack are not there", Source: Cloud, Grave: true,
+			Sign:   "what the state names does not exist, and nobody is at work",
+			Cause:  "Somebody deleted it, or a run that should have made it failed.",
+			Remedy: "apply makes them again; what a store held comes from its backups only.", Command: "difyup apply",
+			find: func(c *Case) []string {
+				if c.Status.Lock != nil {
+					return nil
+				}
+				return c.Status.Missing
+			},
+		},
+		{
+			Code: "certificate", Title: "Google cannot issue the certificate", Source: Plan, Grave: true,
+			Sign:   "a managed certificate, or one of its domains, is in a state that begins with FAILED, PROVISIONING_FAILED or RENEWAL_FAILED",
+			Cause:  "The domain does not lead to the load balancer, a CAA record forbids Google's authorities, or too many were asked for.",
+			Remedy: "Give the domain an A record with the address of `difyup outputs`, and no other; a CAA record must allow pki.goog. Google tries again within the hour.", Command: "difyup outputs",
+			find: func(c *Case) (all []string) {
+				failed := func(state string) bool { return strings.Contains(state, "FAILED") }
+				for id, v := range c.live("compute.sslCertificates", "managed") {
+					m, _ := v.(map[string]any)
+					if state := fmt.Sprint(m["status"]); failed(state) {
+						all = append(all, fmt.Sprintf("%s is %s", id, state))
+					}
+					domains, _ := m["domainStatus"].(map[string]any)
+					for name, state := range domains {
+						if failed(fmt.Sprint(state)) {
+							all = append(all, fmt.Sprintf("%s: %s is %v", id, name, state))
+						}
+					}
+				}
+				slices.Sort(all)
+				return all
+			},
+		},
+		{
+			Code: "certificate-ends", Title: "The certificate ends soon", Source: Plan, Grave: true,
+			Sign:   "a certificate of the stack's own ends within 30 days",
+			Cause:  "Nobody renews a certificate that Google does not manage.",
+			Remedy: "Use `load_balancer.certificate: managed`, which Google renews.",
+			find: func(c *Case) (all []string) {
+				for id, v := range c.live("compute.sslCertificates", "expireTime") {
+					end, err := time.Parse(time.RFC3339, fmt.Sprint(v))
+					if kind, _ := c.Plan.Live[id]["type"].(string); err == nil && kind == "SELF_MANAGED" && end.Sub(c.Now) < 30*24*time.Hour {
+						all = append(all, fmt.Sprintf("%s ends at %s", id, end.UTC().Format(time.DateOnly)))
+					}
+				}
+				return all
+			},
+		},
+		{
+			Code: "domain", Title: "The domain leads elsewhere", Source: Names, Grave: true,
+			Sign:   "the domain's addresses are others than the load balancer's, or it has none",
+			Cause:  "The A record is missing or of an earlier load balancer, or a proxy stands in front.",
+			Remedy: "Give the domain an A record with the address of `difyup outputs`. With a proxy of yours in front this is as it should be.", Command: "difyup outputs",
+			find: func(c *Case) []string {
+				if c.Domain == "" || c.Status.Address == "" || slices.ContainsFunc(c.Addresses, func(a netip.Addr) bool { return a.Unmap().String() == c.Status.Address }) {
+					return nil
+				}
+				if len(c.Addresses) == 0 {
+					return []string{c.Domain + " has no address; the load balancer's is " + c.Status.Address}
+				}
+				return []string{fmt.Sprintf("%s leads to %v, not to %s", c.Domain, c.Addresses, c.Status.Address)}
+			},
+		},
+		{
+			Code: "stream-cut", Title: "Answers that take long are cut off", Source: Plan, Known: "gcpdiag lb/BP/2025_002",
+			Sign:   "the load balancer's backend ends a request after less than 20 minutes",
+			Cause:  "The backend's timeout counts for a whole answer, also while it streams; a workflow may take 20 minutes.",
+			Remedy: "Set `load_balancer.timeout_seconds` to 1200 or more, or have apply undo what somebody changed.", Command: "difyup apply",
+			find: below("compute.backendServices", "timeoutSec", 1200, "timeoutSec"),
+		},
+		{
+			Code: "health-path", Title: "Instances are judged by another page than Dify's health", Source: Plan, Grave: true,
+			Sign:   "a health check asks for another path than difyup's",
+			Cause:  "Somebody changed it. `/` is answered by the web container, which says nothing of the API behind it.",
+			Remedy: "apply sets it right.", Command: "difyup apply",
+			find: changed("compute.healthChecks", "httpHealthCheck.requestPath"),
+		},
+		{
+			Code: "healing-early", Title: "Instances that still start may be replaced", Source: Plan,
+			Sign:   "autohealing waits less than 15 minutes for a new instance",
+			Cause:  "A first boot installs Docker, fetches images and may migrate the databases. Who is replaced meanwhile begins anew.",
+			Remedy: "Set `compute.healing_delay_seconds` to 900 or more, or have apply undo what somebody changed.", Command: "difyup apply",
+			find: below("compute.regionInstanceGroupManagers", "autoHealingPolicies[0].initialDelaySec", 900, "initialDelaySec"),
+		},
+		{
+			Code: "not-as-described", Title: "The cloud is not as the description says", Source: Plan,
+			Sign:   "plan is not empty",
+			Cause:  "The description was changed and not applied, or somebody changed resources by other means.",
+			Remedy: "See what is different; apply makes it as described.", Command: "difyup plan",
+			find: func(c *Case) (all []string) {
+				for _, s := range c.Plan.Steps {
+					if s.Action != plan.Await {
+						all = append(all, fmt.Sprintf("%s (%s)", s.ID, s.Action))
+					}
+				}
+				return all
+			},
+		},
+		{
+			Code: "no-capacity", Title: "An instance cannot be made", Source: Cloud, Grave: true,
+			Sign:   "the group says of an instance that a quota is used up, or that a zone has no machine left",
+			Cause:  "The project's quota for the machine type or for addresses is used up, or Google has none left in the zone.",
+			Remedy: "Ask for more quota, or choose another `compute.machine_type`; the group tries again by itself.", Command: "difyup status",
+			find: each(func(_ *Case, i *ops.Instance) string {
+				for _, word := range []string{"quota", "does not have enough resources", "ZONE_RESOURCE_POOL_EXHAUSTED", "stockout"} {
+					if containsFold(i.Error, word) {
+						return i.Error
+					}
+				}
+				return ""
+			}),
+		},
+		{
+			Code: "silent", Title: "An instance says nothing", Source: Report, Grave: true,
+			Sign:   "it runs, and its agent has not reported for three minutes, or says that it cannot be read",
+			Cause:  "The agent does not run, the machine hangs, it cannot reach Google, or guest attributes are forbidden.",
+			Remedy: "Read what the agent wrote last. If it never wrote, the boot log says why: `gcloud compute instances get-serial-port-output INSTANCE`.", Command: "difyup logs -c agent --since 24h",
+			find: each(func(c *Case, i *ops.Instance) string {
+				if i.Status != "RUNNING" || c.fresh(i) != nil || i.Report == nil && !i.Unread() && i.Health != "UNHEALTHY" {
+					return "" // one that has just begun has not said anything either
+				}
+				if i.Report != nil {
+					return i.Says(c.Now)
+				}
+				return i.Silent
+			}),
+		},
+		{
+			Code: "secrets", Title: "Secrets cannot be read", Source: Report, Grave: true,
+			Sign:   "an instance waits for a secret",
+			Cause:  "A version was disabled or destroyed, or the service account lost the right to read it.",
+			Remedy: "Enable the version again; apply gives back the right, and makes what is gone and can be made anew.", Command: "difyup plan",
+			find: saying("the secret ", nil, ""),
+		},
+		{
+			Code: "login", Title: "A store refuses the login", Source: Report, Grave: true,
+			Sign:   "an instance finds that a database or Redis refuses its password",
+			Cause:  "The user's password was changed in the database, or Redis's AUTH was switched: the secret has another.",
+			Remedy: "Set the user's password to the secret's; see who changed it in the audit log.", Command: "difyup plan",
+			find: saying("", nil, "refuses the login"),
+		},
+		{
+			Code: "unreachable", Title: "A store does not answer", Source: Report, Grave: true,
+			Sign:   "an instance finds that a store refuses connections, does not answer in time, or has a name that is not known",
+			Cause:  "The store is restarting or in maintenance, or the peering, a firewall rule or the private zone was changed.",
+			Remedy: "See whether it runs. If it does, plan shows what was changed of the network.", Command: "difyup plan",
+			find: saying("", []string{"the secret ", "the migration"}, "refuses connections", "does not answer in time", "name that is not known", "is starting or stopping"),
+		},
+		{
+			Code: "rights", Title: "A store lacks what Dify needs in it", Source: Report, Grave: true,
+			Sign:   "an instance finds that a database is not there, or that a right in it is missing",
+			Cause:  "A database, an extension or a grant was removed, or the database was restored without them.",
+			Remedy: "apply makes databases and users again. Extensions are made by the agent as soon as it may.", Command: "difyup plan",
+			find: saying("", []string{"the bucket", "the secret ", "the migration"}, "has no such database", "does not give the rights", "lacks the", "does not let", "has no schema", "is read-only"),
+		},
+		{
+			Code: "bucket", Title: "The bucket cannot be used", Source: Report, Grave: true,
+			Sign:   "an instance finds that it may not read or write the bucket of files",
+			Cause:  "The service account lost its role on the bucket, a retention policy was put on it, or the bucket is gone.",
+			Remedy: "apply gives back the role.", Command: "difyup plan",
+			find: saying("the bucket", nil, ""),
+		},
+		{
+			Code: "store-certificate", Title: "A store's certificate is not trusted", Source: Report, Grave: true, Known: "#29605",
+			Sign:   "an instance finds a certificate that none of the store's own authorities signed",
+			Cause:  "The store's authority was rotated and the old one removed before instances had the new one, or somebody stands in between.",
+			Remedy: "Instances fetch authorities every few minutes. If it stays, compare the certificate with Google's console.", Command: "difyup logs -c agent",
+			find: saying("", nil, "a certificate that none of"),
+		},
+		{
+			Code: "tokens", Title: "Containers get no identity", Source: Report, Grave: true,
+			Sign:   "an instance finds that the Security Token Service does not work",
+			Cause:  "The API is not enabled in the project, or an organization's policy forbids it.",
+			Remedy: "apply enables it. Without it neither API nor plugins reach the bucket.", Command: "difyup apply",
+			find: saying("the Security Token Service", nil, ""),
+		},
+		{
+			Code: "newer-schema", Title: "The databases are of a newer release", Source: Report, Grave: true,
+			Sign:   "an instance refuses to run on databases that a newer release of Dify has migrated",
+			Cause:  "`dify.version` was set back. Dify has no way back from a migration.",
+			Remedy: "Set `dify.version` to the release of the databases, or restore them from a backup that is older than the migration.", Command: "difyup releases",
+			find: saying("the database was migrated to", nil, ""),
+		},
+		{
+			Code: "migration", Title: "A migration fails", Source: Report, Grave: true, Known: "#32297, #19910",
+			Sign:   "an instance that migrates says that the migration failed",
+			Cause:  "The database is not as the release expects it, ran out of space, or ended the connection.",
+			Remedy: "Read what the migration wrote; it is tried again by itself, once at a time. Restore a backup before anything is repaired by hand.", Command: "difyup logs -c agent --since 24h",
+			find: saying("the migration", nil, ""),
+		},
+		{
+			Code: "migration-long", Title: "A migration takes long", Source: Report, Known: "#37706",
+			Sign:   "an instance has been migrating for more than 30 minutes",
+			Cause:  "Some migrations rewrite large tables, and lock them meanwhile.",
+			Remedy: "Let it work: what is interrupted begins anew. See in Cloud SQL's insights whether it waits for a lock that somebody else holds.", Command: "difyup logs -c agent",
+			find: each(func(c *Case, i *ops.Instance) string {
+				if d := c.fresh(i); d != nil && d.Phase == report.Migrates && c.Now.Sub(d.Since) > 30*time.Minute {
+					return "has been migrating for " + ago(c.Now.Sub(d.Since))
+				}
+				return ""
+			}),
+		},
+		{
+			Code: "containers", Title: "A container ends again and again", Source: Report, Grave: true,
+			Sign:   "a container of an instance does not run or answer, or was started again five times",
+			Cause:  "Its program ends with an error, or it was killed for its memory.",
+			Remedy: "Read what it wrote before it ended; give the machine more memory if it was killed.", Command: "difyup logs --since 24h",
+			find: each(func(c *Case, i *ops.Instance) string {
+				d := c.fresh(i)
+				if d == nil || d.Containers == nil || d.Phase == report.Drains {
+					return ""
+				}
+				var all []string
+				for _, one := range d.Containers.All {
+					if one.Restarts >= 5 || !one.Well && d.Phase == report.Serves && d.Containers.At.After(d.Since) {
+						all = append(all, fmt.Sprintf("%s (restarts: %d)", one.Name, one.Restarts))
+					}
+				}
+				return strings.Join(all, ", ")
+			}),
+		},
+		{
+			Code: "plugins", Title: "Plugins do not run everywhere", Source: Report, Grave: true, Known: "dify-plugin-daemon#390, #184; #22741",
+			Sign:   "a plugin is installed, and does not run on an instance",
+			Cause:  "What it needs could not be installed, it ends at once, or its package is missing in the bucket.",
+			Remedy: "Read what the plugin daemon wrote of it; install it again if its package is gone.", Command: "difyup logs -c plugin_daemon --since 24h",
+			find: each(func(c *Case, i *ops.Instance) string {
+				if d := c.fresh(i); d != nil {
+					for _, w := range d.Warnings {
+						if strings.HasPrefix(w, "the plugin") {
+							return w
+						}
+					}
+				}
+				return ""
+			}),
+		},
+		{
+			Code: "no-scheduler", Title: "Nobody schedules", Source: Report, Grave: true,
+			Sign:   "instances serve, and none says that the scheduler runs on it",
+			Cause:  "The instance that had it has just ended, or Redis refuses the lease.",
+			Remedy: "Another instance takes over within half a minute. If it stays, agents say why.", Command: "difyup logs -c agent",
+			find: func(c *Case) []string {
+				if on, asked := c.Status.Scheduler(c.Now); asked && len(on) == 0 {
+					return []string{"no instance says that it has the scheduler"}
+				}
+				return nil
+			},
+		},
+		{
+			Code: "two-schedulers", Title: "Scheduled tasks may run twice", Source: Report, Known: "celery#4808",
+			Sign:   "two instances say that the scheduler runs on them",
+			Cause:  "Reports are up to a minute older than what they tell. If it stays, a clock of an instance is wrong.",
+			Remedy: "Ask again in a minute.", Command: "difyup status --deep",
+			find: func(c *Case) []string {
+				if on, _ := c.Status.Scheduler(c.Now); len(on) > 1 {
+					return []string{strings.Join(on, " and ")}
+				}
+				return nil
+			},
+		},
+		{
+			Code: "not-reached", Title: "The load balancer does not reach an instance that serves", Source: Report, Grave: true,
+			Sign:   "an instance has served for two minutes, and the load balancer calls it unhealthy",
+			Cause:  "The firewall rule for Google's health checks, the named port or the health check was changed.",
+			Remedy: "apply sets them right.", Command: "difyup plan",
+			find: each(func(c *Case, i *ops.Instance) string {
+				if d := c.fresh(i); d != nil && d.Phase == report.Serves && c.Now.Sub(d.Since) > 2*time.Minute && i.Health == "UNHEALTHY" {
+					return "has served for " + ago(c.Now.Sub(d.Since)) + ", and is unhealthy"
+				}
+				return ""
+			}),
+		},
+		{
+			Code: "image", Title: "An image cannot be fetched", Source: Logs, Grave: true,
+			Sign:   "an agent waits, as the runtime cannot pull an image",
+			Cause:  "The tag is wrong, the registry wants credentials, Docker Hub's limit is reached, or there is no way to the registry.",
+			Remedy: "Check `dify.images` and `dify.registry`; credentials go into `dify.registry_credentials`.", Command: "difyup logs -c agent",
+			marks: []mark{{agent, []string{"the runtime: pull "}}},
+		},
+		{
+			Code: "connections", Title: "Connections to a database are used up", Source: Logs, Grave: true, Known: "#35438, #26537, #5689, #21437, #22695",
+			Sign:   "a container says that its pool's limit is reached, or a database that it has no connection left",
+			Cause:  "More instances, or larger pools, than `database.max_connections` allows for; or requests that hold connections for long.",
+			Remedy: "Raise `database.max_connections` (it restarts the database), or lower `compute.max`.", Command: "difyup plan",
+			marks: []mark{
+				{nil, []string{"QueuePool limit of size"}}, {nil, []string{"remaining connection slots are reserved"}},
+				{nil, []string{"sorry, too many clients already"}},
+			},
+		},
+		{
+			Code: "untrusted", Title: "A container does not trust a store's certificate", Source: Logs, Grave: true, Known: "#29605",
+			Sign:   "a container cannot verify a certificate",
+			Cause:  "It was started before the store's authority was rotated: some read authorities once, when they start.",
+			Remedy: "A new apply with another label, or a rolling restart in Google's console, replaces the instances.", Command: "difyup logs",
+			marks: []mark{{append(slices.Clone(python), "plugin_daemon"), []string{"certificate verify failed"}}, {daemon, []string{"x509: certificate signed by unknown authority"}}},
+		},
+		{
+			Code: "private-key", Title: "A workspace's private key is gone", Source: Logs, Grave: true, Known: "#22362, #18225, #36099",
+			Sign:   "the API or a worker says: Private key not found, tenant_id: …",
+			Cause:  "`privkeys/` is not in the bucket: the database is of another bucket, or was moved without it.",
+			Remedy: "Copy `privkeys/` from the old storage or a backup into the bucket. Without it `flask reset-encrypt-key-pair` makes a new one, and all model credentials have to be entered again.", Command: "difyup logs -c api --since 24h",
+			marks: []mark{{python, []string{"Private key not found, tenant_id"}}},
+		},
+		{
+			Code: "key-changed", Title: "Stored credentials cannot be decrypted", Source: Logs, Grave: true, Known: "#7307, #2548, #2567, #10210",
+			Sign:   "the API or a worker says: Incorrect decryption",
+			Cause:  "The workspace's private key is another one than that with which they were encrypted.",
+			Remedy: "Bring back the key of the time (the bucket keeps old versions), or enter the credentials again.", Command: "difyup logs -c api --since 24h",
+			marks: []mark{{python, []string{"Incorrect decryption."}}},
+		},
+		{
+			Code: "lock-lost", Title: "A lock ended before its work", Source: Logs, Known: "#32297",
+			Sign:   "a container says that a lock is no longer owned",
+			Cause:  "What was done under a lock in Redis took longer than the lock lasts, or Redis failed over meanwhile.",
+			Remedy: "Try again what failed. If it is often so, Redis or the database is too slow: see their load in Google's console.", Command: "difyup logs --since 24h",
+			marks: []mark{{python, []string{"lock that's no longer owned"}}, {python, []string{"LockNotOwnedError"}}},
+		},
+		{
+			Code: "redis-full", Title: "Redis has no memory left", Source: Logs, Grave: true,
+			Sign:   "a container says: OOM command not allowed",
+			Cause:  "The queue grows faster than workers work, or caches fill it; nothing is thrown away, since that would be tasks.",
+			Remedy: "Raise `redis.memory_gb`; see in the queue's metric whether workers keep up.", Command: "difyup plan",
+			marks: []mark{{nil, []string{"OOM command not allowed"}}},
+		},
+		{
+			Code: "redis-cluster", Title: "Redis is a cluster", Source: Logs, Grave: true, Known: "dify-plugin-daemon#269; #4472, #9154, #13525",
+			Sign:   "a container says CROSSSLOT or MOVED",
+			Cause:  "Somebody had the stack's name for Redis lead to Memorystore for Redis Cluster, with which neither Celery nor the daemon works.",
+			Remedy: "apply has the name lead to the stack's Redis.", Command: "difyup plan",
+			marks: []mark{{nil, []string{"CROSSSLOT Keys in request"}}, {daemon, []string{"MOVED ", "redis"}}},
+		},
+		{
+			Code: "broker", Title: "Workers have no broker", Source: Logs, Grave: true,
+			Sign:   "a worker says: consumer: Cannot connect to redis",
+			Cause:  "Redis restarts or fails over, or the way to it was closed.",
+			Remedy: "Workers try again by themselves. If it stays, see whether Redis runs.", Command: "difyup status",
+			marks: []mark{{[]string{"worker"}, []string{"consumer: Cannot connect to redis"}}},
+		},
+		{
+			Code: "extension", Title: "pgvector is missing", Source: Logs, Grave: true,
+			Sign:   "a container says that the type vector does not exist",
+			Cause:  "The vector database was restored or made anew without the extension, and containers ran meanwhile.",
+			Remedy: "The agent makes the extension when an instance starts: have the instances replaced.", Command: "difyup logs -c agent",
+			marks: []mark{{nil, []string{`type "vector" does not exist`}}},
+		},
+		{
+			Code: "daemon-storage", Title: "The plugin daemon cannot use the bucket", Source: Logs, Grave: true, Known: "dify-cloud-kit#19",
+			Sign:   "the plugin daemon says: failed to create storage",
+			Cause:  "It gets no token for the bucket, or the bucket is not there.",
+			Remedy: "apply gives back role and bucket; the agent says whether tokens can be had.", Command: "difyup logs -c agent",
+			marks: []mark{{daemon, []string{"failed to create storage"}}},
+		},
+		{
+			Code: "daemon-database", Title: "The plugin daemon cannot use its database", Source: Logs, Grave: true,
+			Sign:   "the plugin daemon says: failed to init dify plugin db",
+			Cause:  "The plugins' database is gone, or refuses the login or the connection.",
+			Remedy: "apply makes database and user again.", Command: "difyup plan",
+			marks: []mark{{daemon, []string{"failed to init dify plugin db"}}},
+		},
+		{
+			Code: "plugin-packages", Title: "What a plugin needs cannot be installed", Source: Logs, Grave: true, Known: "Dify on AWS #69; dify-plugin-daemon#527, #541",
+			Sign:   "the plugin daemon says: failed to install dependencies",
+			Cause:  "PyPI cannot be reached (Cloud NAT is missing, or the network is closed), a package is withdrawn, or installing takes longer than ten minutes.",
+			Remedy: "See the output behind it. In a closed network name a mirror in `dify.pip_mirror`.", Command: "difyup logs -c plugin_daemon --since 24h",
+			marks: []mark{{daemon, []string{"failed to install dependencies"}}},
+		},
+		{
+			Code: "plugin-redirect", Title: "A plugin is called where it does not run", Source: Logs, Known: "dify-plugin-daemon#577, #794",
+			Sign:   "the plugin daemon says: no plugin available nodes found, or: redirect request failed",
+			Cause:  "A plugin was installed a moment ago on another instance, or runs on none.",
+			Remedy: "It passes within half a minute after an installation. If it stays, see which plugins run.", Command: "difyup status --deep",
+			marks: []mark{{daemon, []string{"no plugin available nodes found"}}, {daemon, []string{"redirect request failed"}}},
+		},
+		{
+			Code: "daemon", Title: "The API does not reach the plugin daemon", Source: Logs,
+			Sign:   "the API or a worker says: Request to Plugin Daemon Service failed",
+			Cause:  "The daemon was starting, had ended, or was too busy to answer.",
+			Remedy: "See how often it was started again, and what it wrote.", Command: "difyup logs -c plugin_daemon --since 24h",
+			marks: []mark{{python, []string{"Request to Plugin Daemon Service failed"}}, {python, []string{"Failed to request plugin daemon"}}},
+		},
+		{
+			Code: "marketplace", Title: "Dify's marketplace cannot be reached", Source: Logs, Known: "Dify on AWS #69",
+			Sign:   "a container cannot connect to marketplace.dify.ai",
+			Cause:  "There is no way to the internet: Cloud NAT is missing, or a firewall rule denies it.",
+			Remedy: "plan shows whether Cloud NAT is there. Plugins can be installed from files as well.", Command: "difyup plan",
+			marks: []mark{
+				{append(slices.Clone(python), "plugin_daemon", "ssrf_proxy"), []string{"marketplace.dify.ai", "error"}}, {nil, []string{"marketplace.dify.ai", "failed"}},
+				{nil, []string{"marketplace.dify.ai", "timed out"}}, {nil, []string{"marketplace.dify.ai", "timeout"}},
+			},
+		},
+		{
+			Code: "private-address", Title: "A private address was asked for, and refused", Source: Logs, Known: "#38443, #25801, #39867",
+			Sign:   "the proxy says TCP_DENIED, or the API that access was blocked by SSRF protection",
+			Cause:  "An HTTP node, a tool or a URL of a document leads into a private network. Containers reach nothing there, so that no user can either.",
+			Remedy: "If it is to be reached, name it in `dify.private_services`.", Command: "difyup logs -c ssrf_proxy --since 24h",
+			marks: []mark{{[]string{"ssrf_proxy"}, []string{"TCP_DENIED/"}}, {python, []string{"was blocked by SSRF protection"}}},
+		},
+		{
+			Code: "sandbox", Title: "Code cannot be run", Source: Logs, Grave: true,
+			Sign:   "the API or a worker says: Code execution service is unavailable",
+			Cause:  "The sandbox does not run, or is too busy.",
+			Remedy: "Read what it wrote.", Command: "difyup logs -c sandbox --since 24h",
+			marks: []mark{{python, []string{"Code execution service is unavailable"}}},
+		},
+		{
+			Code: "killed", Title: "A worker process was killed", Source: Logs, Grave: true,
+			Sign:   "a container says that a worker of its was sent SIGKILL, or exited prematurely",
+			Cause:  "The machine's memory was used up, most often by large documents.",
+			Remedy: "Choose a `compute.machine_type` with more memory.", Command: "difyup status --deep",
+			marks: []mark{{python, []string{"was sent SIGKILL"}}, {python, []string{"Worker exited prematurely: signal 9"}}},
+		},
+		{
+			Code: "disk-full", Title: "A disk is full", Source: Logs, Grave: true,
+			Sign:   "a container or an agent says: no space left on device",
+			Cause:  "Images of several releases, plugins' environments or a database have filled it.",
+			Remedy: "Raise `compute.disk_gb`, which replaces the instances; for a database `database.disk_gb`.", Command: "difyup plan",
+			marks: []mark{{nil, []string{"no space left on device"}}},
+		},
+		{
+			Code: "dies-young", Title: "Instances end before they are ready", Source: Logs, Grave: true, Known: "IMOKURI's stack, a48f44d and d265e52",
+			Sign:   "three instances or more began, and are gone without having been ready for traffic once",
+			Cause:  "Autohealing replaces them before they are ready, or their machines end.",
+			Remedy: "See what one of them waited for. If it only took long, raise `compute.healing_delay_seconds`.", Command: "difyup logs -c agent --since 24h",
+			find: diedYoung,
+			// Both are to be asked for.
+			marks: []mark{{[]string{}, []string{began}}, {[]string{}, []string{ready}}},
+		},
+		{
+			Code: "lines-lost", Title: "Lines of logs were left out", Source: Logs,
+			Sign:   "an agent says that lines were left out, lost or refused",
+			Cause:  "A container writes more than Cloud Logging is sent, or Cloud Logging refused them for long.",
+			Remedy: "See which container writes so much: `LOG_LEVEL` in `dify.environment` quiets Dify's.", Command: "difyup logs -c agent --since 24h",
+			marks: []mark{{agent, []string{" were left out: it writes more than"}}, {agent, []string{" were lost before they were sent"}}, {agent, []string{" were refused by Cloud Logging"}}},
+		},
+		{
+			Code: "rules-changed", Title: "Somebody changed the rules for what containers may reach", Source: Logs, Grave: true,
+			Sign:   "an agent put its nftables rules back",
+			Cause:  "Another program on the instance manages nftables, or somebody has taken it over.",
+			Remedy: "Find out who: nothing but the agent may change the table `inet difyup`. If in doubt, have the instance replaced.", Command: "difyup logs -c agent --since 24h",
+			marks: []mark{{agent, []string{"the rules for what containers may reach; they are put back"}}},
+		},
+		{
+			Code: "stranger", Title: "A container asked for another's identity", Source: Logs, Grave: true,
+			Sign:   "an agent refused a container that asked for the token of another one",
+			Cause:  "No part of Dify does that: what runs there, a plugin most likely, tries to get at more than it may.",
+			Remedy: "See which plugins were installed lately, and remove what nobody knows. Nothing was given.", Command: "difyup logs -c agent --since 24h",
+			marks: []mark{{agent, []string{"somebody asked for the identity of another container"}}, {agent, []string{"somebody who is not beat asked"}}},
+		},
+	}
+}
+
+// What an agent writes when it has found out who it is, and when it may get traffic.
+const (
+	began = "the metadata are read"
+	ready = "ready for traffic"
+)
+
+// diedYoung gives instances that began, were never ready, and are gone.
+func diedYoung(c *Case) []string {
+	were, well := []string{}, map[string]bool{}
+	for _, i := range c.Status.Instances {
+		well[i.Name] = true // is there
+	}
+	for _, l := range c.Lines {
+		switch {
+		case l.Container != report.AgentLog:
+		case strings.Contains(l.Text, ready):
+			well[l.Instance] = true
+		case strings.Contains(l.Text, began) && !slices.Contains(were, l.Instance):
+			were = append(were, l.Instance)
+		}
+	}
+	were = slices.DeleteFunc(were, func(name string) bool { return well[name] })
+	if len(were) < 3 {
+		return nil
+	}
+	slices.Sort(were)
+	return were
+}
