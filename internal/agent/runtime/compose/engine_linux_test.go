@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +33,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/difyup/difyup/internal/agent/frontdoor"
 	"github.com/difyup/difyup/internal/agent/identity"
@@ -150,7 +152,13 @@ func TestSquidGuards(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "reached "+r.Host) })}
+		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if to := r.URL.Query().Get("to"); to != "" {
+				http.Redirect(w, r, to, http.StatusFound)
+				return
+			}
+			io.WriteString(w, "reached "+at)
+		})}
 		go server.Serve(l)
 		t.Cleanup(func() { server.Close() })
 	}
@@ -159,9 +167,10 @@ func TestSquidGuards(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	rebinds(t, n, client+":53", netip.MustParseAddr(internet), netip.MustParseAddr(metadata))
 	dir := servers.Dir(t) // squid runs as another user
 	file := filepath.Join(dir, "squid.conf")
-	extra := "pid_filename none\ncache_log stdio:/dev/null\nhosts_file " + dir + "/hosts\ncoredump_dir " + dir + "\n"
+	extra := "pid_filename none\ndns_nameservers " + client + "\ncache_log stdio:/dev/null\nhosts_file " + dir + "/hosts\ncoredump_dir " + dir + "\n"
 	hosts := metadata + " metadata.google.internal\n" + metadata + " innocent.example.com\n" + private + " db.demo.internal\n" + internet + " www.example.com\n"
 	if err := errors.Join(os.WriteFile(file, append(files.Squid, extra...), 0o644), os.WriteFile(filepath.Join(dir, "hosts"), []byte(hosts), 0o644)); err != nil {
 		t.Fatal(err)
@@ -206,6 +215,10 @@ func TestSquidGuards(t *testing.T) {
 		"GET http://metadata.google.internal/computeMetadata/v1/": "403",
 		"GET http://innocent.example.com/computeMetadata/v1/":     "403", // a name of the attacker's, which leads there
 		"GET http://2852039166/computeMetadata/v1/":               "403", // the same address as one number
+		"GET http://0xa9fea9fe/computeMetadata/v1/":               "403",
+		"GET http://0251.0376.0251.0376/computeMetadata/v1/":      "403",
+		"GET http://169.254.43518/computeMetadata/v1/":            "403",
+		"GET http://169.254.169.254./computeMetadata/v1/":         "403",
 		"GET http://[::ffff:169.254.169.254]/computeMetadata/v1/": "403",
 		"GET http://[64:ff9b::a9fe:a9fe]/computeMetadata/v1/":     "403",
 		"GET http://[fd20:ce::254]/computeMetadata/v1/":           "403",
@@ -226,9 +239,72 @@ func TestSquidGuards(t *testing.T) {
 			t.Errorf("%s: %s, want %s", request, got, want)
 		}
 	}
+	// Who is led on is refused there.
+	redirected := &http.Client{Transport: &http.Transport{
+		Proxy:       http.ProxyURL(&url.URL{Scheme: "http", Host: client + ":3128"}),
+		DialContext: func(ctx context.Context, _, at string) (net.Conn, error) { return n.DialFrom(ctx, client, at) },
+	}}
+	defer redirected.CloseIdleConnections()
+	for _, to := range []string{"http://" + metadata + "/computeMetadata/v1/", "http://metadata.google.internal/", "http://db.demo.internal/", "http://2852039166/"} {
+		resp, err := redirected.Get("http://www.example.com/?to=" + url.QueryEscape(to))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.Request.URL.String() != to || resp.StatusCode != http.StatusForbidden {
+			t.Errorf("led on to %s, %s answers %s", to, resp.Request.URL, resp.Status)
+		}
+	}
+	// Names of the attacker's lead to the internet once and to the metadata server the next time, or to both at once. Squid asks once for
+	// what it judges and where it connects to, and remembers it for a minute.
+	reached := map[string]int{}
+	for i := range 60 {
+		name := fmt.Sprintf("rebind%d.example.org", i/10)
+		if i >= 40 {
+			name = "both-" + name
+		}
+		resp, err := redirected.Get("http://" + name + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := string(body); strings.HasPrefix(text, "reached ") {
+			reached[text]++
+		} else {
+			reached[resp.Status]++
+		}
+	}
+	t.Logf("a name that changes where it leads: %v", reached)
+	if reached["reached "+internet+":80"] == 0 || reached["403 Forbidden"] == 0 || len(reached) != 2 {
+		t.Errorf("a name that changes where it leads: %v", reached)
+	}
 	if got := ask(private, "GET http://www.example.com/"); !strings.HasPrefix(got, "HTTP/1.1 403") {
 		t.Errorf("somebody who is no container gets %s", got)
 	}
+}
+
+// rebinds answers each question for an address with the next of several, which nobody may remember; for names that begin with "both-" with
+// all of them.
+func rebinds(t *testing.T, n *engine.Namespace, at string, to ...netip.Addr) {
+	t.Helper()
+	next := 0
+	answers(t, n, at, func(q dnsmessage.Question) (all []dnsmessage.Resource) {
+		if q.Type != dnsmessage.TypeA {
+			return nil
+		}
+		some := to
+		if next++; !strings.HasPrefix(q.Name.String(), "both-") {
+			some = to[next%len(to):][:1]
+		}
+		for _, ip := range some {
+			all = append(all, address(q, ip, 0))
+		}
+		return all
+	})
 }
 
 // bucket is Cloud Storage. It knows the token that the API and the worker are given.

@@ -41,6 +41,28 @@ func greet(t *testing.T, n *engine.Namespace, at string) {
 // names answers every question for a name of the private zone, and whatever else comes with itself.
 func names(t *testing.T, n *engine.Namespace, at string) {
 	t.Helper()
+	answers(t, n, at, func(q dnsmessage.Question) []dnsmessage.Resource {
+		if q.Type != dnsmessage.TypeA || !strings.HasSuffix(q.Name.String(), ".internal.") {
+			return nil
+		}
+		ip := netip.MustParseAddr(storesAt)
+		if strings.HasPrefix(q.Name.String(), "metadata.google.") {
+			ip = netip.MustParseAddr(metadataAt)
+		}
+		return []dnsmessage.Resource{address(q, ip, 1)}
+	})
+}
+
+// address is where a name leads, to be remembered for so many seconds.
+func address(q dnsmessage.Question, ip netip.Addr, seconds uint32) dnsmessage.Resource {
+	return dnsmessage.Resource{
+		Header: dnsmessage.ResourceHeader{Name: q.Name, Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET, TTL: seconds}, Body: &dnsmessage.AResource{A: ip.As4()},
+	}
+}
+
+// answers is a name server that gives each question what answer does, and whatever else comes itself.
+func answers(t *testing.T, n *engine.Namespace, at string, answer func(dnsmessage.Question) []dnsmessage.Resource) {
+	t.Helper()
 	conn, err := n.ListenPacket(at)
 	if err != nil {
 		t.Fatal(err)
@@ -54,24 +76,17 @@ func names(t *testing.T, n *engine.Namespace, at string) {
 			if err != nil {
 				return // closed
 			}
-			answer := buf[:size]
+			raw := buf[:size]
 			var q dnsmessage.Message
-			if q.Unpack(answer) == nil && len(q.Questions) == 1 {
-				a := dnsmessage.Message{Header: dnsmessage.Header{ID: q.ID, Response: true, RecursionAvailable: true}, Questions: q.Questions}
-				if name := q.Questions[0].Name; q.Questions[0].Type == dnsmessage.TypeA && strings.HasSuffix(name.String(), ".internal.") {
-					ip := netip.MustParseAddr(storesAt)
-					if strings.HasPrefix(name.String(), "metadata.google.") {
-						ip = netip.MustParseAddr(metadataAt)
-					}
-					a.Answers = []dnsmessage.Resource{{
-						Header: dnsmessage.ResourceHeader{Name: name, Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET, TTL: 1}, Body: &dnsmessage.AResource{A: ip.As4()},
-					}}
+			if q.Unpack(raw) == nil && len(q.Questions) == 1 {
+				a := dnsmessage.Message{
+					Header: dnsmessage.Header{ID: q.ID, Response: true, RecursionAvailable: true}, Questions: q.Questions, Answers: answer(q.Questions[0]),
 				}
-				if answer, err = a.Pack(); err != nil {
+				if raw, err = a.Pack(); err != nil {
 					continue
 				}
 			}
-			_, _ = conn.WriteTo(answer, from) // whoever asked may be gone
+			_, _ = conn.WriteTo(raw, from) // whoever asked may be gone
 		}
 	}()
 }
