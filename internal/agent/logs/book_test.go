@@ -252,6 +252,33 @@ func TestBounded(t *testing.T) {
 	}
 }
 
+// TestCatchesUp has much wait for Cloud Logging, as after some minutes of refusal: it is taken as fast as it goes, not one batch for
+// every time that lines are waited for.
+func TestCatchesUp(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t, logs.Options{Dir: dir, Rate: 1 << 30, Burst: 1 << 30})
+		const n = 50_000
+		for i := range n {
+			b.Add(line("worker", fmt.Sprintf("%05d %s", i, strings.Repeat("x", 100))))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		to, began := &taker{}, time.Now()
+		came, took := 0, time.Duration(0)
+		b.Run(ctx, func(ctx context.Context, batch logs.Batch) error {
+			time.Sleep(20 * time.Millisecond) // an answer's time
+			if came += batch.N; came == n {
+				took = time.Since(began)
+				cancel()
+			}
+			return to.take(ctx, batch)
+		})
+		if took == 0 || took > 3*time.Second {
+			t.Errorf("%d of %d lines were taken in %s", came, n, took)
+		}
+	})
+}
+
 // TestStorm has one container write much more than it may. What is too much is counted and told, within seconds; others' lines all come.
 func TestStorm(t *testing.T) {
 	dir := t.TempDir()

@@ -39,7 +39,8 @@ type Refused struct {
 func (e *Refused) Error() string { return e.Err.Error() }
 func (e *Refused) Unwrap() error { return e.Err }
 
-// Run sends what is added until ctx ends, one batch after the other. What is refused is sent again, whatever the reason, until
+// Run sends what is added until ctx ends, one batch after the other; whole ones follow each other at once, or what a few services may write
+// would come faster than it goes. What is refused is sent again, whatever the reason, until
 // it is taken, or is the oldest of too much; only a *Refused is passed over.
 func (b *Book) Run(ctx context.Context, send func(context.Context, Batch) error) {
 	wait, said := time.Duration(0), ""
@@ -54,10 +55,12 @@ func (b *Book) Run(ctx context.Context, send func(context.Context, Batch) error)
 		case <-timer.C:
 		}
 		timer.Stop()
+		linger := b.opts.Linger
 		for more := true; more; {
-			if !pause(ctx, max(wait, b.opts.Linger)) {
+			if !pause(ctx, max(wait, linger)) {
 				return
 			}
+			linger = 0
 			b.tell(false)
 			var err error
 			more, err = b.once(ctx, send)
