@@ -28,6 +28,8 @@ func main() {
 		err = probe(os.Args[1:])
 	case "try":
 		try(os.Args[1:])
+	case "storm":
+		err = storm(os.Args[1:])
 	default:
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
@@ -59,6 +61,38 @@ func try(ways []string) {
 	for i, w := range ways {
 		fmt.Printf("%s: %s\n", w, results[i])
 	}
+}
+
+// storm has the container write lines, so many megabytes a second for so many seconds, and says how many there were.
+func storm(args []string) error {
+	var rate, seconds int
+	if len(args) != 2 {
+		return fmt.Errorf("usage: storm MEGABYTES SECONDS")
+	}
+	for i, into := range []*int{&rate, &seconds} {
+		if _, err := fmt.Sscan(args[i], into); err != nil {
+			return err
+		}
+	}
+	out, err := os.OpenFile("/proc/1/fd/1", os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	const slices = 50 // a second
+	line := strings.Repeat("x", 99) + "\n"
+	text := []byte(strings.Repeat(line, rate*1e6/slices/len(line)))
+	lines, began := 0, time.Now()
+	for i := range seconds * slices {
+		n, err := out.Write(text)
+		lines += n / len(line)
+		if err != nil {
+			return err
+		}
+		time.Sleep(time.Until(began.Add(time.Duration(i+1) * time.Second / slices)))
+	}
+	fmt.Println(lines)
+	return nil
 }
 
 func reach(way string) error {

@@ -1,0 +1,192 @@
+package compose_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/difyup/difyup/internal/agent/frontdoor"
+	"github.com/difyup/difyup/internal/agent/logs"
+	"github.com/difyup/difyup/internal/agent/runtime"
+	"github.com/difyup/difyup/internal/agent/runtime/compose"
+	"github.com/difyup/difyup/internal/dify"
+)
+
+// TestStorm has a container write 50 MB a second for six seconds. Requests to another one go on being answered; what is too much is
+// left out, and counted; neither the engine's files nor the spool grow beyond what they may. How much slower requests are is printed,
+// as the machine may be doing other things.
+func TestStorm(t *testing.T) {
+	e, all, _, _ := world(t)
+	ctx, cancel := patience(t)
+	defer cancel()
+	var log lockedBuffer
+	spool := t.TempDir()
+	book, err := logs.Open(logs.Options{Dir: spool, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer book.Close()
+	var (
+		mu         sync.Mutex
+		came, left int // lines that are sent, and that are told to be left out
+	)
+	told := regexp.MustCompile(`(\d+) lines of worker were left out`)
+	shipping, stop := context.WithCancel(ctx)
+	var shipper sync.WaitGroup
+	defer shipper.Wait()
+	defer stop()
+	shipper.Go(func() {
+		book.Run(shipping, func(_ context.Context, batch logs.Batch) error {
+			mu.Lock()
+			defer mu.Unlock()
+			came += strings.Count(string(batch.Entries), strings.Repeat("x", 99))
+			for _, m := range told.FindAllSubmatch(batch.Entries, -1) {
+				n, err := strconv.Atoi(string(m[1]))
+				if err != nil {
+					t.Error(err)
+				}
+				left += n
+			}
+			return nil
+		})
+	})
+	r := compose.New(compose.Options{
+		Dir: filepath.Join(t.TempDir(), "compose"), Project: "dify", Environ: e.Environ, Pull: "never", Start: 2 * time.Minute, Look: time.Second, Dial: e.Dial,
+		Lines: book, Nft: nft(e), Log: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	identify(t, e, r)
+	if err := r.Prepare(ctx, all); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range dify.Migrations(all) {
+		if got, err := r.Job(ctx, runtime.Job{Service: m.Service, Command: m.Command, Environment: m.Environment}); err != nil || got.Status != 0 {
+			t.Fatalf("the migration of %s ended with %+v, %v", m.Service.Name, got, err)
+		}
+	}
+	life, end := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(life, all) }()
+	defer func() { end(); <-ended }()
+	for r.Health(ctx) != nil {
+		select {
+		case err := <-ended:
+			ended <- err
+			t.Fatalf("it ended: %v\n%s", err, log.String())
+		case <-ctx.Done():
+			t.Fatalf("%v\n%s", r.Health(t.Context()), log.String())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	door, err := frontdoor.Open(netip.MustParseAddrPort("127.0.0.1:0"), frontdoor.Options{Instance: "vm-1", Log: slog.New(slog.DiscardHandler), Backend: relayed(t, e, r)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer door.Close(ctx)
+	door.Ready()
+	// ask sends one request after the other until it is told to stop, and gives how long they took, the shortest first.
+	ask := func(until <-chan struct{}) (took []time.Duration) {
+		t.Helper()
+		for {
+			select {
+			case <-until:
+				slices.Sort(took)
+				return took
+			case <-time.After(2 * time.Millisecond):
+			}
+			began := time.Now()
+			resp, err := http.Get("http://" + door.Addr().String() + "/console/api/setup")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+			if err != nil || resp.StatusCode != http.StatusOK {
+				t.Fatalf("a request is answered with %s, %v", resp.Status, err)
+			}
+			took = append(took, time.Since(began))
+		}
+	}
+	quiet := make(chan struct{})
+	time.AfterFunc(5*time.Second, func() { close(quiet) })
+	before := ask(quiet)
+
+	over := make(chan struct{})
+	var said string
+	go func() {
+		defer close(over)
+		said, err = e.Docker(ctx, nil, "exec", "dify-worker-1", "storm", "50", "6")
+	}()
+	during := ask(over)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var written int
+	if _, err := fmt.Sscan(said, &written); err != nil {
+		t.Fatal(err)
+	}
+	at := func(all []time.Duration, part float64) time.Duration {
+		return all[int(float64(len(all)-1)*part)].Round(10 * time.Microsecond)
+	}
+	t.Logf("%d lines, %d MB; requests before: %d, median %s, 99 of 100 within %s; meanwhile: %d, %s, %s", written, written/10_000,
+		len(before), at(before, .5), at(before, .99), len(during), at(during, .5), at(during, .99))
+
+	// What is left out is told, and with what came is no more than was written.
+	count := func() (int, int) {
+		mu.Lock()
+		defer mu.Unlock()
+		return came, left
+	}
+	sent, dropped := count()
+	for still := time.Now(); time.Since(still) < 12*time.Second; time.Sleep(200 * time.Millisecond) { // it is told at most every 10 s
+		if s, d := count(); s != sent || d != dropped {
+			sent, dropped, still = s, d, time.Now()
+		}
+		if ctx.Err() != nil {
+			t.Fatal("it does not come to an end")
+		}
+	}
+	t.Logf("%d lines came, %d were left out and counted, the engine kept %d from us", sent, dropped, written-sent-dropped)
+	if sent == 0 || dropped == 0 || sent+dropped > written {
+		t.Errorf("%d lines came and %d were counted, of %d", sent, dropped, written)
+	}
+	size := func(dir string) (sum int64) {
+		err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return nil // it was removed meanwhile
+			}
+			if info, err := d.Info(); err == nil {
+				sum += info.Size()
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		return sum
+	}
+	id, err := e.Docker(ctx, nil, "inspect", "--format", "{{.ID}}", "dify-"+string(dify.Worker)+"-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := e.Docker(ctx, nil, "info", "--format", "{{.DockerRootDir}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := size(filepath.Join(strings.TrimSpace(root), "containers", strings.TrimSpace(id), "local-logs"))
+	t.Logf("on disk: %d KiB of the engine's, %d KiB of the spool", kept>>10, size(spool)>>10)
+	if kept == 0 || kept > 64<<20 || size(spool) > 65<<20 {
+		t.Errorf("on disk are %d bytes of the engine's and %d of the spool", kept, size(spool))
+	}
+}
