@@ -87,8 +87,8 @@ func (o *readOptions) survey(ctx context.Context, a *app, spec *config.Spec, sta
 	}
 	stack.Deep(ctx, c.Status)
 	for _, i := range c.Status.Instances {
-		if i.Unread() {
-			unread(doctor.Report, "instance "+i.Name, errors.New(i.Silent))
+		if i.Unread() { // which is a trouble by itself
+			fail("instance "+i.Name, errors.New(i.Silent))
 		}
 	}
 	var other error

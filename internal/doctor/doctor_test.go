@@ -136,6 +136,9 @@ var provoked = []struct {
 	{"silent", func(c *Case) {
 		c.Status.Instances[1].Report, c.Status.Instances[1].Silent, c.Status.Instances[1].Health = nil, "has not reported yet", "UNHEALTHY"
 	}, nil},
+	{"silent", func(c *Case) {
+		c.Status.Instances[1].Report, c.Status.Instances[1].Silent = nil, "its report cannot be read"
+	}, nil},
 	{"secrets", waits(report.Secrets, "the secret demo-db-password/1 may not be read"), nil},
 	{"login", check("the database", "refuses the login"), nil},
 	{"login", waits(report.Stores, "Redis refuses the login"), nil},
@@ -251,6 +254,7 @@ func TestProvoked(t *testing.T) {
 func TestWell(t *testing.T) {
 	for what, change := range map[string]func(*Case){
 		"a run is at work": func(c *Case) {
+			step("compute.firewalls/demo-health", "sourceRanges[0]", "10.0.0.0/8", "35.191.0.0/16")(c)
 			c.Status.Intent, c.Status.Lock, c.Status.Missing = &state.Intent{}, &state.Holder{}, []string{"a"}
 		},
 		"an instance is being made": func(c *Case) {

@@ -133,12 +133,12 @@ func Illnesses() []Illness {
 		},
 		{
 			Code: "not-as-described", Title: "The cloud is not as the description says", Source: Plan,
-			Sign:   "plan is not empty",
+			Sign:   "plan is not empty, and nobody is at work",
 			Cause:  "The description was changed and not applied, or somebody changed resources by other means.",
 			Remedy: "See what is different; apply makes it as described.", Command: "difyup plan",
 			find: func(c *Case) (all []string) {
 				for _, s := range c.Plan.Steps {
-					if s.Action != plan.Await {
+					if s.Action != plan.Await && c.Status.Lock == nil {
 						all = append(all, fmt.Sprintf("%s (%s)", s.ID, s.Action))
 					}
 				}
@@ -161,7 +161,7 @@ func Illnesses() []Illness {
 		},
 		{
 			Code: "silent", Title: "An instance says nothing", Source: Report, Grave: true,
-			Sign:   "it runs, and its agent has not reported for three minutes, or says that it cannot be read",
+			Sign:   "it runs, and its agent has not reported for three minutes, or its report cannot be read",
 			Cause:  "The agent does not run, the machine hangs, it cannot reach Google, or guest attributes are forbidden.",
 			Remedy: "Read what the agent wrote last. If it never wrote, the boot log says why: `gcloud compute instances get-serial-port-output INSTANCE`.", Command: "difyup logs -c agent --since 24h",
 			find: each(func(c *Case, i *ops.Instance) string {
