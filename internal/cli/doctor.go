@@ -95,8 +95,15 @@ func (o *readOptions) survey(ctx context.Context, a *app, spec *config.Spec, sta
 	if c.Plan, other = o.planned(ctx, a, spec); other != nil {
 		unread(doctor.Plan, "plan", other)
 	}
+	if c.Status.Lock == nil { // a run may have begun meanwhile, of which is half seen what it does
+		c.Status.Lock, _ = stack.Holder(ctx) // as it was when it cannot be read
+	}
 	if c.Lines, other = stack.Logs(ctx, ops.LogQuery{Since: now.Add(-since), Texts: doctor.Texts(), Tail: bundleLines}); other != nil {
 		unread(doctor.Logs, "signs in logs", other)
+	}
+	c.Cut = len(c.Lines) == bundleLines
+	for i := range c.Lines {
+		c.Lines[i].Text = harmlessText(c.Lines[i].Text)
 	}
 	if spec.Domain != "" && !o.local { // nobody's name server has a rehearsal's domain
 		c.Domain = spec.Domain

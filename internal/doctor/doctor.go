@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -32,6 +31,7 @@ type Case struct {
 	Status    *ops.Status   // with what each instance says; never nil
 	Plan      *plan.Plan    // nil if it could not be made
 	Lines     []ops.LogLine // those that bear one of Texts, the oldest first
+	Cut       bool          // there are older ones, which were not read
 	Domain    string        // of the description; "" = none, or nobody outside is to find it
 	Addresses []netip.Addr  // to which the domain leads
 	Unread    map[Source]string
@@ -47,14 +47,36 @@ type Illness struct {
 	Remedy string // what to do, a sentence or more
 	// Command is to be run for it, without its flags; "" = none. "difyup logs" gets the container.
 	Command string
-	// Grave is what keeps users from their work, now or soon. The rest is to be known.
+	// Grave is what keeps users from their work, now or soon, unless all that is seen is mild. The rest is to be known.
 	Grave bool
 	// Known are the reports of it that it was made from, as in "#32297" for Dify's own issues.
 	Known string
 
-	marks []mark               // for Logs: any of them
-	find  func(*Case) []string // for others: what is seen, a line each; nothing where all is well
+	needs []Source            // besides Source
+	marks []mark              // for Logs: any of them
+	find  func(*Case) []sight // for others; nothing where all is well
 }
+
+// sight is what is seen of an illness. It is mild if it may pass by itself, or has passed.
+type sight struct {
+	text string
+	mild bool
+}
+
+// seen are texts that are told as they are.
+func seen(texts ...string) (all []sight) {
+	for _, t := range texts {
+		all = append(all, sight{text: t})
+	}
+	return all
+}
+
+// How long is waited for what passes by itself: a store that is made takes up to 20 minutes, and as long may an instance take that waits
+// for it. What was written in logs longer ago than recently may have passed.
+const (
+	patience = 25 * time.Minute
+	recently = 30 * time.Minute
+)
 
 // mark is what a line of a log bears.
 type mark struct {
@@ -80,8 +102,9 @@ const Most = 3
 
 // Result is what there is to say of a stack.
 type Result struct {
-	Findings []Finding         `json:"findings"` // the grave ones first
-	Looked   int               `json:"looked"`   // for so many illnesses
+	Findings []Finding         `json:"findings"`      // the grave ones first
+	Looked   int               `json:"looked"`        // for so many illnesses
+	Cut      bool              `json:"cut,omitempty"` // older lines of logs were not read
 	Unread   map[Source]string `json:"unread,omitempty"`
 	Blind    []string          `json:"blind,omitempty"` // the codes of illnesses that could not be looked for
 }
@@ -93,9 +116,9 @@ func (r *Result) Grave() bool {
 
 // Examine looks for every illness.
 func Examine(c *Case) *Result {
-	r := &Result{Findings: []Finding{}, Unread: c.Unread}
+	r := &Result{Findings: []Finding{}, Unread: c.Unread, Cut: c.Cut}
 	for _, i := range Illnesses() {
-		if _, unread := c.Unread[i.Source]; unread {
+		if slices.ContainsFunc(append(i.needs, i.Source), func(s Source) bool { _, unread := c.Unread[s]; return unread }) {
 			r.Blind = append(r.Blind, i.Code)
 			continue
 		}
@@ -117,24 +140,28 @@ func Examine(c *Case) *Result {
 }
 
 func (i *Illness) examine(c *Case) *Finding {
-	f := &Finding{Code: i.Code, Title: i.Title, Grave: i.Grave, Cause: i.Cause, Remedy: i.Remedy, Command: i.Command}
-	if i.find != nil {
-		f.Seen = i.find(c)
-		f.Times = len(f.Seen)
-		f.Seen = f.Seen[:min(Most, len(f.Seen))]
+	f := &Finding{Code: i.Code, Title: i.Title, Cause: i.Cause, Remedy: i.Remedy, Command: i.Command}
+	show := func(text string) {
+		if len(f.Seen) < Most && !slices.Contains(f.Seen, text) {
+			f.Seen = append(f.Seen, text)
+		}
 	}
-	for n := len(c.Lines) - 1; n >= 0 && len(i.marks) > 0; n-- { // the newest first
+	if i.find != nil {
+		for _, s := range i.find(c) {
+			f.Times++
+			f.Grave = f.Grave || i.Grave && !s.mild
+			show(s.text)
+		}
+	}
+	for n := len(c.Lines) - 1; n >= 0 && i.find == nil; n-- { // the newest first
 		l := c.Lines[n]
 		if !slices.ContainsFunc(i.marks, func(m mark) bool { return m.on(l) }) {
 			continue
 		}
-		f.Times++
-		if f.Last.IsZero() {
-			f.Last = l.At
+		if f.Times++; f.Last.IsZero() {
+			f.Last, f.Grave = l.At, i.Grave && c.Now.Sub(l.At) <= recently
 		}
-		if seen := fmt.Sprintf("%s %s: %s", l.Instance, l.Container, strings.TrimSpace(l.Text)); len(f.Seen) < Most && !slices.Contains(f.Seen, seen) {
-			f.Seen = append(f.Seen, seen)
-		}
+		show(fmt.Sprintf("%s %s: %s", l.Instance, l.Container, strings.TrimSpace(l.Text)))
 	}
 	if f.Times == 0 {
 		return nil
@@ -167,12 +194,11 @@ func Texts() []string {
 }
 
 // each asks for every instance, and names it in what is said of it; "" is nothing.
-func each(what func(c *Case, i *ops.Instance) string) func(*Case) []string {
-	return func(c *Case) []string {
-		var all []string
+func each(what func(c *Case, i *ops.Instance) (text string, mild bool)) func(*Case) []sight {
+	return func(c *Case) (all []sight) {
 		for n := range c.Status.Instances {
-			if text := what(c, &c.Status.Instances[n]); text != "" {
-				all = append(all, c.Status.Instances[n].Name+": "+text)
+			if text, mild := what(c, &c.Status.Instances[n]); text != "" {
+				all = append(all, sight{c.Status.Instances[n].Name + ": " + text, mild})
 			}
 		}
 		return all
@@ -187,25 +213,33 @@ func (c *Case) fresh(i *ops.Instance) *report.Document {
 	return i.Report
 }
 
-// saying looks for words of the agent's (see its words) in a check that failed and in what an instance waits for. Only of what has that name, if it
-// has one, and not of what has one of others.
-func saying(name string, not []string, any ...string) func(*Case) []string {
-	return each(func(c *Case, i *ops.Instance) string {
+// saying looks for words of the agent's (see its words) in a check that failed and in what an instance waits for: of what has one of the names,
+// or of anything. What an instance waits for may come yet, for some time, and while somebody is at work.
+func saying(names []string, any ...string) func(*Case) []sight {
+	return each(func(c *Case, i *ops.Instance) (string, bool) {
 		d := c.fresh(i)
 		if d == nil {
-			return ""
+			return "", false
 		}
 		fits := func(text string) bool {
-			return (name == "" || strings.HasPrefix(text, name)) && !slices.ContainsFunc(not, func(other string) bool { return strings.HasPrefix(text, other) }) &&
+			return (names == nil || slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(text, name) })) &&
 				slices.ContainsFunc(any, func(word string) bool { return strings.Contains(text, word) })
 		}
-		for _, text := range append(d.Ill(), d.Waiting) {
+		for _, text := range d.Ill() {
 			if fits(text) {
-				return text
+				return text, false
 			}
 		}
-		return ""
+		if fits(d.Waiting) {
+			return d.Waiting, c.early(d)
+		}
+		return "", false
 	})
+}
+
+// early says whether what an instance waits for may still come.
+func (c *Case) early(d *report.Document) bool {
+	return c.Status.Lock != nil || c.Now.Sub(d.Since) < patience
 }
 
 // live gives a value of the live bodies of a kind's resources, by ID.
@@ -219,29 +253,35 @@ func (c *Case) live(kind string, path resource.Path) map[resource.ID]any {
 	return all
 }
 
-// below finds resources of a kind that have a number which is less than it should be.
-func below(kind string, path resource.Path, least float64, what string) func(*Case) []string {
-	return func(c *Case) []string {
+// below finds resources of a kind that have a number which is less than it should be. One that is not set is 0.
+func below(kind string, path resource.Path, least float64) func(*Case) []sight {
+	return func(c *Case) []sight {
 		var all []string
-		for id, v := range c.live(kind, path) {
+		for id, body := range c.Plan.Live {
+			if !strings.HasPrefix(string(id), kind+"/") {
+				continue
+			}
+			v, ok := resource.Lookup(body, path)
+			if !ok {
+				v = 0
+			}
 			var n float64
 			if _, err := fmt.Sscan(fmt.Sprint(v), &n); err == nil && n < least {
-				all = append(all, fmt.Sprintf("%s: %s is %v", id, what, v))
+				all = append(all, fmt.Sprintf("%s: %s is %v", id, path, v))
 			}
 		}
 		slices.Sort(all)
-		return all
+		return seen(all...)
 	}
 }
 
 // changed finds what apply would change at a path of a kind's resources.
-func changed(kind string, path resource.Path) func(*Case) []string {
-	return func(c *Case) []string {
-		var all []string
+func changed(kind string, path resource.Path) func(*Case) []sight {
+	return func(c *Case) (all []sight) {
 		for _, s := range c.Plan.Steps {
 			for _, f := range s.Changes {
 				if strings.HasPrefix(string(s.ID), kind+"/") && f.Path == path {
-					all = append(all, fmt.Sprintf("%s: %s is %v, not %v", s.ID, path, f.Old, f.New))
+					all = append(all, seen(fmt.Sprintf("%s: %s is %v, not %v", s.ID, path, f.Old, f.New))...)
 				}
 			}
 		}
@@ -250,4 +290,9 @@ func changed(kind string, path resource.Path) func(*Case) []string {
 }
 
 // ago says how long ago something was, roughly.
-func ago(d time.Duration) string { return cmp.Or(d.Round(time.Minute), d.Round(time.Second)).String() }
+func ago(d time.Duration) string {
+	if d < time.Minute {
+		return d.Round(time.Second).String()
+	}
+	return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
+}

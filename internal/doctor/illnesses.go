@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -30,19 +31,19 @@ func Illnesses() []Illness {
 			Sign:   "Google calls a database or Redis FAILED or SUSPENDED",
 			Cause:  "Billing was disabled, the disk is full and may not grow, or Google could not repair it.",
 			Remedy: "See its page in Google's console; when it runs again, instances find it by themselves.",
-			find:   func(c *Case) []string { return c.Status.Broken() },
+			find:   func(c *Case) []sight { return seen(c.Status.Broken()...) },
 		},
 		{
 			Code: "unfinished", Title: "A run did not come to its end", Source: Cloud,
 			Sign:   "the state has a run that began and nobody is at work",
 			Cause:  "difyup was interrupted, or its machine ended.",
 			Remedy: "The next apply goes on where it was.", Command: "difyup apply",
-			find: func(c *Case) []string {
+			find: func(c *Case) []sight {
 				i := c.Status.Intent
 				if i == nil || c.Status.Lock != nil {
 					return nil
 				}
-				return []string{fmt.Sprintf("`%s` by %s, begun %s ago", i.Command, i.By, ago(c.Now.Sub(i.At)))}
+				return seen(fmt.Sprintf("`%s` by %s, begun %s ago", i.Command, i.By, ago(c.Now.Sub(i.At))))
 			},
 		},
 		{
@@ -50,19 +51,20 @@ func Illnesses() []Illness {
 			Sign:   "what the state names does not exist, and nobody is at work",
 			Cause:  "Somebody deleted it, or a run that should have made it failed.",
 			Remedy: "apply makes them again; what a store held comes from its backups only.", Command: "difyup apply",
-			find: func(c *Case) []string {
+			find: func(c *Case) []sight {
 				if c.Status.Lock != nil {
 					return nil
 				}
-				return c.Status.Missing
+				return seen(c.Status.Missing...)
 			},
 		},
 		{
 			Code: "certificate", Title: "Google cannot issue the certificate", Source: Plan, Grave: true,
 			Sign:   "a managed certificate, or one of its domains, is in a state that begins with FAILED, PROVISIONING_FAILED or RENEWAL_FAILED",
 			Cause:  "The domain does not lead to the load balancer, a CAA record forbids Google's authorities, or too many were asked for.",
-			Remedy: "Give the domain an A record with the address of `difyup outputs`, and no other; a CAA record must allow pki.goog. Google tries again within the hour.", Command: "difyup outputs",
-			find: func(c *Case) (all []string) {
+			Remedy: "Give the domain an A record with the address of `difyup outputs`, and no other; a CAA record must allow pki.goog. Unless the state says PERMANENTLY, Google tries again by itself.", Command: "difyup outputs",
+			find: func(c *Case) []sight {
+				var all []string
 				failed := func(state string) bool { return strings.Contains(state, "FAILED") }
 				for id, v := range c.live("compute.sslCertificates", "managed") {
 					m, _ := v.(map[string]any)
@@ -77,7 +79,7 @@ func Illnesses() []Illness {
 					}
 				}
 				slices.Sort(all)
-				return all
+				return seen(all...)
 			},
 		},
 		{
@@ -85,29 +87,30 @@ func Illnesses() []Illness {
 			Sign:   "a certificate of the stack's own ends within 30 days",
 			Cause:  "Nobody renews a certificate that Google does not manage.",
 			Remedy: "Use `load_balancer.certificate: managed`, which Google renews.",
-			find: func(c *Case) (all []string) {
+			find: func(c *Case) []sight {
+				var all []string
 				for id, v := range c.live("compute.sslCertificates", "expireTime") {
 					end, err := time.Parse(time.RFC3339, fmt.Sprint(v))
 					if kind, _ := c.Plan.Live[id]["type"].(string); err == nil && kind == "SELF_MANAGED" && end.Sub(c.Now) < 30*24*time.Hour {
 						all = append(all, fmt.Sprintf("%s ends at %s", id, end.UTC().Format(time.DateOnly)))
 					}
 				}
-				return all
+				return seen(all...)
 			},
 		},
 		{
-			Code: "domain", Title: "The domain leads elsewhere", Source: Names, Grave: true,
+			Code: "domain", Title: "The domain leads elsewhere", Source: Names, needs: []Source{Cloud}, Grave: true,
 			Sign:   "the domain's addresses are others than the load balancer's, or it has none",
 			Cause:  "The A record is missing or of an earlier load balancer, or a proxy stands in front.",
 			Remedy: "Give the domain an A record with the address of `difyup outputs`. With a proxy of yours in front this is as it should be.", Command: "difyup outputs",
-			find: func(c *Case) []string {
+			find: func(c *Case) []sight {
 				if c.Domain == "" || c.Status.Address == "" || slices.ContainsFunc(c.Addresses, func(a netip.Addr) bool { return a.Unmap().String() == c.Status.Address }) {
 					return nil
 				}
 				if len(c.Addresses) == 0 {
-					return []string{c.Domain + " has no address; the load balancer's is " + c.Status.Address}
+					return seen(c.Domain + " has no address; the load balancer's is " + c.Status.Address)
 				}
-				return []string{fmt.Sprintf("%s leads to %v, not to %s", c.Domain, c.Addresses, c.Status.Address)}
+				return seen(fmt.Sprintf("%s leads to %v, not to %s", c.Domain, c.Addresses, c.Status.Address))
 			},
 		},
 		{
@@ -115,7 +118,7 @@ func Illnesses() []Illness {
 			Sign:   "the load balancer's backend ends a request after less than 20 minutes",
 			Cause:  "The backend's timeout counts for a whole answer, also while it streams; a workflow may take 20 minutes.",
 			Remedy: "Set `load_balancer.timeout_seconds` to 1200 or more, or have apply undo what somebody changed.", Command: "difyup apply",
-			find: below("compute.backendServices", "timeoutSec", 1200, "timeoutSec"),
+			find: below("compute.backendServices", "timeoutSec", 1200),
 		},
 		{
 			Code: "health-path", Title: "Instances are judged by another page than Dify's health", Source: Plan, Grave: true,
@@ -126,23 +129,24 @@ func Illnesses() []Illness {
 		},
 		{
 			Code: "healing-early", Title: "Instances that still start may be replaced", Source: Plan,
-			Sign:   "autohealing waits less than 15 minutes for a new instance",
-			Cause:  "A first boot installs Docker, fetches images and may migrate the databases. Who is replaced meanwhile begins anew.",
-			Remedy: "Set `compute.healing_delay_seconds` to 900 or more, or have apply undo what somebody changed.", Command: "difyup apply",
-			find: below("compute.regionInstanceGroupManagers", "autoHealingPolicies[0].initialDelaySec", 900, "initialDelaySec"),
+			Sign:   "autohealing waits less than 21 minutes for a new instance",
+			Cause:  "A first boot installs Docker, fetches images and may migrate the databases. Who is replaced meanwhile begins anew. From 1260 seconds on, one that still waits is kept.",
+			Remedy: "Set `compute.healing_delay_seconds` to 1260 or more, or have apply undo what somebody changed.", Command: "difyup apply",
+			find: below("compute.regionInstanceGroupManagers", "autoHealingPolicies[0].initialDelaySec", 1260),
 		},
 		{
 			Code: "not-as-described", Title: "The cloud is not as the description says", Source: Plan,
 			Sign:   "plan is not empty, and nobody is at work",
 			Cause:  "The description was changed and not applied, or somebody changed resources by other means.",
 			Remedy: "See what is different; apply makes it as described.", Command: "difyup plan",
-			find: func(c *Case) (all []string) {
+			find: func(c *Case) []sight {
+				var all []string
 				for _, s := range c.Plan.Steps {
 					if s.Action != plan.Await && c.Status.Lock == nil {
 						all = append(all, fmt.Sprintf("%s (%s)", s.ID, s.Action))
 					}
 				}
-				return all
+				return seen(all...)
 			},
 		},
 		{
@@ -150,150 +154,191 @@ func Illnesses() []Illness {
 			Sign:   "the group says of an instance that a quota is used up, or that a zone has no machine left",
 			Cause:  "The project's quota for the machine type or for addresses is used up, or Google has none left in the zone.",
 			Remedy: "Ask for more quota, or choose another `compute.machine_type`; the group tries again by itself.", Command: "difyup status",
-			find: each(func(_ *Case, i *ops.Instance) string {
+			find: each(func(_ *Case, i *ops.Instance) (string, bool) {
 				for _, word := range []string{"quota", "does not have enough resources", "ZONE_RESOURCE_POOL_EXHAUSTED", "stockout"} {
 					if containsFold(i.Error, word) {
-						return i.Error
+						return i.Error, false
 					}
 				}
-				return ""
+				return "", false
+			}),
+		},
+		{
+			Code: "too-few", Title: "Fewer instances are healthy than there should be", Source: Cloud, Grave: true,
+			Sign:   "the load balancer finds fewer healthy than the group wants, and nobody is at work; grave if it finds none",
+			Cause:  "Instances start, end, or wait for something: a first start takes up to 25 minutes.",
+			Remedy: "What else is found says why. If nothing is, see what each instance waits for.", Command: "difyup status --deep",
+			find: func(c *Case) []sight {
+				s := c.Status
+				if s.Lock != nil || s.Healthy >= s.Target {
+					return nil
+				}
+				return []sight{{fmt.Sprintf("%d of %d are healthy", s.Healthy, s.Target), s.Healthy > 0}}
+			},
+		},
+		{
+			Code: "late", Title: "An instance does not come to serve", Source: Report, Grave: true,
+			Sign:   "it has been in a phase before serving for 25 minutes, whatever it waits for, and nobody is at work",
+			Cause:  "What it waits for does not come: Docker or nft does not work, a service ends or does not answer, a store refuses it.",
+			Remedy: "Read what its agent wrote: it has the error's own text.", Command: "difyup logs -c agent --since 24h",
+			find: each(func(c *Case, i *ops.Instance) (string, bool) {
+				d := c.fresh(i)
+				if d == nil || c.early(d) || d.Phase == report.Serves || d.Phase == report.Drains || d.Phase == report.Migrates && d.Waiting == "" {
+					return "", false
+				}
+				return i.Says(c.Now) + ", for " + ago(c.Now.Sub(d.Since)), false
 			}),
 		},
 		{
 			Code: "silent", Title: "An instance says nothing", Source: Report, Grave: true,
-			Sign:   "it runs, and its agent has not reported for three minutes, or its report cannot be read",
+			Sign:   "it runs, the group does nothing with it, and its agent has not reported for ten minutes, or its report cannot be read",
 			Cause:  "The agent does not run, the machine hangs, it cannot reach Google, or guest attributes are forbidden.",
-			Remedy: "Read what the agent wrote last. If it never wrote, the boot log says why: `gcloud compute instances get-serial-port-output INSTANCE`.", Command: "difyup logs -c agent --since 24h",
-			find: each(func(c *Case, i *ops.Instance) string {
-				if i.Status != "RUNNING" || c.fresh(i) != nil || i.Report == nil && !i.Unread() && i.Health != "UNHEALTHY" {
-					return "" // one that has just begun has not said anything either
+			Remedy: "Read what the agent wrote last, and the boot log: `gcloud compute instances get-serial-port-output INSTANCE`.", Command: "difyup logs -c agent --since 24h",
+			find: each(func(c *Case, i *ops.Instance) (string, bool) {
+				switch {
+				case i.Status != "RUNNING" || i.Action != "NONE":
+				case i.Report != nil && c.Now.Sub(i.Report.At) > 10*time.Minute:
+					return i.Says(c.Now), c.Status.Lock != nil
+				case i.Unread():
+					return i.Silent, i.Health == "HEALTHY"
 				}
-				if i.Report != nil {
-					return i.Says(c.Now)
-				}
-				return i.Silent
+				return "", false // one that has just begun has said nothing yet
 			}),
 		},
 		{
 			Code: "secrets", Title: "Secrets cannot be read", Source: Report, Grave: true,
-			Sign:   "an instance waits for a secret",
+			Sign:   "an instance waits for a secret that may not be read, is not there, disabled or destroyed",
 			Cause:  "A version was disabled or destroyed, or the service account lost the right to read it.",
 			Remedy: "Enable the version again; apply gives back the right, and makes what is gone and can be made anew.", Command: "difyup plan",
-			find: saying("the secret ", nil, ""),
+			find: saying([]string{"the secret "}, "may not be read", "is not there", "is disabled", "is destroyed"),
 		},
 		{
 			Code: "login", Title: "A store refuses the login", Source: Report, Grave: true,
 			Sign:   "an instance finds that a database or Redis refuses its password",
 			Cause:  "The user's password was changed in the database, or Redis's AUTH was switched: the secret has another.",
 			Remedy: "Set the user's password to the secret's; see who changed it in the audit log.", Command: "difyup plan",
-			find: saying("", nil, "refuses the login"),
+			find: saying(storeNames, "refuses the login"),
 		},
 		{
 			Code: "unreachable", Title: "A store does not answer", Source: Report, Grave: true,
 			Sign:   "an instance finds that a store refuses connections, does not answer in time, or has a name that is not known",
 			Cause:  "The store is restarting or in maintenance, or the peering, a firewall rule or the private zone was changed.",
 			Remedy: "See whether it runs. If it does, plan shows what was changed of the network.", Command: "difyup plan",
-			find: saying("", []string{"the secret ", "the migration"}, "refuses connections", "does not answer in time", "name that is not known", "is starting or stopping"),
+			find: saying(storeNames, "refuses connections", "does not answer in time", "name that is not known", "is starting or stopping"),
 		},
 		{
 			Code: "rights", Title: "A store lacks what Dify needs in it", Source: Report, Grave: true,
 			Sign:   "an instance finds that a database is not there, or that a right in it is missing",
 			Cause:  "A database, an extension or a grant was removed, or the database was restored without them.",
 			Remedy: "apply makes databases and users again. Extensions are made by the agent as soon as it may.", Command: "difyup plan",
-			find: saying("", []string{"the bucket", "the secret ", "the migration"}, "has no such database", "does not give the rights", "lacks the", "does not let", "has no schema", "is read-only"),
+			find: saying(storeNames, "has no such database", "does not give the rights", "lacks the", "does not let", "has no schema", "is read-only"),
 		},
 		{
 			Code: "bucket", Title: "The bucket cannot be used", Source: Report, Grave: true,
 			Sign:   "an instance finds that it may not read or write the bucket of files",
 			Cause:  "The service account lost its role on the bucket, a retention policy was put on it, or the bucket is gone.",
 			Remedy: "apply gives back the role.", Command: "difyup plan",
-			find: saying("the bucket", nil, ""),
+			find: saying([]string{"the bucket"}, "does not let", "may not be read", "is not there", "answers with an error", "does not give back"),
 		},
 		{
 			Code: "store-certificate", Title: "A store's certificate is not trusted", Source: Report, Grave: true, Known: "#29605",
 			Sign:   "an instance finds a certificate that none of the store's own authorities signed",
 			Cause:  "The store's authority was rotated and the old one removed before instances had the new one, or somebody stands in between.",
-			Remedy: "Instances fetch authorities every few minutes. If it stays, compare the certificate with Google's console.", Command: "difyup logs -c agent",
-			find: saying("", nil, "a certificate that none of"),
+			Remedy: "Instances fetch authorities every few minutes. If it stays, compare the certificate with Google's console.", Command: "difyup logs -c agent --since 24h",
+			find: saying(storeNames, "a certificate that none of"),
 		},
 		{
 			Code: "tokens", Title: "Containers get no identity", Source: Report, Grave: true,
 			Sign:   "an instance finds that the Security Token Service does not work",
 			Cause:  "The API is not enabled in the project, or an organization's policy forbids it.",
 			Remedy: "apply enables it. Without it neither API nor plugins reach the bucket.", Command: "difyup apply",
-			find: saying("the Security Token Service", nil, ""),
+			find: saying([]string{"the Security Token Service"}, "is not enabled", "may not be read", "answers with an error"),
 		},
 		{
 			Code: "newer-schema", Title: "The databases are of a newer release", Source: Report, Grave: true,
 			Sign:   "an instance refuses to run on databases that a newer release of Dify has migrated",
 			Cause:  "`dify.version` was set back. Dify has no way back from a migration.",
-			Remedy: "Set `dify.version` to the release of the databases, or restore them from a backup that is older than the migration.", Command: "difyup releases",
-			find: saying("the database was migrated to", nil, ""),
+			Remedy: "Set `dify.version` to the release of the databases, or restore them from a backup that is older than the migration.",
+			find:   saying(nil, "the database was migrated to"),
 		},
 		{
 			Code: "migration", Title: "A migration fails", Source: Report, Grave: true, Known: "#32297, #19910",
 			Sign:   "an instance that migrates says that the migration failed",
 			Cause:  "The database is not as the release expects it, ran out of space, or ended the connection.",
 			Remedy: "Read what the migration wrote; it is tried again by itself, once at a time. Restore a backup before anything is repaired by hand.", Command: "difyup logs -c agent --since 24h",
-			find: saying("the migration", nil, ""),
+			find: saying([]string{"the migration of "}, ""),
 		},
 		{
 			Code: "migration-long", Title: "A migration takes long", Source: Report, Known: "#37706",
 			Sign:   "an instance has been migrating for more than 30 minutes",
 			Cause:  "Some migrations rewrite large tables, and lock them meanwhile.",
-			Remedy: "Let it work: what is interrupted begins anew. See in Cloud SQL's insights whether it waits for a lock that somebody else holds.", Command: "difyup logs -c agent",
-			find: each(func(c *Case, i *ops.Instance) string {
-				if d := c.fresh(i); d != nil && d.Phase == report.Migrates && c.Now.Sub(d.Since) > 30*time.Minute {
-					return "has been migrating for " + ago(c.Now.Sub(d.Since))
+			Remedy: "Let it work: what is interrupted begins anew. See in Cloud SQL's insights whether it waits for a lock that somebody else holds.", Command: "difyup logs -c agent --since 24h",
+			find: each(func(c *Case, i *ops.Instance) (string, bool) {
+				if d := c.fresh(i); d != nil && d.Phase == report.Migrates && d.Waiting == "" && c.Now.Sub(d.Since) > 30*time.Minute {
+					return "has been migrating for " + ago(c.Now.Sub(d.Since)), false
 				}
-				return ""
+				return "", false
 			}),
 		},
 		{
 			Code: "containers", Title: "A container ends again and again", Source: Report, Grave: true,
-			Sign:   "a container of an instance does not run or answer, or was started again five times",
+			Sign:   "a container of an instance that serves does not run or answer; or, to be known, one was started again five times since it was made",
 			Cause:  "Its program ends with an error, or it was killed for its memory.",
 			Remedy: "Read what it wrote before it ended; give the machine more memory if it was killed.", Command: "difyup logs --since 24h",
-			find: each(func(c *Case, i *ops.Instance) string {
+			find: each(func(c *Case, i *ops.Instance) (text string, mild bool) {
 				d := c.fresh(i)
 				if d == nil || d.Containers == nil || d.Phase == report.Drains {
-					return ""
+					return "", false
 				}
 				var all []string
+				mild = true
 				for _, one := range d.Containers.All {
-					if one.Restarts >= 5 || !one.Well && d.Phase == report.Serves && d.Containers.At.After(d.Since) {
+					down := !one.Well && d.Phase == report.Serves && d.Containers.At.After(d.Since)
+					if mild = mild && !down; down || one.Restarts >= 5 {
 						all = append(all, fmt.Sprintf("%s (restarts: %d)", one.Name, one.Restarts))
 					}
 				}
-				return strings.Join(all, ", ")
+				return strings.Join(all, ", "), mild
 			}),
 		},
 		{
-			Code: "plugins", Title: "Plugins do not run everywhere", Source: Report, Grave: true, Known: "dify-plugin-daemon#390, #184; #22741",
+			Code: "plugins", Title: "Plugins do not run everywhere", Source: Report, Known: "dify-plugin-daemon#390, #184; #22741",
 			Sign:   "a plugin is installed, and does not run on an instance",
-			Cause:  "What it needs could not be installed, it ends at once, or its package is missing in the bucket.",
+			Cause:  "It is being installed, which may take ten minutes; or what it needs could not be installed, it ends at once, or its package is missing in the bucket.",
 			Remedy: "Read what the plugin daemon wrote of it; install it again if its package is gone.", Command: "difyup logs -c plugin_daemon --since 24h",
-			find: each(func(c *Case, i *ops.Instance) string {
+			find: each(func(c *Case, i *ops.Instance) (string, bool) {
 				if d := c.fresh(i); d != nil {
 					for _, w := range d.Warnings {
 						if strings.HasPrefix(w, "the plugin") {
-							return w
+							return w, false
 						}
 					}
 				}
-				return ""
+				return "", false
 			}),
 		},
 		{
 			Code: "no-scheduler", Title: "Nobody schedules", Source: Report, Grave: true,
 			Sign:   "instances serve, and none says that the scheduler runs on it",
 			Cause:  "The instance that had it has just ended, or Redis refuses the lease.",
-			Remedy: "Another instance takes over within half a minute. If it stays, agents say why.", Command: "difyup logs -c agent",
-			find: func(c *Case) []string {
-				if on, asked := c.Status.Scheduler(c.Now); asked && len(on) == 0 {
-					return []string{"no instance says that it has the scheduler"}
+			Remedy: "Another instance takes over within half a minute. If it stays, agents say why.", Command: "difyup logs -c agent --since 24h",
+			find: func(c *Case) []sight {
+				if on, asked := c.Status.Scheduler(c.Now); !asked || len(on) > 0 {
+					return nil
 				}
-				return nil
+				mild := true // while it goes from one to another
+				for n := range c.Status.Instances {
+					i := &c.Status.Instances[n]
+					d := c.fresh(i)
+					if d == nil {
+						continue
+					}
+					if slices.ContainsFunc(c.Status.Instances, func(other ops.Instance) bool { return other.Name == d.Scheduler }) {
+						return nil // that one does not report
+					}
+					mild = mild && !(d.Phase == report.Serves && c.Now.Sub(d.Since) > 5*time.Minute)
+				}
+				return []sight{{"no instance says that it has the scheduler, or who has", mild}}
 			},
 		},
 		{
@@ -301,9 +346,9 @@ func Illnesses() []Illness {
 			Sign:   "two instances say that the scheduler runs on them",
 			Cause:  "Reports are up to a minute older than what they tell. If it stays, a clock of an instance is wrong.",
 			Remedy: "Ask again in a minute.", Command: "difyup status --deep",
-			find: func(c *Case) []string {
+			find: func(c *Case) []sight {
 				if on, _ := c.Status.Scheduler(c.Now); len(on) > 1 {
-					return []string{strings.Join(on, " and ")}
+					return seen(strings.Join(on, " and "))
 				}
 				return nil
 			},
@@ -313,18 +358,18 @@ func Illnesses() []Illness {
 			Sign:   "an instance has served for two minutes, and the load balancer calls it unhealthy",
 			Cause:  "The firewall rule for Google's health checks, the named port or the health check was changed.",
 			Remedy: "apply sets them right.", Command: "difyup plan",
-			find: each(func(c *Case, i *ops.Instance) string {
+			find: each(func(c *Case, i *ops.Instance) (string, bool) {
 				if d := c.fresh(i); d != nil && d.Phase == report.Serves && c.Now.Sub(d.Since) > 2*time.Minute && i.Health == "UNHEALTHY" {
-					return "has served for " + ago(c.Now.Sub(d.Since)) + ", and is unhealthy"
+					return "has served for " + ago(c.Now.Sub(d.Since)) + ", and is unhealthy", false
 				}
-				return ""
+				return "", false
 			}),
 		},
 		{
 			Code: "image", Title: "An image cannot be fetched", Source: Logs, Grave: true,
 			Sign:   "an agent waits, as the runtime cannot pull an image",
 			Cause:  "The tag is wrong, the registry wants credentials, Docker Hub's limit is reached, or there is no way to the registry.",
-			Remedy: "Check `dify.images` and `dify.registry`; credentials go into `dify.registry_credentials`.", Command: "difyup logs -c agent",
+			Remedy: "Check `dify.images` and `dify.registry`; credentials go into `dify.registry_credentials`.", Command: "difyup logs -c agent --since 24h",
 			marks: []mark{{agent, []string{"the runtime: pull "}}},
 		},
 		{
@@ -341,7 +386,7 @@ func Illnesses() []Illness {
 			Code: "untrusted", Title: "A container does not trust a store's certificate", Source: Logs, Grave: true, Known: "#29605",
 			Sign:   "a container cannot verify a certificate",
 			Cause:  "It was started before the store's authority was rotated: some read authorities once, when they start.",
-			Remedy: "A new apply with another label, or a rolling restart in Google's console, replaces the instances.", Command: "difyup logs",
+			Remedy: "A new apply with another label, or a rolling restart in Google's console, replaces the instances.", Command: "difyup logs --since 24h",
 			marks: []mark{{append(slices.Clone(python), "plugin_daemon"), []string{"certificate verify failed"}}, {daemon, []string{"x509: certificate signed by unknown authority"}}},
 		},
 		{
@@ -374,10 +419,10 @@ func Illnesses() []Illness {
 		},
 		{
 			Code: "redis-cluster", Title: "Redis is a cluster", Source: Logs, Grave: true, Known: "dify-plugin-daemon#269; #4472, #9154, #13525",
-			Sign:   "a container says CROSSSLOT or MOVED",
+			Sign:   "a container says: CROSSSLOT Keys in request",
 			Cause:  "Somebody had the stack's name for Redis lead to Memorystore for Redis Cluster, with which neither Celery nor the daemon works.",
 			Remedy: "apply has the name lead to the stack's Redis.", Command: "difyup plan",
-			marks: []mark{{nil, []string{"CROSSSLOT Keys in request"}}, {daemon, []string{"MOVED ", "redis"}}},
+			marks: []mark{{nil, []string{"CROSSSLOT Keys in request"}}},
 		},
 		{
 			Code: "broker", Title: "Workers have no broker", Source: Logs, Grave: true,
@@ -390,14 +435,14 @@ func Illnesses() []Illness {
 			Code: "extension", Title: "pgvector is missing", Source: Logs, Grave: true,
 			Sign:   "a container says that the type vector does not exist",
 			Cause:  "The vector database was restored or made anew without the extension, and containers ran meanwhile.",
-			Remedy: "The agent makes the extension when an instance starts: have the instances replaced.", Command: "difyup logs -c agent",
+			Remedy: "The agent makes the extension when an instance starts: have the instances replaced.", Command: "difyup logs -c agent --since 24h",
 			marks: []mark{{nil, []string{`type "vector" does not exist`}}},
 		},
 		{
 			Code: "daemon-storage", Title: "The plugin daemon cannot use the bucket", Source: Logs, Grave: true, Known: "dify-cloud-kit#19",
 			Sign:   "the plugin daemon says: failed to create storage",
 			Cause:  "It gets no token for the bucket, or the bucket is not there.",
-			Remedy: "apply gives back role and bucket; the agent says whether tokens can be had.", Command: "difyup logs -c agent",
+			Remedy: "apply gives back role and bucket; the agent says whether tokens can be had.", Command: "difyup logs -c agent --since 24h",
 			marks: []mark{{daemon, []string{"failed to create storage"}}},
 		},
 		{
@@ -415,13 +460,6 @@ func Illnesses() []Illness {
 			marks: []mark{{daemon, []string{"failed to install dependencies"}}},
 		},
 		{
-			Code: "plugin-redirect", Title: "A plugin is called where it does not run", Source: Logs, Known: "dify-plugin-daemon#577, #794",
-			Sign:   "the plugin daemon says: no plugin available nodes found, or: redirect request failed",
-			Cause:  "A plugin was installed a moment ago on another instance, or runs on none.",
-			Remedy: "It passes within half a minute after an installation. If it stays, see which plugins run.", Command: "difyup status --deep",
-			marks: []mark{{daemon, []string{"no plugin available nodes found"}}, {daemon, []string{"redirect request failed"}}},
-		},
-		{
 			Code: "daemon", Title: "The API does not reach the plugin daemon", Source: Logs,
 			Sign:   "the API or a worker says: Request to Plugin Daemon Service failed",
 			Cause:  "The daemon was starting, had ended, or was too busy to answer.",
@@ -434,16 +472,15 @@ func Illnesses() []Illness {
 			Cause:  "There is no way to the internet: Cloud NAT is missing, or a firewall rule denies it.",
 			Remedy: "plan shows whether Cloud NAT is there. Plugins can be installed from files as well.", Command: "difyup plan",
 			marks: []mark{
-				{append(slices.Clone(python), "plugin_daemon", "ssrf_proxy"), []string{"marketplace.dify.ai", "error"}}, {nil, []string{"marketplace.dify.ai", "failed"}},
-				{nil, []string{"marketplace.dify.ai", "timed out"}}, {nil, []string{"marketplace.dify.ai", "timeout"}},
+				{python, []string{"Request to URL https://marketplace.dify.ai"}}, {python, []string{"host='marketplace.dify.ai'"}}, {daemon, []string{`Get "https://marketplace.dify.ai`}},
 			},
 		},
 		{
 			Code: "private-address", Title: "A private address was asked for, and refused", Source: Logs, Known: "#38443, #25801, #39867",
-			Sign:   "the proxy says TCP_DENIED, or the API that access was blocked by SSRF protection",
-			Cause:  "An HTTP node, a tool or a URL of a document leads into a private network. Containers reach nothing there, so that no user can either.",
-			Remedy: "If it is to be reached, name it in `dify.private_services`.", Command: "difyup logs -c ssrf_proxy --since 24h",
-			marks: []mark{{[]string{"ssrf_proxy"}, []string{"TCP_DENIED/"}}, {python, []string{"was blocked by SSRF protection"}}},
+			Sign:   "the API or a worker says that access was blocked by SSRF protection",
+			Cause:  "An HTTP node, a tool or a URL of a document leads into a private network. The proxy, through which they go, leads to none, or any user could get there.",
+			Remedy: "What is to be reached so needs an address on the internet. `dify.private_services` is for what the API, workers and plugins ask by themselves, such as a model server.", Command: "difyup logs -c api --since 24h",
+			marks: []mark{{python, []string{"was blocked by SSRF protection"}}},
 		},
 		{
 			Code: "sandbox", Title: "Code cannot be run", Source: Logs, Grave: true,
@@ -453,10 +490,10 @@ func Illnesses() []Illness {
 			marks: []mark{{python, []string{"Code execution service is unavailable"}}},
 		},
 		{
-			Code: "killed", Title: "A worker process was killed", Source: Logs, Grave: true,
-			Sign:   "a container says that a worker of its was sent SIGKILL, or exited prematurely",
-			Cause:  "The machine's memory was used up, most often by large documents.",
-			Remedy: "Choose a `compute.machine_type` with more memory.", Command: "difyup status --deep",
+			Code: "killed", Title: "A worker process was killed", Source: Logs,
+			Sign:   "a container says that a worker of its was sent SIGKILL, or exited prematurely by it",
+			Cause:  "The machine's memory was used up, most often by large documents; or Gunicorn ended a worker that did not answer or end in time.",
+			Remedy: "If it is often so, choose a `compute.machine_type` with more memory.", Command: "difyup status --deep",
 			marks: []mark{{python, []string{"was sent SIGKILL"}}, {python, []string{"Worker exited prematurely: signal 9"}}},
 		},
 		{
@@ -467,63 +504,70 @@ func Illnesses() []Illness {
 			marks: []mark{{nil, []string{"no space left on device"}}},
 		},
 		{
-			Code: "dies-young", Title: "Instances end before they are ready", Source: Logs, Grave: true, Known: "IMOKURI's stack, a48f44d and d265e52",
-			Sign:   "three instances or more began, and are gone without having been ready for traffic once",
+			Code: "dies-young", Title: "Instances end before they are ready", Source: Logs, needs: []Source{Cloud, Report}, Grave: true, Known: "IMOKURI's stack, a48f44d and d265e52",
+			Sign:   "three instances or more began, and are gone without having been ready for traffic or told to end",
 			Cause:  "Autohealing replaces them before they are ready, or their machines end.",
-			Remedy: "See what one of them waited for. If it only took long, raise `compute.healing_delay_seconds`.", Command: "difyup logs -c agent --since 24h",
+			Remedy: "See what the last of them waited for.", Command: "difyup logs -c agent --since 24h",
 			find: diedYoung,
-			// Both are to be asked for.
-			marks: []mark{{[]string{}, []string{began}}, {[]string{}, []string{ready}}},
+			// All are to be asked for.
+			marks: []mark{{[]string{}, []string{began}}, {[]string{}, []string{ready}}, {[]string{}, []string{told}}},
 		},
 		{
 			Code: "lines-lost", Title: "Lines of logs were left out", Source: Logs,
 			Sign:   "an agent says that lines were left out, lost or refused",
 			Cause:  "A container writes more than Cloud Logging is sent, or Cloud Logging refused them for long.",
-			Remedy: "See which container writes so much: `LOG_LEVEL` in `dify.environment` quiets Dify's.", Command: "difyup logs -c agent --since 24h",
+			Remedy: "See which container writes so much, and what.", Command: "difyup logs -c agent --since 24h",
 			marks: []mark{{agent, []string{" were left out: it writes more than"}}, {agent, []string{" were lost before they were sent"}}, {agent, []string{" were refused by Cloud Logging"}}},
 		},
 		{
 			Code: "rules-changed", Title: "Somebody changed the rules for what containers may reach", Source: Logs, Grave: true,
-			Sign:   "an agent put its nftables rules back",
+			Sign:   "an agent put its nftables rules back, or says that what containers may reach is not guarded",
 			Cause:  "Another program on the instance manages nftables, or somebody has taken it over.",
 			Remedy: "Find out who: nothing but the agent may change the table `inet difyup`. If in doubt, have the instance replaced.", Command: "difyup logs -c agent --since 24h",
-			marks: []mark{{agent, []string{"the rules for what containers may reach; they are put back"}}},
+			marks: []mark{{agent, []string{"what containers may reach is not guarded"}}, {agent, []string{"somebody keeps changing them"}}, {agent, []string{"the rules for what containers may reach; they are put back"}}},
 		},
 		{
 			Code: "stranger", Title: "A container asked for another's identity", Source: Logs, Grave: true,
 			Sign:   "an agent refused a container that asked for the token of another one",
 			Cause:  "No part of Dify does that: what runs there, a plugin most likely, tries to get at more than it may.",
 			Remedy: "See which plugins were installed lately, and remove what nobody knows. Nothing was given.", Command: "difyup logs -c agent --since 24h",
-			marks: []mark{{agent, []string{"somebody asked for the identity of another container"}}, {agent, []string{"somebody who is not beat asked"}}},
+			marks: []mark{{agent, []string{"somebody asked for the identity of another container", "it comes by"}}, {agent, []string{"somebody asked for the identity of another container", "it is of user"}}, {agent, []string{"somebody who is not beat asked"}}},
 		},
 	}
 }
 
-// What an agent writes when it has found out who it is, and when it may get traffic.
+// The stores, as agents call them.
+var storeNames = []string{"the database", "the plugins' database", "the vector database", "Redis"}
+
+// What an agent writes when it has found out who it is, when it may get traffic, and when it is told to end.
 const (
 	began = "the metadata are read"
 	ready = "ready for traffic"
+	told  = "ending: no new requests are wanted"
 )
 
-// diedYoung gives instances that began, were never ready, and are gone.
-func diedYoung(c *Case) []string {
-	were, well := []string{}, map[string]bool{}
+// diedYoung gives instances that began, were neither ready nor told to end, and are gone.
+func diedYoung(c *Case) (all []sight) {
+	were, well := map[string]time.Time{}, map[string]bool{}
 	for _, i := range c.Status.Instances {
 		well[i.Name] = true // is there
 	}
 	for _, l := range c.Lines {
 		switch {
 		case l.Container != report.AgentLog:
-		case strings.Contains(l.Text, ready):
+		case strings.Contains(l.Text, ready), strings.Contains(l.Text, told):
 			well[l.Instance] = true
-		case strings.Contains(l.Text, began) && !slices.Contains(were, l.Instance):
-			were = append(were, l.Instance)
+		case strings.Contains(l.Text, began):
+			were[l.Instance] = l.At
 		}
 	}
-	were = slices.DeleteFunc(were, func(name string) bool { return well[name] })
-	if len(were) < 3 {
+	for _, name := range slices.SortedFunc(maps.Keys(were), func(a, b string) int { return were[b].Compare(were[a]) }) {
+		if !well[name] {
+			all = append(all, sight{fmt.Sprintf("%s began %s ago", name, ago(c.Now.Sub(were[name]))), c.Now.Sub(were[name]) > 2*time.Hour})
+		}
+	}
+	if len(all) < 3 {
 		return nil
 	}
-	slices.Sort(were)
-	return were
+	return all
 }

@@ -184,6 +184,9 @@ func (nothing) ReadAll(context.Context, []*resource.Resource) (map[resource.ID]m
 
 func (nothing) Whole(*resource.Resource, map[string]any) bool { return true }
 
+// Holder gives who is at work on the stack; nil for nobody.
+func (s *Stack) Holder(ctx context.Context) (*state.Holder, error) { return s.store.Holder(ctx) }
+
 // Locked gives a fault when another run is at work on the stack.
 func (s *Stack) Locked(ctx context.Context) error {
 	h, err := s.store.Holder(ctx)

@@ -55,6 +55,9 @@ func Doctor(w io.Writer, c Palette, where, flags string, s *ops.Status, r *docto
 		}
 	}
 	printf(w, "\n%s\n", c.dim(sprintf("%d known troubles were looked for.", r.Looked)))
+	if r.Cut {
+		printf(w, "%s\n", c.yellow("There are more lines of logs with signs than were read: of older ones nothing is said."))
+	}
 	for _, source := range slices.Sorted(maps.Keys(r.Unread)) {
 		printf(w, "%s\n", c.yellow(sprintf("What shows in the %s could not be looked for: %s", string(source), r.Unread[source])))
 	}

@@ -32,8 +32,8 @@ func TestRotatedAuthorities(t *testing.T) {
 	edit := func(old, now string) {
 		t.Helper()
 		raw, err := os.ReadFile(s.file)
-		if err != nil {
-			t.Fatal(err)
+		if err != nil || !bytes.Contains(raw, []byte(old)) {
+			t.Fatalf("%q is not there: %v", old, err)
 		}
 		if err := os.WriteFile(s.file, bytes.Replace(raw, []byte(old), []byte(now), 1), 0o644); err != nil {
 			t.Fatal(err)
@@ -69,8 +69,9 @@ func TestRotatedAuthorities(t *testing.T) {
 		}
 	}
 	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
 	var users sync.WaitGroup
+	defer users.Wait()
+	defer stop()
 	for range 3 {
 		client := web()
 		users.Go(func() {

@@ -95,6 +95,8 @@ func TestStorm(t *testing.T) {
 	}
 	defer door.Close(ctx)
 	door.Ready()
+	client := &http.Client{Timeout: time.Minute}
+	defer client.CloseIdleConnections()
 	// ask sends one request after the other until it is told to stop, and gives how long they took, the shortest first.
 	ask := func(until <-chan struct{}) (took []time.Duration) {
 		t.Helper()
@@ -106,7 +108,7 @@ func TestStorm(t *testing.T) {
 			case <-time.After(2 * time.Millisecond):
 			}
 			began := time.Now()
-			resp, err := http.Get("http://" + door.Addr().String() + "/console/api/setup")
+			resp, err := client.Get("http://" + door.Addr().String() + "/console/api/setup")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -158,7 +160,8 @@ func TestStorm(t *testing.T) {
 		}
 	}
 	t.Logf("%d lines came, %d were left out and counted, the engine kept %d from us", sent, dropped, written-sent-dropped)
-	if sent == 0 || dropped == 0 || sent+dropped > written {
+	const others = 1000 // lines of the worker's own, at most, which may be among those that are left out
+	if sent == 0 || dropped == 0 || sent+dropped > written+others {
 		t.Errorf("%d lines came and %d were counted, of %d", sent, dropped, written)
 	}
 	size := func(dir string) (sum int64) {
