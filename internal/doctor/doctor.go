@@ -214,7 +214,8 @@ func (c *Case) fresh(i *ops.Instance) *report.Document {
 }
 
 // saying looks for words of the agent's (see its words) in a check that failed and in what an instance waits for: of what has one of the names,
-// or of anything. What an instance waits for may come yet, for some time, and while somebody is at work.
+// or of anything. What an instance waits for may come yet, for some time, and while somebody is at work; if the load balancer finds it healthy,
+// it has come, and the report is older.
 func saying(names []string, any ...string) func(*Case) []sight {
 	return each(func(c *Case, i *ops.Instance) (string, bool) {
 		d := c.fresh(i)
@@ -230,7 +231,7 @@ func saying(names []string, any ...string) func(*Case) []sight {
 				return text, false
 			}
 		}
-		if fits(d.Waiting) {
+		if fits(d.Waiting) && i.Health != "HEALTHY" {
 			return d.Waiting, c.early(d)
 		}
 		return "", false

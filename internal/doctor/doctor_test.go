@@ -283,6 +283,10 @@ func TestWell(t *testing.T) {
 		"who has the scheduler does not report": func(c *Case) {
 			c.Status.Instances[0].Report.At, c.Status.Instances[0].Report.Scheduler = now.Add(-5*time.Minute), ""
 		},
+		"a report that is older than what the load balancer sees": func(c *Case) {
+			waits(report.Stores, "the database refuses the login")(c)
+			c.Status.Instances[1].Health, c.Status.Instances[1].Report.Since = "HEALTHY", now.Add(-time.Hour)
+		},
 		"a daemon's own word": writes("plugin_daemon", "the redis key was removed "),
 		"another's trouble":   writes("agent", `msg="somebody asked for the identity of another container" error="the device 3 of a connection"`),
 		"three that were told to end": func(c *Case) {

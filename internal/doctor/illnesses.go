@@ -183,7 +183,7 @@ func Illnesses() []Illness {
 			Remedy: "Read what its agent wrote: it has the error's own text.", Command: "difyup logs -c agent --since 24h",
 			find: each(func(c *Case, i *ops.Instance) (string, bool) {
 				d := c.fresh(i)
-				if d == nil || c.early(d) || d.Phase == report.Serves || d.Phase == report.Drains || d.Phase == report.Migrates && d.Waiting == "" {
+				if d == nil || c.early(d) || i.Health == "HEALTHY" || d.Phase == report.Serves || d.Phase == report.Drains || d.Phase == report.Migrates && d.Waiting == "" {
 					return "", false
 				}
 				return i.Says(c.Now) + ", for " + ago(c.Now.Sub(d.Since)), false
