@@ -82,14 +82,15 @@ func storm(args []string) error {
 	const slices = 50 // a second
 	line := strings.Repeat("x", 99) + "\n"
 	text := []byte(strings.Repeat(line, rate*1e6/slices/len(line)))
-	lines, began := 0, time.Now()
-	for i := range seconds * slices {
+	lines, tick := 0, time.NewTicker(time.Second/slices)
+	defer tick.Stop()
+	for range seconds * slices {
 		n, err := out.Write(text)
 		lines += n / len(line)
 		if err != nil {
 			return err
 		}
-		time.Sleep(time.Until(began.Add(time.Duration(i+1) * time.Second / slices)))
+		<-tick.C
 	}
 	fmt.Println(lines)
 	return nil
