@@ -91,6 +91,28 @@ func answers(t *testing.T, n *engine.Namespace, at string, answer func(dnsmessag
 	}()
 }
 
+// running has services run until the function that it gives is called, and waits until all are well.
+func running(ctx context.Context, t *testing.T, r runtime.Runtime, all []dify.Service, log *lockedBuffer) (stop func()) {
+	t.Helper()
+	life, end := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(life, all) }()
+	stop = func() { end(); <-ended }
+	for r.Health(ctx) != nil {
+		select {
+		case err := <-ended:
+			end()
+			t.Fatalf("it ended: %v\n%s", err, log.String())
+		case <-ctx.Done():
+			why := r.Health(t.Context())
+			stop()
+			t.Fatalf("%v\n%s", why, log.String())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return stop
+}
+
 // TestGuard has each container, as if it had been taken over, try to reach what is near: the list of docs/security.md. With the
 // guard taken away nearly all of it is reached; whoever takes it away finds it there again.
 func TestGuard(t *testing.T) {
@@ -120,20 +142,7 @@ func TestGuard(t *testing.T) {
 	if err := r.Prepare(ctx, all); err != nil {
 		t.Fatal(err)
 	}
-	life, end := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- r.Run(life, all) }()
-	defer func() { end(); <-ended }()
-	for r.Health(ctx) != nil {
-		select {
-		case err := <-ended:
-			ended <- err
-			t.Fatalf("it ended: %v\n%s", err, log.String())
-		case <-ctx.Done():
-			t.Fatalf("%v\n%s", r.Health(t.Context()), log.String())
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	defer running(ctx, t, r, all, &log)()
 	greet(t, e.Namespace, netip.AddrPortFrom(relay, dify.RelayPort).String())
 
 	// What a container tries, and what of that it reaches with the guard.

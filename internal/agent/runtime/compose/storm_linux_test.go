@@ -75,20 +75,7 @@ func TestStorm(t *testing.T) {
 			t.Fatalf("the migration of %s ended with %+v, %v", m.Service.Name, got, err)
 		}
 	}
-	life, end := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- r.Run(life, all) }()
-	defer func() { end(); <-ended }()
-	for r.Health(ctx) != nil {
-		select {
-		case err := <-ended:
-			ended <- err
-			t.Fatalf("it ended: %v\n%s", err, log.String())
-		case <-ctx.Done():
-			t.Fatalf("%v\n%s", r.Health(t.Context()), log.String())
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	defer running(ctx, t, r, all, &log)()
 	door, err := frontdoor.Open(netip.MustParseAddrPort("127.0.0.1:0"), frontdoor.Options{Instance: "vm-1", Log: slog.New(slog.DiscardHandler), Backend: relayed(t, e, r)})
 	if err != nil {
 		t.Fatal(err)
