@@ -13,11 +13,14 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/difyup/difyup/internal/localcloud"
 )
 
 // call sends a request to the local cloud's APIs, as its owner, with the answer as stdout, and waits for an operation of Cloud
@@ -26,33 +29,44 @@ func call(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 || len(args) > 3 {
 		ts.Fatalf("usage: [!] call METHOD PATH [BODY]")
 	}
-	i := info(ts)
 	body := ""
 	if len(args) == 3 {
 		body = args[2]
 	}
-	req, err := http.NewRequestWithContext(context.Background(), args[0], i.URL+args[1], bytes.NewReader([]byte(body)))
-	ts.Check(err)
+	status, raw := request(ts, info(ts), args[0], args[1], body)
+	fmt.Fprintf(ts.Stdout(), "%s\n", raw)
+	if (status < 400) == neg {
+		ts.Fatalf("%s %s: %d\n%s", args[0], args[1], status, raw)
+	}
+}
+
+// request sends a request to the local cloud's APIs as its owner, and waits for an operation of Cloud SQL's, whose failure is one of c.
+func request(c checker, i *localcloud.Info, method, path, body string) (status int, answer []byte) {
+	req, err := http.NewRequestWithContext(context.Background(), method, i.URL+path, strings.NewReader(body))
+	c.Check(err)
 	req.Header.Set("Authorization", "Bearer "+i.Token)
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(req)
-	ts.Check(err)
+	c.Check(err)
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(resp.Body)
-	ts.Check(err)
-	fmt.Fprintf(ts.Stdout(), "%s\n", raw)
-	var op struct{ Kind, Name, Status string }
+	c.Check(err)
+	var op struct {
+		Kind, Name, Status string
+		Error              any
+	}
 	if err := json.Unmarshal(raw, &op); err == nil && op.Kind == "sql#operation" {
 		for end := time.Now().Add(2 * time.Minute); op.Status != "DONE"; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(end) {
-				ts.Fatalf("%s does not end", op.Name)
+				c.Check(fmt.Errorf("%s does not end", op.Name))
 			}
-			read(ts, i, "v1/projects/demo-project/operations/"+op.Name, &op)
+			read(c, i, "v1/projects/demo-project/operations/"+op.Name, &op)
+		}
+		if op.Error != nil {
+			c.Check(fmt.Errorf("%s %s: %v", method, path, op.Error))
 		}
 	}
-	if (resp.StatusCode < 400) == neg {
-		ts.Fatalf("%s %s: %s\n%s", args[0], args[1], resp.Status, raw)
-	}
+	return resp.StatusCode, raw
 }
 
 // meddle changes fields of a resource of Compute Engine's as somebody would by other means than difyup: meddle PATH BODY.
@@ -81,9 +95,14 @@ func authorities(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	want, err := strconv.Atoi(args[2])
 	ts.Check(err)
+	known(ts, ts.Getenv("DIFYUP_LOCAL_DIR"), args[1], least, want)
+}
+
+// known waits until each instance of a local cloud, of so many at least, has a file with so many certificates.
+func known(c checker, dir, file string, least, want int) {
 	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		files, err := filepath.Glob(filepath.Join(ts.Getenv("DIFYUP_LOCAL_DIR"), "instances", "*", "*", "*", "authorities", args[1]))
-		ts.Check(err)
+		files, err := filepath.Glob(filepath.Join(dir, "instances", "*", "*", "*", "authorities", file))
+		c.Check(err)
 		right := 0
 		for _, f := range files {
 			if raw, err := os.ReadFile(f); err == nil && bytes.Count(raw, []byte("BEGIN CERTIFICATE")) == want {
@@ -94,7 +113,7 @@ func authorities(ts *testscript.TestScript, neg bool, args []string) {
 		case right >= least && right == len(files):
 			return
 		case time.Now().After(end):
-			ts.Fatalf("%d of %d instances have %d authorities in %s, want %d at least and all", right, len(files), want, args[1], least)
+			c.Check(fmt.Errorf("%d of %d instances have %d authorities in %s, want %d at least and all", right, len(files), want, file, least))
 		}
 	}
 }
