@@ -319,14 +319,14 @@ func Illnesses() []Illness {
 		},
 		{
 			Code: "no-scheduler", Title: "Nobody schedules", Source: Report, Grave: true,
-			Sign:   "instances serve, and none says that the scheduler runs on it",
+			Sign:   "instances have served for five minutes, and none says that the scheduler runs on it",
 			Cause:  "The instance that had it has just ended, or Redis refuses the lease.",
 			Remedy: "Another instance takes over within half a minute. If it stays, agents say why.", Command: "difyup logs -c agent --since 24h",
 			find: func(c *Case) []sight {
 				if on, asked := c.Status.Scheduler(c.Now); !asked || len(on) > 0 {
 					return nil
 				}
-				mild := true // while it goes from one to another
+				long := false // enough for it to go from one to another
 				for n := range c.Status.Instances {
 					i := &c.Status.Instances[n]
 					d := c.fresh(i)
@@ -336,9 +336,12 @@ func Illnesses() []Illness {
 					if slices.ContainsFunc(c.Status.Instances, func(other ops.Instance) bool { return other.Name == d.Scheduler }) {
 						return nil // that one does not report
 					}
-					mild = mild && !(d.Phase == report.Serves && c.Now.Sub(d.Since) > 5*time.Minute)
+					long = long || d.Phase == report.Serves && c.Now.Sub(d.Since) > 5*time.Minute
 				}
-				return []sight{{"no instance says that it has the scheduler, or who has", mild}}
+				if !long {
+					return nil
+				}
+				return seen("no instance says that it has the scheduler, or who has")
 			},
 		},
 		{
