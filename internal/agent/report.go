@@ -27,7 +27,8 @@ import (
 )
 
 // The least time between two reports, and what it is when three were made within a minute. Google drops writes of guest
-// attributes beyond ten a minute, for all that an instance's programs write together; these are five at most.
+// attributes beyond ten a minute, for all that an instance's programs write together; these are five at most, and one more when
+// the instance serves for the first time: who looks when it takes traffic is not to be told what it waited for.
 const (
 	gapAtFirst = time.Second
 	gap        = 20 * time.Second
@@ -42,12 +43,14 @@ type reporter struct {
 	doc     report.Document
 	took    map[report.Phase]time.Duration // those that are over, the first time that they were
 	changed chan struct{}                  // holds one when something is to be published
+	serves  chan struct{}                  // closed when the instance serves for the first time
+	first   sync.Once
 }
 
 func newReporter(version string, log *slog.Logger, publish func(context.Context, []byte) error) *reporter {
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // "" where there is none
 	return &reporter{
-		publish: publish, log: log, changed: make(chan struct{}, 1), took: map[report.Phase]time.Duration{},
+		publish: publish, log: log, changed: make(chan struct{}, 1), serves: make(chan struct{}), took: map[report.Phase]time.Duration{},
 		doc: report.Document{Boot: strings.TrimSpace(string(boot)), Dify: version, Phase: report.Secrets, Since: time.Now().UTC()},
 	}
 }
@@ -63,6 +66,9 @@ func (r *reporter) phase(p report.Phase, waiting string) {
 				r.took[d.Phase] = time.Since(d.Since)
 			}
 			d.Phase, d.Since = p, time.Now().UTC()
+			if p == report.Serves {
+				r.first.Do(func() { close(r.serves) })
+			}
 		}
 		d.Waiting = waiting
 		return true
@@ -166,7 +172,7 @@ func (r *reporter) change(f func(*report.Document) bool) {
 
 // run publishes until ctx ends. What cannot be published is told in the log once, and tried again with the next.
 func (r *reporter) run(ctx context.Context) {
-	said := ""
+	said, serves := "", r.serves
 	var last [3]time.Time // when it published, the newest first
 	for {
 		last = [3]time.Time{time.Now(), last[0], last[1]}
@@ -178,6 +184,9 @@ func (r *reporter) run(ctx context.Context) {
 		select {
 		case <-r.changed: // is in what is published now
 		default:
+		}
+		if r.doc.Phase == report.Serves {
+			serves = nil // is told
 		}
 		r.doc.At = time.Now().UTC()
 		raw := r.doc.Encode()
@@ -192,7 +201,14 @@ func (r *reporter) run(ctx context.Context) {
 			said = err.Error()
 			r.log.Warn("the instance's state cannot be published as a guest attribute", "error", said)
 		}
-		if sleep(ctx, pause) != nil {
+		rest := time.NewTimer(pause)
+		select {
+		case <-rest.C:
+		case <-serves:
+			rest.Stop()
+			continue
+		case <-ctx.Done():
+			rest.Stop()
 			return
 		}
 		again := time.NewTimer(report.Every - pause)

@@ -60,8 +60,10 @@ func TestReports(t *testing.T) {
 			time.Sleep([]time.Duration{1500, 1200, 1200}[i] * time.Millisecond)
 			r.phase(report.Stores, store+" refuses connections")
 		}
-		time.Sleep(30 * time.Second)
-		r.phase(report.Serves, "")
+		time.Sleep(20 * time.Second)
+		r.phase(report.Starts, "")
+		time.Sleep(6 * time.Second)
+		r.phase(report.Serves, "") // is told at once, the first time
 		synctest.Wait()
 		r.phase(report.Serves, "") // is no change
 		r.checks([]report.Check{{Name: "Redis", Well: true, Took: 3}})
@@ -90,12 +92,13 @@ func TestReports(t *testing.T) {
 			"1.5s stores the database refuses connections",
 			"2.7s stores the vector database refuses connections",
 			"22.7s stores Redis refuses connections",
-			"42.7s serves  [Redis true ]",
-			"1m42.7s serves  [Redis true ]",
-			"2m23.9s serves  [Redis false refuses connections]",
-			"2m43.9s drains  [Redis false refuses connections]",
-			"3m3.9s drains  [Redis false refuses connections] [{api true 0 1024} {worker false 1 0}]",
-			"3m43.9s drains  [Redis false refuses connections] [{api true 0 0} {worker false 1 2}] 1 of 2",
+			"29.9s serves",
+			"49.9s serves  [Redis true ]",
+			"1m49.9s serves  [Redis true ]",
+			"2m19.9s serves  [Redis false refuses connections]",
+			"2m39.9s drains  [Redis false refuses connections]",
+			"2m59.9s drains  [Redis false refuses connections] [{api true 0 1024} {worker false 1 0}]",
+			"3m39.9s drains  [Redis false refuses connections] [{api true 0 0} {worker false 1 2}] 1 of 2",
 		}
 		if d := cmp.Diff(want, got); d != "" {
 			t.Errorf("published (-want +got):\n%s", d)
