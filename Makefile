@@ -45,6 +45,7 @@ race: deps ## run every test under the race detector (needs a C compiler)
 
 bench: deps build ## print the figures
 	go test -run '^$$' -bench . -benchtime 1x ./internal/test/bench
+	go test -run '^$$' -bench Lines -benchtime 30000x ./internal/agent/logs
 
 lint: ## check the formatting, vet, staticcheck
 	@unformatted=$$(gofmt -l cmd internal); if [[ -n $$unformatted ]]; then echo "gofmt -w these:"; echo "$$unformatted"; exit 1; fi

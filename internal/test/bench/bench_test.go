@@ -50,12 +50,27 @@ func newRunner(b *testing.B) *runner {
 	return r
 }
 
+// command is one of difyup's, of the stack on the local cloud where it is about one.
+func (r *runner) command(args ...string) *exec.Cmd {
+	if args[0] != "version" {
+		args = append(args, "--local", "--file", r.file, "--dir", r.dir)
+	}
+	return exec.CommandContext(r.b.Context(), r.bin, args...)
+}
+
+// output gives what a command writes.
+func (r *runner) output(args ...string) []byte {
+	r.b.Helper()
+	out, err := r.command(args...).Output()
+	if err != nil {
+		r.b.Fatalf("%v: %v", args, err)
+	}
+	return out
+}
+
 func (r *runner) run(args ...string) usage {
 	r.b.Helper()
-	if args[0] != "version" {
-		args = append(args, "--local", "-f", r.file, "--dir", r.dir)
-	}
-	cmd := exec.CommandContext(r.b.Context(), r.bin, args...)
+	cmd := r.command(args...)
 	began := time.Now()
 	out, err := cmd.CombinedOutput()
 	took := time.Since(began)
