@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -89,17 +90,26 @@ func launch(ctx context.Context, o UpOptions) (*Info, error) {
 			if locked(o.Dir) {
 				return nil, errLocked
 			}
-			return nil, &fault.Fault{
-				Summary: "The local cloud did not start",
-				Detail:  lastLines(log, 12),
-				Remedy:  "See what is wrong there, then try again. What is missing is installed, from the source tree, by:\n    make deps",
-			}
+			return nil, unstarted(lastLines(log, 12))
 		case <-ctx.Done():
 			timer.Stop()
 			return nil, ctx.Err()
 		case <-timer.C:
 		}
 	}
+}
+
+// unstarted says that a local cloud did not start, of which its log ends so. An error with its remedy, if that is the end, needs no other.
+func unstarted(log string) error {
+	f := &fault.Fault{
+		Summary: "The local cloud did not start", Detail: log,
+		Remedy: "See what is wrong there, then try again. What is missing is installed, from the source tree, by:\n    make deps",
+	}
+	const mark = "\nError: "
+	if text := "\n" + log; strings.Contains(text, mark) { // that of an attempt before may be there as well
+		f.Detail, f.Remedy = text[strings.LastIndex(text, mark)+len(mark):], ""
+	}
+	return f
 }
 
 // endFor is how long a local cloud may take to end: its parts have endGrace each.
