@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/difyup/difyup/internal/spelling"
 )
@@ -51,8 +52,8 @@ type machine struct {
 	memory float64 // GB
 }
 
-// machines gives the predefined types by name.
-func machines() map[string]machine {
+// machines gives the predefined types by name, to read only.
+var machines = sync.OnceValue(func() map[string]machine {
 	all := map[string]machine{}
 	for _, f := range machineFamilies() {
 		for class, each := range f.classes {
@@ -72,7 +73,7 @@ func machines() map[string]machine {
 		}
 	}
 	return all
-}
+})
 
 // machineNames gives the names of those types that Dify fits into.
 func machineNames() []string {

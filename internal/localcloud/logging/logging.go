@@ -59,7 +59,7 @@ func Register(s *front.Server) *Service {
 	return v
 }
 
-var logNames = regexp.MustCompile(`^projects/([^/]+)/logs/([a-zA-Z0-9_.%-]{1,511})$`)
+var logNames = regexp.MustCompile(`^projects/([^/]+)/logs/([a-zA-Z0-9_.%-]+)$`)
 
 // write takes entries. A bad one is refused, and with it all, unless partialSuccess is wished for.
 func (v *Service) write(_ context.Context, r *front.Request) (any, error) {
@@ -110,7 +110,7 @@ func (v *Service) entry(r *front.Request, number string, e map[string]any, now t
 	}
 	name := logNames.FindStringSubmatch(body.String(out, "logName"))
 	switch {
-	case name == nil:
+	case name == nil || len(name[2]) > 511:
 		return entry{}, front.Invalid("Log name is not valid: %q", body.String(out, "logName"))
 	case v.server.ProjectNumber(name[1]) != number:
 		return entry{}, front.Unserved("The local cloud takes entries of one project in a request.")
