@@ -257,6 +257,7 @@ func newLocalServe(a *app) *cobra.Command {
 			if verbose {
 				level = slog.LevelDebug
 			}
+			collect(100) // it goes on for hours
 			return localcloud.Serve(c.Context(), localcloud.Options{
 				Dir: path, TimeScale: o.scale, Fresh: o.fresh, Transient: o.transient, CertificateNames: authority.Names(o.names), Delay: delay, Version: build.Current().Version,
 				Log: slog.New(slog.NewTextHandler(a.Err, &slog.HandlerOptions{Level: level})),

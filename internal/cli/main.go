@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"golang.org/x/term"
@@ -72,12 +73,21 @@ var (
 	errInterrupted = errors.New("interrupted")
 )
 
+// collect sets how much garbage there may be, in percent of what is in use, before it is collected, unless the user has: a command that
+// is over within moments has little that is worth collecting.
+func collect(percent int) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(percent)
+	}
+}
+
 // Main runs a command line and gives the exit code.
 func Main(ctx context.Context, args []string, std Stdio) int {
 	a := &app{Stdio: std, colour: view.NewPalette(std.OutTerm && std.ErrTerm, os.Getenv)}
 	if len(args) > 1 {
 		a.args = args[1:]
 	}
+	collect(400)
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// After the first signal the next one ends the process at once, which is safe at any time.
