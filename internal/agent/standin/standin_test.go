@@ -202,9 +202,13 @@ func (w *world) start(t *testing.T, name string, only ...dify.Name) string {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
+	var served []netip.AddrPort
 	for _, service := range w.services(t, name, address) {
 		if len(only) > 0 && !slices.Contains(only, service.Name) {
 			continue
+		}
+		if service.Port != 0 {
+			served = append(served, netip.AddrPortFrom(address, uint16(service.Port)))
 		}
 		all.Go(func() {
 			env := func(n string) string { return service.Environment[n] }
@@ -214,17 +218,19 @@ func (w *world) start(t *testing.T, name string, only ...dify.Name) string {
 		})
 	}
 	t.Cleanup(func() { cancel(); all.Wait() })
-	for end := time.Now().Add(time.Minute); ; {
-		resp, err := http.Get("http://" + address.String() + ":5001/health")
-		if err == nil {
-			resp.Body.Close()
-			return address.String()
+	for _, at := range served {
+		for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+			c, err := net.Dial("tcp", at.String())
+			if err == nil {
+				c.Close()
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatal(err)
+			}
 		}
-		if time.Now().After(end) {
-			t.Fatal(err)
-		}
-		time.Sleep(5 * time.Millisecond)
 	}
+	return address.String()
 }
 
 // browser asks the API of one stand-in, and keeps cookies.
