@@ -206,6 +206,7 @@ func (r *reporter) run(ctx context.Context) {
 		case <-rest.C:
 		case <-serves:
 			rest.Stop()
+			serves = nil // once, whatever it does by now
 			continue
 		case <-ctx.Done():
 			rest.Stop()

@@ -109,6 +109,36 @@ func TestReports(t *testing.T) {
 	})
 }
 
+// TestServedOnce has an instance serve and drain while a report is on its way: it is told once, and not again and again.
+func TestServedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got []string
+		r := newReporter("1.17.1", slog.New(slog.DiscardHandler), func(_ context.Context, raw []byte) error {
+			d, err := report.Parse(string(raw))
+			if err != nil {
+				t.Error(err)
+			}
+			time.Sleep(5 * time.Second)
+			if got = append(got, string(d.Phase)); len(got) > 9 {
+				t.FailNow()
+			}
+			return nil
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); r.run(ctx) }()
+		time.Sleep(time.Second)
+		r.phase(report.Serves, "")
+		r.phase(report.Drains, "")
+		time.Sleep(50 * time.Second)
+		cancel()
+		<-done
+		if d := cmp.Diff([]string{"secrets", "drains"}, got); d != "" {
+			t.Errorf("published (-want +got):\n%s", d)
+		}
+	})
+}
+
 // TestWords checks that what everybody may see is ours, whatever an error says.
 func TestWords(t *testing.T) {
 	refused := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}

@@ -69,3 +69,22 @@ func must(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+// TestUnstarted checks that whoever wants a local cloud that does not start is given a remedy, and one only.
+func TestUnstarted(t *testing.T) {
+	const told = "Error: No Redis\n  It was not found.\n  Install it:\n      make deps"
+	for log, want := range map[string]string{
+		told:                                  "No Redis\n  It was not found.\n  Install it:\n      make deps",
+		"Error: Full\n  Make room.\n" + told:  "No Redis\n  It was not found.\n  Install it:\n      make deps",
+		"level=INFO msg=x\nError: it is late": "level=INFO msg=x\nError: it is late",
+		"panic: nil":                          "panic: nil",
+	} {
+		f := new(fault.Fault)
+		if !errors.As(unstarted(log), &f) {
+			t.Fatalf("%q: no fault", log)
+		}
+		if own := log == want; f.Detail != want || own == (f.Remedy == "") {
+			t.Errorf("%q gives %q and the remedy %q", log, f.Detail, f.Remedy)
+		}
+	}
+}

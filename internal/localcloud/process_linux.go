@@ -106,8 +106,10 @@ func unstarted(log string) error {
 		Remedy: "See what is wrong there, then try again. What is missing is installed, from the source tree, by:\n    make deps",
 	}
 	const mark = "\nError: "
-	if text := "\n" + log; strings.Contains(text, mark) { // that of an attempt before may be there as well
-		f.Detail, f.Remedy = text[strings.LastIndex(text, mark)+len(mark):], ""
+	text := "\n" + log
+	// That of an attempt before may be there as well. What has one line only is an error that nobody wrote a remedy for.
+	if i := strings.LastIndex(text, mark); i >= 0 && strings.Contains(text[i+len(mark):], "\n") {
+		f.Detail, f.Remedy = text[i+len(mark):], ""
 	}
 	return f
 }

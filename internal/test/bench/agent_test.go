@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -34,11 +33,14 @@ func BenchmarkAgent(b *testing.B) {
 		}
 		r.run("apply", "--yes")
 		ready := r.ready(3)
-		var boots []time.Duration
+		var last time.Time
+		var boot time.Duration
 		for instance, pid := range r.agents() {
-			boots = append(boots, ready[instance].Sub(started(b, pid)))
+			if began := started(b, pid); began.After(last) {
+				last, boot = began, ready[instance].Sub(began)
+			}
 		}
-		figure("an instance boots, its stores are there", seconds(slices.Min(boots)), "at most 2 s")
+		figure("an instance boots, its stores are there", seconds(boot), "at most 2 s")
 
 		time.Sleep(20 * time.Second) // what it took to boot is given back
 		most := 0
