@@ -3,6 +3,7 @@
 package plane
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -87,6 +88,16 @@ func (n *Net) Addr(use Use) (netip.Addr, error) {
 		}
 	}
 	return netip.Addr{}, errors.New("the local cloud has no address left for this")
+}
+
+// unused gives an error if somebody listens where a server is about to: that server would end, and its first client, with
+// the server's password, would be the stranger's.
+func unused(ctx context.Context, addr netip.Addr, port uint16) error {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp4", netip.AddrPortFrom(addr, port).String())
+	if err != nil {
+		return fmt.Errorf("%w: another program listens there, or at every address of this machine; end it, or have it listen at 127.0.0.1 alone (ss -ltnp 'sport = :%d' shows it)", err, port)
+	}
+	return l.Close()
 }
 
 // Release gives an address back.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -268,6 +269,114 @@ func TestCache(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
 		t.Errorf("left behind: %v, %v", entries, err)
+	}
+}
+
+// TestStranger checks that a server whose address somebody else has, who takes connections and never says a word, is not
+// created, and that the stranger is not called.
+func TestStranger(t *testing.T) {
+	n, s, dir := start(t)
+	bin, err := plane.FindPostgres()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := plane.FindRedis()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sql, cache := plane.NewSQL(n, s, bin, dir), plane.NewCache(n, s, path, dir)
+	ctx := t.Context()
+	for _, tc := range []struct {
+		use    plane.Use
+		port   uint16
+		create func() (netip.Addr, error)
+		remove func() error
+	}{
+		{
+			plane.Database, 5432, func() (netip.Addr, error) { return sql.Create(ctx, "p/main", nil) },
+			func() error { return sql.Delete(ctx, "p/main") },
+		},
+		{
+			plane.Redis, 6379, func() (netip.Addr, error) { return cache.Create(ctx, "p/cache", "", nil) },
+			func() error { return cache.Delete(ctx, "p/cache") },
+		},
+		{
+			plane.Redis, 6378, func() (netip.Addr, error) { return cache.CreateEncrypted(ctx, "p/cache", "secret", nil) },
+			func() error { return cache.Delete(ctx, "p/cache") },
+		},
+	} {
+		addr, err := n.Addr(tc.use)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.Release(addr)
+		l, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(netip.AddrPortFrom(addr, tc.port)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := tc.create()
+		if want := fmt.Sprintf("%s:%d: bind: address already in use: another program listens there", addr, tc.port); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s, %v; want %s", got, err, want)
+		}
+		if err := l.SetDeadline(time.Now().Add(time.Millisecond)); err != nil {
+			t.Error(err)
+		}
+		if c, err := l.Accept(); err == nil {
+			t.Errorf("port %d: the stranger was called", tc.port)
+			c.Close()
+		}
+		l.Close()
+		if got, err = tc.create(); err != nil || got != addr {
+			t.Fatalf("with the stranger gone: %s, %v; want %s", got, err, addr)
+		}
+		if err := tc.remove(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestStrangerAtRestart checks that a server is not waited for that ended because such a stranger took its address before it
+// was started again.
+func TestStrangerAtRestart(t *testing.T) {
+	n, s, dir := start(t)
+	bin, err := plane.FindPostgres()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := plane.NewSQL(n, s, bin, dir)
+	ctx := t.Context()
+	addr, err := e.Create(ctx, "p/main", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listening := make(chan net.Listener, 1)
+	go func() {
+		for ctx.Err() == nil {
+			if l, err := net.Listen("tcp4", netip.AddrPortFrom(addr, 5432).String()); err == nil {
+				listening <- l
+				return
+			}
+		}
+	}()
+	for won := false; !won && !t.Failed(); { // the server itself may be quicker
+		began := time.Now()
+		err := e.Restart(ctx, "p/main")
+		took := time.Since(began)
+		select {
+		case l := <-listening:
+			won = true
+			l.Close()
+			if err == nil || !strings.Contains(err.Error(), "already running on port 5432") || took > time.Minute {
+				t.Errorf("after %s %v", took, err)
+			}
+		default:
+			if err != nil {
+				t.Errorf("nobody has its address: %v", err)
+			}
+		}
+	}
+	if err := e.Restart(ctx, "p/main"); err != nil {
+		t.Error(err)
 	}
 }
 

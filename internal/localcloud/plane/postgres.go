@@ -199,6 +199,9 @@ func (e *SQL) Create(ctx context.Context, name string, flags map[string]string) 
 	if s.authorities, err = authority.NewSet(names); err != nil {
 		return netip.Addr{}, err
 	}
+	if err := unused(ctx, s.addr, postgresPort); err != nil {
+		return netip.Addr{}, err
+	}
 	if err := e.initialise(ctx, s); err != nil {
 		return netip.Addr{}, err
 	}
@@ -367,9 +370,12 @@ func (e *SQL) start(ctx context.Context, s *server) error {
 	s.process = p
 	limited, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
+	// Where it found its address taken it ends, and a stranger there may keep a connection waiting for ever.
+	alive, abandon := p.while(limited)
+	defer abandon()
 	var refused time.Time // when it first refused a connection for a reason that does not pass
 	for {
-		err := s.do(limited, "postgres", func(*pgx.Conn) error { return nil })
+		err := s.do(alive, "postgres", func(*pgx.Conn) error { return nil })
 		if err == nil {
 			e.supervisor.keep(p, func(ctx context.Context) error {
 				s.mu.Lock()

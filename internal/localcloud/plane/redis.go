@@ -134,7 +134,11 @@ func (e *Cache) create(ctx context.Context, name, password string, config map[st
 	}
 	e.servers[name] = c
 	e.mu.Unlock()
-	if err := e.start(ctx, c); err != nil {
+	err = unused(ctx, c.addr, c.port())
+	if err == nil {
+		err = e.start(ctx, c)
+	}
+	if err != nil {
 		return netip.Addr{}, errors.Join(fmt.Errorf("create Redis server %s: %w", name, err), e.remove(context.WithoutCancel(ctx), c))
 	}
 	return c.addr, nil
@@ -182,7 +186,12 @@ func (e *Cache) start(ctx context.Context, c *cache) error {
 		conn, err := (&net.Dialer{}).DialContext(limited, "tcp4", netip.AddrPortFrom(c.addr, c.port()).String())
 		if err == nil {
 			if err := errors.Join(conn.Close(), c.do(ctx, func(r *redis.Client) error { return r.Ping(ctx).Err() })); err != nil {
-				return errors.Join(err, p.Stop(ctx, 0))
+				select {
+				case <-p.Done(): // whoever was asked, it was a stranger
+					return logged(fmt.Errorf("redis-server ended: %w", errors.Join(p.Err(), errEnded)), log, said)
+				default:
+					return errors.Join(err, p.Stop(ctx, 0))
+				}
 			}
 			e.supervisor.keep(p, func(ctx context.Context) error {
 				c.mu.Lock()

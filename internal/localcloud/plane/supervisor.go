@@ -199,6 +199,19 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 // Err says why it ended, once Done is closed; nil for exit status 0.
 func (p *Process) Err() error { return p.err }
 
+// while gives a context that ends when ctx does, when the process is gone, or by the function.
+func (p *Process) while(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-p.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
 // Stop asks the process to end, and ends it by force after grace or when ctx ends. It returns when the process is gone,
 // and with it what its user left behind.
 func (p *Process) Stop(ctx context.Context, grace time.Duration) error {
