@@ -2,6 +2,7 @@ package compose
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -183,7 +185,7 @@ func (e *engine) follow(ctx context.Context, services []dify.Service) (end func(
 				}
 				streams.Go(func() {
 					// The stream ends with the container. Whatever else ends it, it is tried again.
-					err := e.read(ctx, engine, id, name, hide[name])
+					err := e.read(ctx, ending, engine, id, name, hide[name])
 					mu.Lock()
 					defer mu.Unlock()
 					delete(followed, id)
@@ -215,8 +217,8 @@ func (e *engine) follow(ctx context.Context, services []dify.Service) (end func(
 	}
 }
 
-// read gives the lines of one container until its log ends.
-func (e *engine) read(ctx context.Context, engine *api, id string, name dify.Name, hide func(string) string) error {
+// read gives the lines of one container until its log ends, as fast as they come once ending is closed.
+func (e *engine) read(ctx context.Context, ending <-chan struct{}, engine *api, id string, name dify.Name, hide func(string) string) error {
 	from := place{container: id[:12]}
 	if last, ok := parsePlace(e.opts.Lines.Last(string(name))); ok && last.container == from.container {
 		from = last
@@ -232,7 +234,23 @@ func (e *engine) read(ctx context.Context, engine *api, id string, name dify.Nam
 	defer body.Close()
 	// The engine gives what is not older: the last lines that were taken come again.
 	now := place{container: from.container}
-	return lines(body, func(at time.Time, text string) {
+	skipped := 0
+	skip := func() bool {
+		if !e.opts.Lines.Skip(string(name), 1) {
+			return false
+		}
+		if skipped++; skipped%restAfter == 0 {
+			timer := time.NewTimer(rest)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+			case <-ending:
+			case <-ctx.Done():
+			}
+		}
+		return true
+	}
+	return lines(body, skip, func(at time.Time, text string) {
 		if at.UnixNano() == now.at {
 			now.n++
 		} else {
@@ -243,6 +261,13 @@ func (e *engine) read(ctx context.Context, engine *api, id string, name dify.Nam
 		}
 	})
 }
+
+// Of a container that storms so many lines are read at a time, and then none: to hand a line over costs the engine more than
+// its storing it, and us as much again. What it cannot keep meanwhile it leaves out, by whole files.
+const (
+	restAfter = 1000
+	rest      = 50 * time.Millisecond
+)
 
 // place is where a line is in a container's log: its time, and which of those with this time it is. Written, it is the line's ID.
 type place struct {
@@ -266,9 +291,11 @@ func parsePlace(id string) (place, bool) {
 }
 
 // lines reads the engine's stream of a log: frames of eight bytes that say how long they are, with text, which may be a part of a line.
-func lines(r io.Reader, give func(at time.Time, text string)) error {
+// What is a whole line is not looked at if skip says so.
+func lines(r io.Reader, skip func() bool, give func(at time.Time, text string)) error {
 	in := bufio.NewReaderSize(r, 64<<10)
 	var head [8]byte
+	var frame []byte
 	var part [3][]byte // by the stream, of 1 and 2
 	var began [3]time.Time
 	for {
@@ -282,12 +309,15 @@ func lines(r io.Reader, give func(at time.Time, text string)) error {
 		if stream > 2 || size > 1<<20 {
 			return errors.New("the engine's log is in no form that is known")
 		}
-		frame := make([]byte, size)
+		frame = slices.Grow(frame[:0], int(size))[:size]
 		if _, err := io.ReadFull(in, frame); err != nil {
 			return err
 		}
-		stamp, text, _ := strings.Cut(string(frame), " ")
-		at, err := time.Parse(time.RFC3339Nano, stamp)
+		if len(part[stream]) == 0 && bytes.HasSuffix(frame, []byte("\n")) && skip() {
+			continue
+		}
+		stamp, text, _ := bytes.Cut(frame, []byte(" "))
+		at, err := time.Parse(time.RFC3339Nano, string(stamp))
 		if err != nil {
 			return errors.New("the engine's log is in no form that is known")
 		}
