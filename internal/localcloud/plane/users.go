@@ -61,13 +61,14 @@ func ClaimUsers(n *Net) (*Users, error) {
 	return &Users{ids: ids, taken: map[int]bool{}}, nil
 }
 
-// choose gives the nth block of IDs that exist and that nobody uses, or one behind it.
+// choose gives the nth block of IDs that exist and that nobody uses, or another that only the nth cloud would take: what is
+// another cloud's would be ended with that one's instances. Where few IDs exist, Take alone keeps clouds apart.
 func choose(n int, exist, used []idRange) (idRange, bool) {
-	const tries = 1000
+	const clouds, tries = lastBlock - firstBlock + 1, 1000
 	for _, all := range unclaimed {
 		blocks := (all.last - all.first + 1) / usersPerCloud
 		for i := range min(blocks, tries) {
-			first := all.first + (n+i)%blocks*usersPerCloud
+			first := all.first + (n+i*clouds)%blocks*usersPerCloud
 			ids := idRange{first, first + usersPerCloud - 1}
 			if slices.ContainsFunc(exist, ids.within) && !slices.ContainsFunc(used, ids.meets) {
 				return ids, true
@@ -227,15 +228,20 @@ func (u *Users) String() string {
 	return fmt.Sprintf("%d-%d", u.ids.first, u.ids.last)
 }
 
-// Take gives the lowest free user; the owner where there is no other.
+// Take gives the lowest free user; the owner where there is no other. One that runs something is not free: a local cloud in
+// another network namespace can have chosen the same IDs.
 func (u *Users) Take() (int, error) {
 	if u.ids == (idRange{}) {
 		return os.Geteuid(), nil
 	}
+	all, err := processes()
+	if err != nil {
+		return 0, fmt.Errorf("look for users nobody has: %w", err)
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for id := u.ids.first; id <= u.ids.last; id++ {
-		if !u.taken[id] {
+		if !u.taken[id] && !slices.ContainsFunc(all, func(r running) bool { return r.uid == id }) {
 			u.taken[id] = true
 			return id, nil
 		}

@@ -28,8 +28,8 @@ func TestChoose(t *testing.T) {
 	}{
 		{"the first cloud", 0, everything, nil, "1879048192-1879048691"},
 		{"the fourth", 3, everything, []idRange{{1000, 1000}, {524288, 589823}}, "1879049692-1879050191"},
-		{"somebody has one of them", 0, everything, []idRange{{1879048200, 1879048200}}, "1879048692-1879049191"},
-		{"somebody has the last of them", 0, everything, []idRange{{1879048691, 1879048691}}, "1879048692-1879049191"},
+		{"somebody has one of them", 0, everything, []idRange{{1879048200, 1879048200}}, "1879141692-1879142191"},
+		{"somebody has the last of them", 0, everything, []idRange{{1879048691, 1879048691}}, "1879141692-1879142191"},
 		{"a container with 65536 IDs", 0, []idRange{{0, 65535}}, nil, "60578-61077"},
 		{"a container with 65536 IDs, somebody there", 5, []idRange{{0, 65535}}, []idRange{{61000, 61000}}, ""},
 		{"a container with 100000 IDs", 1, []idRange{{0, 99999}}, nil, "66036-66535"},
@@ -44,6 +44,26 @@ func TestChoose(t *testing.T) {
 		if got != tc.want {
 			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
 		}
+	}
+}
+
+// TestChooseApart checks that no two clouds have the same IDs, whichever of these somebody else has already.
+func TestChooseApart(t *testing.T) {
+	var used []idRange
+	of := map[idRange]int{}
+	for round := range 4 {
+		var taken []idRange
+		for n := range lastBlock - firstBlock + 1 {
+			ids, ok := choose(n, []idRange{{0, 4294967294}}, used)
+			if other, twice := of[ids]; !ok || twice && other != n {
+				t.Fatalf("in round %d clouds %d and %d have %v, %t", round, other, n, ids, ok)
+			}
+			of[ids] = n
+			if n%(round+2) == 0 {
+				taken = append(taken, idRange{ids.first, ids.first})
+			}
+		}
+		used = append(used, taken...)
 	}
 }
 
@@ -78,6 +98,30 @@ func TestUsers(t *testing.T) {
 	id, err := u.Take()
 	if d := cmp.Diff([]int{70000, 70001, 70000}, append(got, id)); d != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, d)
+	}
+}
+
+// TestUserInUse checks that a user who runs something is not given.
+func TestUserInUse(t *testing.T) {
+	need.Root(t, "root alone can start programs as other users")
+	u := &Users{ids: idRange{1900000000, 1900000001}, taken: map[int]bool{}}
+	s := NewSupervisor(nil)
+	defer s.Close(context.Background(), time.Second)
+	p, err := s.Start(t.Context(), Spec{Name: "test", Path: "/bin/sleep", Args: []string{"1000"}, Dir: "/", Log: filepath.Join(t.TempDir(), "log"), UID: u.ids.first})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := u.Take(); err != nil || got != u.ids.last {
+		t.Errorf("%d, %v; want %d", got, err, u.ids.last)
+	}
+	if got, err := u.Take(); err == nil {
+		t.Errorf("%d was given", got)
+	}
+	if err := p.Stop(t.Context(), 0); err != nil {
+		t.Error(err)
+	}
+	if got, err := u.Take(); err != nil || got != u.ids.first {
+		t.Errorf("%d, %v; want %d", got, err, u.ids.first)
 	}
 }
 
