@@ -50,6 +50,10 @@ func newStackIn(t testing.TB, dir string) *stack {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if t.Failed() {
+			raw, err := os.ReadFile(filepath.Join(s.dir, "cloud.log"))
+			t.Logf("the local cloud's log ends so (%v):\n%s", err, raw[max(0, len(raw)-16<<10):])
+		}
 		if _, err := localcloud.Down(context.Background(), s.dir, nil); err != nil {
 			t.Error(err)
 		}
