@@ -41,13 +41,10 @@ func pluginObjects() []string {
 // without them stand here only where stock compose or the image says otherwise.
 func variables(r Release, s Settings, secrets map[string]string, b Budget) []variable {
 	db, vector, redis := s.Stores.Database, s.Stores.Vector, s.Stores.Redis
-	// For a browser that came by an address, the way that it came is right; for links that are handed to others, only the
-	// whole address is.
-	site, browsed := "", ""
+	site := ""
 	switch {
 	case s.Domain != "":
 		site = "https://" + s.Domain
-		browsed = site
 	case s.Address.IsValid():
 		site = "https://" + s.Address.String()
 	}
@@ -209,11 +206,10 @@ func variables(r Release, s Settings, secrets map[string]string, b Budget) []var
 
 		// One domain, or else the stack's address, sets every address: see ADR 30. Empty means the address the browser came by;
 		// left out, the images' own would count.
-		{"CONSOLE_API_URL", site, serving(), feature},
-		{"CONSOLE_API_URL", browsed, web, next},
+		{"CONSOLE_API_URL", site, with(serving(), web), feature + "; " + next + ": by its scheme the page knows the name of the API's cookie"},
 		{"CONSOLE_WEB_URL", site, with(serving(), web), feature + "; " + next + ": where the marketplace leads back to"},
 		{"SERVICE_API_URL", site, serving(), feature},
-		{"APP_API_URL", browsed, web, next},
+		{"APP_API_URL", site, web, next},
 		{"APP_WEB_URL", site, serving(), feature},
 		{"FILES_URL", site, serving(), feature},
 		{"TRIGGER_URL", site, serving(), feature},

@@ -164,8 +164,9 @@ func TestWhoSeesWhat(t *testing.T) {
 	}
 }
 
-// Without a domain, links lead to the stack's address, and the browser goes on the way that it came. As long as the address is not
-// known, links have no host: what takes an empty text for the address the browser came by is given that, the rest nothing.
+// Without a domain, links lead to the stack's address. As long as the address is not known, links have no host: what takes an
+// empty text for the address the browser came by is given that, the rest nothing. That the web interface and the API are told
+// the same is how a browser finds the API's cookies, which have other names behind https.
 func TestWithoutDomain(t *testing.T) {
 	s, secrets := settings()
 	s.Domain = ""
@@ -182,7 +183,7 @@ func TestWithoutDomain(t *testing.T) {
 				}
 			}
 		}
-		for name, want := range map[string]string{"CONSOLE_API_URL": "", "APP_API_URL": "", "CONSOLE_WEB_URL": tc.site} {
+		for name, want := range map[string]string{"CONSOLE_API_URL": tc.site, "APP_API_URL": tc.site, "CONSOLE_WEB_URL": tc.site} {
 			if v, ok := services[dify.Web].Environment[name]; !ok || v != want {
 				t.Errorf("%s of web is %q, %t; want %q", name, v, ok, want)
 			}

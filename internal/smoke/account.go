@@ -5,8 +5,10 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"html"
 	"maps"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -119,6 +121,9 @@ func pages(ctx context.Context, s *session) (string, error) {
 			if r.status == http.StatusOK && !strings.HasPrefix(r.header.Get("Content-Type"), "text/html") {
 				return fmt.Errorf("%s, and not with a page", r.says())
 			}
+			if r.status == http.StatusOK {
+				s.told = append(s.told, toldBy(r))
+			}
 			return nil
 		})
 		if err != nil {
@@ -126,6 +131,54 @@ func pages(ctx context.Context, s *session) (string, error) {
 		}
 	}
 	return "/ and /signin", nil
+}
+
+// told is what a page tells the browser that it was told itself, in attributes of its body.
+type told struct {
+	instance     string
+	console      string // where the console's API is; "" = the page does not say
+	cookieDomain string
+}
+
+var (
+	bodyTag   = regexp.MustCompile(`<body[^>]*>`)
+	attribute = regexp.MustCompile(` data-(api-prefix|cookie-domain)="([^"]*)"`)
+)
+
+func toldBy(r *reply) told {
+	t := told{instance: r.instance}
+	for _, m := range attribute.FindAllSubmatch(bodyTag.Find(r.body), -1) {
+		switch string(m[1]) {
+		case "api-prefix":
+			t.console = html.UnescapeString(string(m[2]))
+		case "cookie-domain":
+			t.cookieDomain = html.UnescapeString(string(m[2]))
+		}
+	}
+	return t
+}
+
+// cookiesAgree checks that pages look for the API's cookies by the names that these have: with a prefix when both the API's and
+// the console's addresses are https and there is no domain for cookies (api/libs/token.py). A page goes by the address of the API
+// that it was told (web/config/index.ts).
+func (s *session) cookiesAgree() error {
+	_, prefixed := s.client.cookies[hostPrefix+"csrf_token"]
+	for _, t := range s.told {
+		if t.console == "" || prefixed == (t.cookieDomain == "" && strings.HasPrefix(t.console, "https://")) {
+			continue
+		}
+		name := "csrf_token"
+		if prefixed {
+			name = hostPrefix + name
+		}
+		return &fault.Fault{
+			Summary: "A browser cannot log in",
+			Detail: fmt.Sprintf("The API gives the browser the cookie %s, and the page of %s, which was told that the console's API is at %s, looks for one of another name: every request after the login is answered with 401.",
+				name, orUnnamed(t.instance), plain(t.console)),
+			Remedy: "CONSOLE_API_URL must be the same for `web` and `api`, and of the scheme of CONSOLE_WEB_URL. difyup tells all of them the domain, or the stack's address: have the instances replaced:\n    difyup apply",
+		}
+	}
+	return nil
 }
 
 func (s *session) setupStep(ctx context.Context, each func(step string)) (string, error) {
@@ -268,7 +321,7 @@ func login(ctx context.Context, s *session) (string, error) {
 		}
 		return r.want(http.StatusOK)
 	})
-	return "as " + s.opts.Email, nil
+	return "as " + s.opts.Email, s.cookiesAgree()
 }
 
 // profile shows the access token to every instance. Facts: step 8.

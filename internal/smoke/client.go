@@ -120,9 +120,12 @@ func (c *client) send(ctx context.Context, method, path, contentType string, bod
 	return r, nil
 }
 
+// hostPrefix is how the names of cookies begin that a browser gives back to this host alone, and by https.
+const hostPrefix = "__Host-"
+
 // cookie gives the value of a cookie, by its name with or without the prefix that Dify gives it behind https.
 func (c *client) cookie(name string) string {
-	if v := c.cookies["__Host-"+name]; v != "" {
+	if v := c.cookies[hostPrefix+name]; v != "" {
 		return v
 	}
 	return c.cookies[name]

@@ -101,6 +101,7 @@ type session struct {
 	instances []string // which all must be met
 	version   string
 	standin   bool
+	told      []told // by the pages of all instances
 
 	undo  []undo
 	loose map[string]bool // files that were uploaded and are in no data set

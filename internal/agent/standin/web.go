@@ -18,7 +18,10 @@ func (p *web) handler() http.Handler {
 		default:
 			w.WriteHeader(http.StatusNotFound)
 		}
-		_ = page.Execute(w, map[string]string{"Instance": p.env("STANDIN_INSTANCE"), "Version": p.env("STANDIN_VERSION")}) // the client may be gone
+		_ = page.Execute(w, map[string]string{ // the client may be gone
+			"Instance": p.env("STANDIN_INSTANCE"), "Version": p.env("STANDIN_VERSION"),
+			"Console": p.env("CONSOLE_API_URL") + "/console/api", "CookieDomain": p.env("NEXT_PUBLIC_COOKIE_DOMAIN"),
+		})
 	})
 }
 
@@ -29,11 +32,12 @@ var page = template.Must(template.New("page").Parse(`<!doctype html>
  body { font: 16px/1.5 system-ui, sans-serif; max-width: 40rem; margin: 4rem auto; padding: 0 1rem; color: #1c2430; background: #fafbfc }
  h1 { font-size: 1.6rem } code { background: #eef1f5; padding: .1em .3em; border-radius: 4px }
 </style>
+<body data-api-prefix="{{.Console}}" data-cookie-domain="{{.CookieDomain}}">
 <h1>The rehearsal is running</h1>
 <p>This is the stand-in for Dify {{.Version}}, on the instance <code>{{.Instance}}</code>. It is not Dify: it runs no app and has no
 pages but this one. It was given Dify's settings and uses every store as Dify does: accounts and documents in PostgreSQL,
 files and keys in the bucket, sessions and tasks in Redis, vectors in pgvector.</p>
 <p>Reload to meet another instance. To have all of them proven:</p>
 <p><code>difyup smoke --local</code></p>
-</html>
+</body></html>
 `))

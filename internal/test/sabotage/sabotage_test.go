@@ -338,6 +338,16 @@ func TestSabotage(t *testing.T) {
 			want: map[string]string{"web": failed}, row: "web", says: []string{"The web interface does not answer", "502", "-vm-1"},
 		},
 		{
+			name: "a web interface that is not told where the API is",
+			breaks: func(_ *testing.T, s *stack) {
+				s.everywhere("CONSOLE_API_URL", "https://203.0.113.7")
+				s.everywhere("CONSOLE_WEB_URL", "https://203.0.113.7")
+				i := slices.IndexFunc(s.instances[1].services, func(s dify.Service) bool { return s.Name == dify.Web })
+				s.instances[1].services[i].Environment["CONSOLE_API_URL"] = ""
+			},
+			want: signed(map[string]string{"login": failed, "profile": notRun}), row: "login", says: []string{"A browser cannot log in", "__Host-csrf_token", " /console/api,", "-vm-2"},
+		},
+		{
 			name: "an instance that gets no requests",
 			breaks: func(_ *testing.T, s *stack) {
 				s.gone = "s-vm-3"
