@@ -51,10 +51,10 @@ const (
 // reserve is what the system, Docker and the agent have of a machine's memory, in MiB.
 const reserve = 700
 
-// peaks gives the most memory that each service was seen to use, in MiB, with one process of the API: of 1.17.1, and the worker of
-// 1.14.2 after smoke (docs/real-dify.md). The proxy was measured by itself, as squid 5.7 with the configuration it gets.
+// peaks gives the most memory that each service was seen to use, in MiB, with one process of the API: of 1.17.1, and of 1.14.2 the
+// worker after smoke and the web interface after hundreds of pages (docs/real-dify.md). The proxy was measured by itself, as squid 5.7 with the configuration it gets.
 func peaks() map[Name]int {
-	return map[Name]int{API: 575, Worker: 490, WorkerBeat: 408, PluginDaemon: 245, Web: 180, Sandbox: 147, SSRFProxy: 48}
+	return map[Name]int{API: 575, Worker: 490, WorkerBeat: 408, PluginDaemon: 245, Web: 249, Sandbox: 147, SSRFProxy: 48}
 }
 
 // further is the memory of each further process of the API, in MiB: as it was seen once it
