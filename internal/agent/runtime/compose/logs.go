@@ -165,7 +165,8 @@ func (e *engine) follow(ctx context.Context, services []dify.Service) (end func(
 		var (
 			mu       sync.Mutex
 			followed = map[string]bool{}
-			broke    = map[string]string{} // what was told of a container's log last
+			broke    = map[string]string{}    // what was told of a container's log last
+			left     = map[string]time.Time{} // when the log of one that storms was left alone
 			streams  sync.WaitGroup
 		)
 		defer streams.Wait()
@@ -177,18 +178,23 @@ func (e *engine) follow(ctx context.Context, services []dify.Service) (end func(
 			}
 			for id, name := range all {
 				mu.Lock()
-				known := followed[id]
+				known, since := followed[id], left[id]
 				followed[id] = true
+				delete(left, id)
 				mu.Unlock()
 				if known {
 					continue
 				}
 				streams.Go(func() {
 					// The stream ends with the container. Whatever else ends it, it is tried again.
-					err := e.read(ctx, ending, engine, id, name, hide[name])
+					err := e.read(ctx, engine, id, name, hide[name], since)
 					mu.Lock()
 					defer mu.Unlock()
 					delete(followed, id)
+					if errors.Is(err, errStorm) {
+						left[id] = time.Now()
+						return
+					}
 					if err != nil && ctx.Err() == nil && err.Error() != broke[id] {
 						broke[id] = err.Error()
 						e.opts.Log.Warn("what a container writes cannot be read", "service", name, "error", err)
@@ -217,14 +223,22 @@ func (e *engine) follow(ctx context.Context, services []dify.Service) (end func(
 	}
 }
 
-// read gives the lines of one container until its log ends, as fast as they come once ending is closed.
-func (e *engine) read(ctx context.Context, ending <-chan struct{}, engine *api, id string, name dify.Name, hide func(string) string) error {
+// errStorm ends the reading of a log of which too many lines are left out.
+var errStorm = errors.New("too many lines")
+
+// read gives the lines of one container until its log ends: all that were not taken yet, or, of one whose log was left alone since
+// a time, the last of those that were written after it.
+func (e *engine) read(ctx context.Context, engine *api, id string, name dify.Name, hide func(string) string, since time.Time) error {
 	from := place{container: id[:12]}
 	if last, ok := parsePlace(e.opts.Lines.Last(string(name))); ok && last.container == from.container {
 		from = last
 	}
 	query := url.Values{"follow": {"1"}, "stdout": {"1"}, "stderr": {"1"}, "timestamps": {"1"}}
-	if from.at != 0 {
+	switch {
+	case !since.IsZero():
+		query.Set("since", fmt.Sprintf("%d.%09d", since.Unix(), since.Nanosecond()))
+		query.Set("tail", strconv.Itoa(stormLines))
+	case from.at != 0:
 		query.Set("since", fmt.Sprintf("%d.%09d", from.at/1e9, from.at%1e9))
 	}
 	body, err := engine.get(ctx, "/containers/"+id+"/logs", query)
@@ -239,18 +253,12 @@ func (e *engine) read(ctx context.Context, ending <-chan struct{}, engine *api, 
 		if !e.opts.Lines.Skip(string(name), 1) {
 			return false
 		}
-		if skipped++; skipped%restAfter == 0 {
-			timer := time.NewTimer(rest)
-			defer timer.Stop()
-			select {
-			case <-timer.C:
-			case <-ending:
-			case <-ctx.Done():
-			}
+		if skipped++; skipped == stormLines {
+			_ = body.Close() // which ends the reading
 		}
 		return true
 	}
-	return lines(body, skip, func(at time.Time, text string) {
+	err = lines(body, skip, func(at time.Time, text string) {
 		if at.UnixNano() == now.at {
 			now.n++
 		} else {
@@ -260,14 +268,16 @@ func (e *engine) read(ctx context.Context, ending <-chan struct{}, engine *api, 
 			e.opts.Lines.Add(runtime.Line{Source: string(name), At: at, ID: now.String(), Text: text, Hide: hide})
 		}
 	})
+	if skipped >= stormLines {
+		return errStorm
+	}
+	return err
 }
 
-// Of a container that storms so many lines are read at a time, and then none: to hand a line over costs the engine more than
-// its storing it, and us as much again. What it cannot keep meanwhile it leaves out, by whole files.
-const (
-	restAfter = 1000
-	rest      = 50 * time.Millisecond
-)
+// stormLines is how many lines of a container are left out until its log is left alone, to the next look at it: to hand a line
+// over costs the engine more than to have it, and us as much again. To read on, but slowly, would not do: the engine (20.10)
+// then gave nothing any more after the storm, whose files had come round meanwhile.
+const stormLines = 10_000
 
 // place is where a line is in a container's log: its time, and which of those with this time it is. Written, it is the line's ID.
 type place struct {

@@ -212,7 +212,7 @@ func TestStorm(t *testing.T) {
 	if sent == 0 || dropped == 0 || sent+dropped > written+others {
 		t.Errorf("%d lines came and %d were counted, of %d", sent, dropped, written)
 	}
-	// What is too much is read slowly: to read a storm costs the machine more than to have it.
+	// What is too much is hardly read: to read a storm costs the machine more than to have it.
 	if most := 1000 + 20*int(still.Sub(began).Milliseconds()); dropped > most {
 		t.Errorf("%d lines that are left out were read in %s, wants %d at most", dropped, still.Sub(began), most)
 	}
