@@ -36,11 +36,7 @@ func trust(t *testing.T, name string, all ...authority.Authority) *tls.Config {
 // sessions go on.
 func TestEncryptedSQL(t *testing.T) {
 	n, s, dir := start(t)
-	bin, err := plane.FindPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := plane.NewSQL(n, s, bin, dir)
+	e := newSQL(t, n, s, dir)
 	ctx := t.Context()
 	login := func(addr netip.Addr, c *tls.Config) (*pgx.Conn, error) {
 		config, err := pgx.ParseConfig("postgres://dify:pw@" + addr.String() + "/postgres?sslmode=disable")

@@ -46,6 +46,16 @@ func start(t *testing.T) (*plane.Net, *plane.Supervisor, string) {
 	return n, s, dir
 }
 
+// newSQL gives an engine of PostgreSQL servers with this block, supervisor and directory.
+func newSQL(t *testing.T, n *plane.Net, s *plane.Supervisor, dir string) *plane.SQL {
+	t.Helper()
+	bin, err := plane.FindPostgres()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plane.NewSQL(n, s, bin, dir)
+}
+
 func connect(t *testing.T, addr netip.Addr, user, password, database string) (*pgx.Conn, error) {
 	t.Helper()
 	c, err := pgx.Connect(t.Context(), fmt.Sprintf("postgres://%s:%s@%s:5432/%s?sslmode=disable", user, password, addr, database))
@@ -57,11 +67,7 @@ func connect(t *testing.T, addr netip.Addr, user, password, database string) (*p
 
 func TestSQL(t *testing.T) {
 	n, s, dir := start(t)
-	bin, err := plane.FindPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := plane.NewSQL(n, s, bin, dir)
+	e := newSQL(t, n, s, dir)
 	ctx := t.Context()
 	addr, err := e.Create(ctx, "p/main", map[string]string{"max_connections": "77", "cloudsql.iam_authentication": "on"})
 	if err != nil {
@@ -167,11 +173,7 @@ func crash(t *testing.T, text string) {
 // within seconds, in its own words, and has its old flags back.
 func TestFlagsThatDoNotServe(t *testing.T) {
 	n, s, dir := start(t)
-	bin, err := plane.FindPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := plane.NewSQL(n, s, bin, dir)
+	e := newSQL(t, n, s, dir)
 	ctx := t.Context()
 	addr, err := e.Create(ctx, "p/main", map[string]string{"max_connections": "50"})
 	if err != nil {
@@ -276,15 +278,11 @@ func TestCache(t *testing.T) {
 // created, and that the stranger is not called.
 func TestStranger(t *testing.T) {
 	n, s, dir := start(t)
-	bin, err := plane.FindPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
 	path, err := plane.FindRedis()
 	if err != nil {
 		t.Fatal(err)
 	}
-	sql, cache := plane.NewSQL(n, s, bin, dir), plane.NewCache(n, s, path, dir)
+	sql, cache := newSQL(t, n, s, dir), plane.NewCache(n, s, path, dir)
 	ctx := t.Context()
 	for _, tc := range []struct {
 		use    plane.Use
@@ -339,11 +337,7 @@ func TestStranger(t *testing.T) {
 // was started again.
 func TestStrangerAtRestart(t *testing.T) {
 	n, s, dir := start(t)
-	bin, err := plane.FindPostgres()
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := plane.NewSQL(n, s, bin, dir)
+	e := newSQL(t, n, s, dir)
 	ctx := t.Context()
 	addr, err := e.Create(ctx, "p/main", nil)
 	if err != nil {
