@@ -170,8 +170,8 @@ func (e *engine) follow(ctx context.Context, services []dify.Service) (end func(
 			streams  sync.WaitGroup
 		)
 		defer streams.Wait()
-		for said := ""; ; {
-			all, err := engine.containers(ctx, e.opts.Project, false)
+		for said, last := "", false; ; {
+			all, err := engine.containers(ctx, e.opts.Project, last)
 			if err != nil && ctx.Err() == nil && err.Error() != said {
 				said = err.Error()
 				e.opts.Log.Warn("what containers write cannot be read", "error", err)
@@ -182,7 +182,7 @@ func (e *engine) follow(ctx context.Context, services []dify.Service) (end func(
 				followed[id] = true
 				delete(left, id)
 				mu.Unlock()
-				if known {
+				if known || last && since.IsZero() {
 					continue
 				}
 				streams.Go(func() {
@@ -201,11 +201,14 @@ func (e *engine) follow(ctx context.Context, services []dify.Service) (end func(
 					}
 				})
 			}
+			if last {
+				return
+			}
 			timer := time.NewTimer(lookForLogs)
 			select {
 			case <-ending:
 				timer.Stop()
-				return
+				last = true // for those that were left alone
 			case <-timer.C:
 			}
 		}
@@ -237,7 +240,7 @@ func (e *engine) read(ctx context.Context, engine *api, id string, name dify.Nam
 	switch {
 	case !since.IsZero():
 		query.Set("since", fmt.Sprintf("%d.%09d", since.Unix(), since.Nanosecond()))
-		query.Set("tail", strconv.Itoa(stormLines))
+		query.Set("tail", strconv.Itoa(stormTail))
 	case from.at != 0:
 		query.Set("since", fmt.Sprintf("%d.%09d", from.at/1e9, from.at%1e9))
 	}
@@ -277,7 +280,12 @@ func (e *engine) read(ctx context.Context, engine *api, id string, name dify.Nam
 // stormLines is how many lines of a container are left out until its log is left alone, to the next look at it: to hand a line
 // over costs the engine more than to have it, and us as much again. To read on, but slowly, would not do: the engine (20.10)
 // then gave nothing any more after the storm, whose files had come round meanwhile.
-const stormLines = 10_000
+//
+// stormTail is how many of its last lines are read then: about as many as may be taken after two seconds, so that the newest are.
+const (
+	stormLines = 10_000
+	stormTail  = 2_000
+)
 
 // place is where a line is in a container's log: its time, and which of those with this time it is. Written, it is the line's ID.
 type place struct {
