@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/difyup/difyup/internal/build"
 	"github.com/difyup/difyup/internal/carried"
@@ -45,7 +46,45 @@ without any Google account.`,
 	})
 	root.AddCommand(newPlan(a), newApply(a), newDestroy(a), newStatus(a), newOutputs(a), newLogs(a), newDoctor(a), newBundle(a), newSSH(a), newExec(a), newSmoke(a), newLocal(a), newReleases(a), newVersion(a))
 	root.InitDefaultCompletionCmd()
+	withValues(root)
 	return root
+}
+
+// withValues has a command and those below it refuse a flag that took the next one for its value.
+func withValues(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		withValues(sub)
+	}
+	if c.Args == nil {
+		return
+	}
+	args := c.Args
+	c.Args = func(c *cobra.Command, words []string) error {
+		var err error
+		c.Flags().Visit(func(f *pflag.Flag) {
+			var values []string
+			switch v := f.Value.(type) {
+			case pflag.SliceValue:
+				values = v.GetSlice()
+			default:
+				if v.Type() == "string" {
+					values = []string{v.String()}
+				}
+			}
+			for _, v := range values {
+				if err == nil && strings.HasPrefix(v, "-") {
+					err = &fault.Fault{
+						Summary: "Flag without its value", Detail: fmt.Sprintf("--%s wants a value, and has %q, which looks like the next flag.", f.Name, v),
+						Remedy: "Put its value behind it. See what it takes:\n    " + c.CommandPath() + " --help",
+					}
+				}
+			}
+		})
+		if err != nil {
+			return err
+		}
+		return args(c, words)
+	}
 }
 
 // subcommands has a command that is only a name for others show its help, and refuse what it does not know.

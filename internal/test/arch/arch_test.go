@@ -95,6 +95,7 @@ var only = []struct {
 	because string
 }{
 	{"github.com/spf13/cobra", []string{"internal/cli"}, "run functions take typed options, so that the CLI library can change"},
+	{"github.com/spf13/pflag", []string{"internal/cli"}, "as cobra, whose flags they are"},
 	{"google.golang.org/api", []string{"internal/kind", "internal/topology"}, "bodies are JSON elsewhere; the import is dear to compile"},
 	{module + "internal/agent/standin", []string{"cmd/difyup-agent", "internal/test"}, "a runtime is an interface; who runs Dify is told apart in one place"},
 	{module + "internal/agent/runtime/compose", []string{"cmd/difyup-agent", "internal/test"}, "a runtime is an interface; who runs Dify is told apart in one place"},
