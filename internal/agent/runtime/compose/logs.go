@@ -208,7 +208,8 @@ func (e *engine) follow(ctx context.Context, services []dify.Service) (end func(
 			select {
 			case <-ending:
 				timer.Stop()
-				last = true // for those that were left alone
+				streams.Wait() // of those that storm, the last may be left alone only now
+				last = true
 			case <-timer.C:
 			}
 		}
