@@ -101,6 +101,6 @@ const (
 	oneRedis     = "All instances must use the stack's Redis. See which one they have, REDIS_HOST, and whether it runs:\n    difyup status"
 	bucketRights = "The service account of the instances needs storage.buckets.get on the bucket and the rights of roles/storage.objectAdmin in it. This puts both right:\n    difyup apply"
 	daemonStores = "The plugin daemon needs a database of its own, on the server of the main one. See whether it is there, and read the log of the container `plugin_daemon`; this makes it:\n    difyup apply"
-	daemonKeys   = "PLUGIN_DAEMON_KEY of the containers `api` and `worker` must be SERVER_KEY of `plugin_daemon`. Both come from one secret, read when an instance starts: replace the instance that is named."
+	daemonKeys   = "PLUGIN_DAEMON_KEY of the containers `api` and `worker` must be SERVER_KEY of `plugin_daemon`. Both come from one secret, read when an instance starts: replace the instance that is named. If it is not the key, the daemon says what it is:\n    difyup logs --container plugin_daemon"
 	innerKeys    = "INNER_API_KEY_FOR_PLUGIN of the containers `api` and `worker` must be DIFY_INNER_API_KEY of `plugin_daemon`, and DIFY_INNER_API_URL must reach the API. Replace the instance that is named."
 )
