@@ -182,18 +182,17 @@ func (l *Lock) beat(ctx context.Context) {
 	defer cancel()
 	asked := time.Now()
 	err := l.write(soon)
+	lost := gcp.Is(err, 404)
 	if gcp.Is(err, 412) {
 		// Perhaps an earlier renewal went through, and its answer was lost.
 		raw, at, readErr := l.store.fetch(soon, lockObject, "")
-		switch {
-		case readErr == nil && writer(raw) == l.holder.Run:
+		if readErr == nil && writer(raw) == l.holder.Run {
 			l.generation, l.renewed = at.generation, earlier(asked, l.renewed.Add(every))
 			return
-		case readErr != nil && !gcp.Is(readErr, 404):
-			err = readErr // not known: the next beat tells
 		}
+		lost = readErr == nil || gcp.Is(readErr, 404) // else it is not known, and the next beat tells
 	}
-	if gcp.Is(err, 412, 404) || err != nil && ctx.Err() == nil && time.Since(l.renewed) >= giveUp {
+	if lost || err != nil && ctx.Err() == nil && time.Since(l.renewed) >= giveUp {
 		l.cancel(ErrLockLost)
 	}
 }

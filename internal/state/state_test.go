@@ -41,6 +41,7 @@ type bucket struct {
 	silent  bool          // contents come without their age
 	updated string        // in place of when an object's metadata say it was written
 	silence bool          // no answer at all
+	refuse  int           // so many requests are answered 412, and nothing is done
 	asked   []string
 }
 
@@ -78,6 +79,12 @@ func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Date", b.now().UTC().Format(http.TimeFormat))
+	if b.refuse > 0 {
+		b.refuse--
+		w.WriteHeader(http.StatusPreconditionFailed)
+		fmt.Fprint(w, `{"error":{"code":412,"message":"conditionNotMet","errors":[{"reason":"conditionNotMet"}]}}`)
+		return
+	}
 	if r.Method == http.MethodGet || b.lose == 0 {
 		b.serve(w, r)
 		return
@@ -394,6 +401,13 @@ func TestLostReplies(t *testing.T) {
 	lock.beat(held)
 	if err := context.Cause(held); err != nil {
 		t.Errorf("the answer to a renewal was lost: %v", err)
+	}
+	// Nor does it know whose the lock is when it may not read it.
+	b.refuse = 2
+	lock.beat(held)
+	lock.beat(held)
+	if err := context.Cause(held); err != nil {
+		t.Errorf("a renewal and a look at the lock were refused: %v", err)
 	}
 	st, err := s.Read(ctx)
 	if err != nil {
