@@ -15,27 +15,30 @@ import (
 const probes = "difyup-probe/"
 
 // seeBucket does what changes nothing in Dify's bucket: it asks for the bucket itself, as Dify's client does before each use, and
-// for the names of objects. It gives the generation of the object of this instance's probe, "" when there is none.
-func (a *agent) seeBucket(ctx context.Context) (left string, err error) {
+// for the names of objects. It gives the generations of the object of this instance's probe, older versions too.
+func (a *agent) seeBucket(ctx context.Context) (left []string, err error) {
 	at := "/storage/v1/b/" + url.PathEscape(a.settings.Stores.Bucket)
 	if _, err := a.bucketCall(ctx, http.MethodGet, at+"?fields=name", nil, "see it", "storage.buckets.get"); err != nil {
-		return "", err
+		return nil, err
 	}
 	name := probes + a.name
-	raw, err := a.bucketCall(ctx, http.MethodGet, at+"/o?maxResults=1&fields=items(name,generation)&prefix="+url.QueryEscape(name), nil, "list objects", "storage.objects.list")
+	// Names that begin with this one come after it.
+	raw, err := a.bucketCall(ctx, http.MethodGet, at+"/o?versions=true&maxResults=20&fields=items(name,generation)&prefix="+url.QueryEscape(name), nil, "list objects", "storage.objects.list")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	var list struct {
 		Items []struct{ Name, Generation string }
 	}
 	if err := json.Unmarshal(raw, &list); err != nil {
-		return "", errNoAnswer
+		return nil, errNoAnswer
 	}
-	if len(list.Items) == 0 || list.Items[0].Name != name {
-		return "", nil
+	for _, item := range list.Items {
+		if item.Name == name {
+			left = append(left, item.Generation)
+		}
 	}
-	return list.Items[0].Generation, nil
+	return left, nil
 }
 
 var errNoAnswer = errors.New("the bucket's answer cannot be read")
@@ -58,9 +61,9 @@ func (a *agent) tryBucket(ctx context.Context) (err error) {
 		}
 		return err
 	}
-	// Writing over what an agent left that was cut off would take another right.
-	if left != "" {
-		if err := remove(ctx, left); err != nil {
+	// What an earlier try left that was cut off, or was told nothing: writing over it would take another right.
+	for _, generation := range left {
+		if err := remove(ctx, generation); err != nil {
 			return err
 		}
 	}

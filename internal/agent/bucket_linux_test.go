@@ -75,6 +75,38 @@ func TestBucketRights(t *testing.T) {
 	}
 }
 
+// TestBucketLeft has the n-th change of the probe fail, before it is made or with its answer lost. The next try leaves nothing of either.
+func TestBucketLeft(t *testing.T) {
+	for n := 1; n <= 4; n++ {
+		for _, made := range []bool{false, true} {
+			c := &cloud{objects: map[string]string{"difyup-probe/vm-10": "another's"}, older: map[string]string{"difyup-probe/vm-10#1": "another's"}}
+			changes := 0
+			a := with(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method != http.MethodGet {
+					changes++
+				}
+				if r.Method == http.MethodGet || changes != n {
+					c.ServeHTTP(w, r)
+					return
+				}
+				if made {
+					c.ServeHTTP(httptest.NewRecorder(), r)
+				}
+				http.Error(w, "Service Unavailable", http.StatusServiceUnavailable)
+			}))
+			if err := a.tryBucket(t.Context()); err == nil {
+				t.Errorf("change %d failed, and nothing is said", n)
+			}
+			if err := a.tryBucket(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if len(c.objects) != 1 || len(c.older) != 1 {
+				t.Errorf("after change %d failed (made: %t), there are %q and the older %q", n, made, c.objects, c.older)
+			}
+		}
+	}
+}
+
 // TestBucketBusy has Cloud Storage refuse changes of one object that come too fast, for longer and longer.
 func TestBucketBusy(t *testing.T) {
 	for busy, want := range map[int]string{1: "", bucketTries - 1: "", bucketTries: "answers with an error (Too Many Requests)"} {

@@ -241,6 +241,11 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				list.Items = append(list.Items, map[string]string{"name": name, "generation": c.live[name]})
 			}
 		}
+		for _, at := range slices.Sorted(maps.Keys(c.older)) {
+			if name, generation, _ := strings.Cut(at, "#"); query.Get("versions") == "true" && strings.HasPrefix(name, query.Get("prefix")) {
+				list.Items = append(list.Items, map[string]string{"name": name, "generation": generation})
+			}
+		}
 		_ = json.NewEncoder(w).Encode(list) // whoever asked may be gone
 	case r.Method == http.MethodGet && r.URL.Path == "/storage/v1/b/files":
 		io.WriteString(w, `{"name":"files"}`)
