@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -75,10 +76,11 @@ func TestBucketRights(t *testing.T) {
 	}
 }
 
-// TestBucketLeft has the n-th change of the probe fail, before it is made or with its answer lost. The next try leaves nothing of either.
+// TestBucketLeft has the n-th change of the probe fail, before it is made, with its answer lost, or with a proxy's page in place of it.
+// The next try leaves nothing of any.
 func TestBucketLeft(t *testing.T) {
 	for n := 1; n <= 4; n++ {
-		for _, made := range []bool{false, true} {
+		for _, how := range []string{"not made", "made", "a page"} {
 			c := &cloud{objects: map[string]string{"difyup-probe/vm-10": "another's"}, older: map[string]string{"difyup-probe/vm-10#1": "another's"}}
 			changes := 0
 			a := with(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -89,19 +91,24 @@ func TestBucketLeft(t *testing.T) {
 					c.ServeHTTP(w, r)
 					return
 				}
-				if made {
+				switch how {
+				case "made":
 					c.ServeHTTP(httptest.NewRecorder(), r)
+				case "a page":
+					w.Header().Set("Content-Type", "text/html; charset=utf-8")
+					io.WriteString(w, "<html>Please log in</html>")
+					return
 				}
 				http.Error(w, "Service Unavailable", http.StatusServiceUnavailable)
 			}))
 			if err := a.tryBucket(t.Context()); err == nil {
-				t.Errorf("change %d failed, and nothing is said", n)
+				t.Errorf("change %d failed (%s), and nothing is said", n, how)
 			}
 			if err := a.tryBucket(t.Context()); err != nil {
 				t.Error(err)
 			}
 			if len(c.objects) != 1 || len(c.older) != 1 {
-				t.Errorf("after change %d failed (made: %t), there are %q and the older %q", n, made, c.objects, c.older)
+				t.Errorf("after change %d failed (%s), there are %q and the older %q", n, how, c.objects, c.older)
 			}
 		}
 	}

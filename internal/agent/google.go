@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"net/url"
 	"strings"
@@ -45,6 +46,9 @@ func (e *statusError) Error() string {
 
 const maxAnswer = 1 << 20
 
+// errPage is that something between us and Google answered, with status 200: nothing was done.
+var errPage = errors.New("a page came in place of an answer")
+
 func (g *google) do(req *http.Request, what string) ([]byte, error) {
 	resp, err := g.client.Do(req)
 	if err != nil {
@@ -57,6 +61,9 @@ func (g *google) do(req *http.Request, what string) ([]byte, error) {
 	}
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusNoContent {
 		return raw, &statusError{Code: resp.StatusCode, What: what}
+	}
+	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "text/html" {
+		return nil, fmt.Errorf("%s: %w", what, errPage)
 	}
 	return raw, nil
 }

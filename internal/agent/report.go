@@ -287,6 +287,8 @@ func words(err error) string {
 			return "is starting or stopping"
 		}
 		return "answers with an error (" + postgres.Code + ")"
+	case errors.Is(err, errPage):
+		return "is not reached: something in between answers with a page"
 	case errors.As(err, &status):
 		if status.Unusable != "" {
 			return status.Unusable

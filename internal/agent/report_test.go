@@ -162,6 +162,7 @@ func TestWords(t *testing.T) {
 		{fmt.Errorf("connect: %w", x509.UnknownAuthorityError{}), "has a certificate that none of its own authorities signed"},
 		{fmt.Errorf("authorities of demo-main: %w", errNoAuthority), "are not there yet"},
 		{io.ErrUnexpectedEOF, "cannot be used; the log of the instance says why"},
+		{fmt.Errorf("secret demo-x@1: %w", errPage), "is not reached: something in between answers with a page"},
 		{&unready{"the secret demo-x@1", words(&statusError{Code: http.StatusForbidden, What: "secret demo-x@1"}), "403 Forbidden"}, "the secret demo-x@1 may not be read"},
 	} {
 		if got := words(tc.err); got != tc.want {
