@@ -136,6 +136,7 @@ func (c *cloud) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, users.Close()) }()
 	c.supervisor = plane.NewSupervisor(log)
 	defer func() { err = errors.Join(err, c.supervisor.Close(context.WithoutCancel(ctx), endGrace)) }()
 	listener, err := net.Listen("tcp4", netip.AddrPortFrom(c.net.API(), 0).String())

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/difyup/difyup/internal/fault"
 )
 
@@ -34,11 +36,16 @@ func (r idRange) within(o idRange) bool { return o.first <= r.first && r.last <=
 // Users are the users that instances run as, each as one of its own. They are numbers without a name, a home or a right
 // to anything. A local cloud that is not root's has but its owner. It is safe for concurrent use.
 type Users struct {
-	ids idRange // the zero value for the owner alone
+	ids  idRange  // the zero value for the owner alone
+	held *os.File // in which a byte is locked for each that is taken; nil where there is no such file
 
 	mu    sync.Mutex
 	taken map[int]bool
 }
+
+// held is a file in which local clouds lock the byte at the number of each user that they take. Blocks of addresses are taken
+// within a network namespace, and IDs are not: clouds in two of them can have chosen the same.
+const held = "/run/difyup-users.lock"
 
 // ClaimUsers takes users for the local cloud that has the block n of addresses, by which local clouds of one machine stay
 // apart. It passes over IDs that a name, a process or a file in one of the usual places has.
@@ -58,7 +65,31 @@ func ClaimUsers(n *Net) (*Users, error) {
 			Remedy:  "Start the local cloud as a user other than root. Its instances then run as that user.",
 		}
 	}
-	return &Users{ids: ids, taken: map[int]bool{}}, nil
+	return newUsers(ids), nil
+}
+
+func newUsers(ids idRange) *Users {
+	u := &Users{ids: ids, taken: map[int]bool{}}
+	if f, err := os.OpenFile(held, os.O_RDWR|os.O_CREATE, 0o600); err == nil { // else whoever runs something is left alone, and no more
+		u.held = f
+	}
+	return u
+}
+
+// Close gives all users back. Nothing may run as one of them any more.
+func (u *Users) Close() error {
+	if u.held == nil {
+		return nil
+	}
+	return u.held.Close()
+}
+
+// hold locks a user's byte, for this local cloud alone, or gives it back. The kernel does that when the process ends, however it does.
+func (u *Users) hold(id int, what int16) error {
+	if u.held == nil {
+		return nil
+	}
+	return unix.FcntlFlock(u.held.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: what, Start: int64(id), Len: 1})
 }
 
 // choose gives the nth block of IDs that exist and that nobody uses, or another that only the nth cloud would take: what is
@@ -228,8 +259,8 @@ func (u *Users) String() string {
 	return fmt.Sprintf("%d-%d", u.ids.first, u.ids.last)
 }
 
-// Take gives the lowest free user; the owner where there is no other. One that runs something is not free: a local cloud in
-// another network namespace can have chosen the same IDs.
+// Take gives the lowest free user; the owner where there is no other. One that another local cloud holds, or that runs
+// something, is not free.
 func (u *Users) Take() (int, error) {
 	if u.ids == (idRange{}) {
 		return os.Geteuid(), nil
@@ -241,10 +272,17 @@ func (u *Users) Take() (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for id := u.ids.first; id <= u.ids.last; id++ {
-		if !u.taken[id] && !slices.ContainsFunc(all, func(r running) bool { return r.uid == id }) {
-			u.taken[id] = true
-			return id, nil
+		if u.taken[id] || slices.ContainsFunc(all, func(r running) bool { return r.uid == id }) {
+			continue
 		}
+		switch err := u.hold(id, unix.F_WRLCK); {
+		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EACCES):
+			continue
+		case err != nil:
+			return 0, fmt.Errorf("take the user %d: %w", id, err)
+		}
+		u.taken[id] = true
+		return id, nil
 	}
 	return 0, errors.New("the local cloud has no user left for this")
 }
@@ -253,7 +291,10 @@ func (u *Users) Take() (int, error) {
 func (u *Users) Release(uid int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	delete(u.taken, uid)
+	if u.taken[uid] {
+		delete(u.taken, uid)
+		_ = u.hold(uid, unix.F_UNLCK) // else it is given back with the file
+	}
 }
 
 // endAll ends every process of a user by force, and returns when none is left or ctx ends. Its parents do not matter: a

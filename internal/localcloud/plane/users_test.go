@@ -101,6 +101,39 @@ func TestUsers(t *testing.T) {
 	}
 }
 
+// TestUsersOfTwoClouds has two clouds that chose the same IDs, as in two network namespaces: no user is given to both, until the one
+// that has it gives it back, or ends.
+func TestUsersOfTwoClouds(t *testing.T) {
+	need.Root(t, "root's local clouds alone have users")
+	ids := idRange{1900001000, 1900001003}
+	one, other := newUsers(ids), newUsers(ids)
+	defer other.Close()
+	var got []int
+	for _, u := range []*Users{one, other, one, other} {
+		id, err := u.Take()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, id)
+	}
+	if id, err := other.Take(); err == nil {
+		t.Errorf("%d was given", id)
+	}
+	one.Release(got[2])
+	one.Release(got[1]) // which is not its own
+	again, err := other.Take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := one.Close(); err != nil {
+		t.Error(err)
+	}
+	last, err := other.Take()
+	if d := cmp.Diff([]int{1900001000, 1900001001, 1900001002, 1900001003, 1900001002, 1900001000}, append(got, again, last)); d != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, d)
+	}
+}
+
 // TestUserInUse checks that a user who runs something is not given.
 func TestUserInUse(t *testing.T) {
 	need.Root(t, "root alone can start programs as other users")
@@ -138,6 +171,7 @@ func TestUserOfItsOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer users.Close()
 	uid, err := users.Take()
 	if err != nil {
 		t.Fatal(err)
