@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -149,6 +150,17 @@ func (o *smokeOptions) aimAtStack(ctx context.Context, a *app, prove *smoke.Opti
 			if i.Health == "HEALTHY" {
 				prove.Instances = append(prove.Instances, i.Name)
 			}
+		}
+		prove.Left = func(ctx context.Context, names []string) ([]string, error) {
+			now, err := stack.Status(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+				return slices.ContainsFunc(now.Instances, func(i ops.Instance) bool {
+					return i.Name == name && i.Action != "DELETING" && i.Action != "ABANDONING"
+				})
+			}), nil
 		}
 		prove.Version = spec.Dify.Version
 		prove.InitPassword = func(ctx context.Context) (string, error) { return stack.Secret(ctx, dify.InitPassword) }

@@ -240,6 +240,20 @@ func (s *session) awaits(ctx context.Context, requests int, since time.Time) boo
 	}
 }
 
+// given takes the instances off the list that the group has given up since, of those that did not answer. It says whether there are any.
+func (s *session) given(ctx context.Context, missing []string) bool {
+	if s.opts.Left == nil || len(missing) == 0 {
+		return false
+	}
+	left, err := s.opts.Left(ctx, missing)
+	if err != nil { // that they do not answer says more
+		return false
+	}
+	before := len(s.instances)
+	s.instances = slices.DeleteFunc(slices.Clone(s.instances), func(i string) bool { return slices.Contains(left, i) })
+	return len(s.instances) < before && len(s.instances) > 0
+}
+
 // everywhere sends requests until each instance that is known has answered one. Check gets every answer.
 func (s *session) everywhere(ctx context.Context, ask func(context.Context) (*reply, error), check func(*reply) error) (detail string, err error) {
 	met := map[string]int{}
@@ -250,6 +264,9 @@ func (s *session) everywhere(ctx context.Context, ask func(context.Context) (*re
 	}
 	for len(missing()) > 0 || len(s.instances) == 0 && requests < 6 {
 		if !s.awaits(ctx, requests, began) {
+			if s.given(ctx, missing()) {
+				continue
+			}
 			return "", &fault.Fault{
 				Summary: "An instance gets no requests",
 				Detail:  fmt.Sprintf("Of %d requests none was answered by %s; the others were answered by %s.", requests, strings.Join(missing(), ", "), counts(met)),

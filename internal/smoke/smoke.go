@@ -20,6 +20,8 @@ type Options struct {
 	TLS       *tls.Config // nil = the system's authorities
 	Version   string      // the release that must answer; "" = any
 	Instances []string    // those that must answer; nil = as many as do
+	// Left gives those of the instances that the group has given up since, as when it shrinks. They need not answer any more. nil = none is.
+	Left func(ctx context.Context, instances []string) ([]string, error)
 
 	Email, Password string
 	// Setup lets the account be made the first one, its owner, when Dify has none.

@@ -43,9 +43,9 @@ type Users struct {
 	taken map[int]bool
 }
 
-// held is a file in which local clouds lock the byte at the number of each user that they take. Blocks of addresses are taken
+// usersLock is a file in which local clouds lock the byte at the number of each user that they take. Blocks of addresses are taken
 // within a network namespace, and IDs are not: clouds in two of them can have chosen the same.
-const held = "/run/difyup-users.lock"
+const usersLock = "/run/difyup-users.lock"
 
 // ClaimUsers takes users for the local cloud that has the block n of addresses, by which local clouds of one machine stay
 // apart. It passes over IDs that a name, a process or a file in one of the usual places has.
@@ -70,7 +70,8 @@ func ClaimUsers(n *Net) (*Users, error) {
 
 func newUsers(ids idRange) *Users {
 	u := &Users{ids: ids, taken: map[int]bool{}}
-	if f, err := os.OpenFile(held, os.O_RDWR|os.O_CREATE, 0o600); err == nil { // else whoever runs something is left alone, and no more
+	// Where there can be no such file, as in a container that writes nowhere, it is only seen who runs something.
+	if f, err := os.OpenFile(usersLock, os.O_RDWR|os.O_CREATE, 0o600); err == nil {
 		u.held = f
 	}
 	return u

@@ -131,6 +131,40 @@ func TestLate(t *testing.T) {
 	}
 }
 
+// TestLeft proves a stack that shrinks meanwhile: an instance that the group gave up need not answer, and one that is still in it must.
+func TestLeft(t *testing.T) {
+	w := newWorld(t)
+	for row, fails := range map[string]bool{"session": false, "secret": false, "profile": true} {
+		s := w.newStack(t, 3)
+		s.start(t)
+		gone := s.instances[2].name
+		o := s.options()
+		o.Patience = 10 * time.Second
+		o.Begin = func(r smoke.Row) {
+			if r.ID == row {
+				s.shrink()
+			}
+		}
+		o.Left = func(_ context.Context, instances []string) ([]string, error) {
+			if d := cmp.Diff([]string{gone}, instances); d != "" {
+				t.Errorf("asked after (-want +got):\n%s", d)
+			}
+			if fails {
+				return nil, nil
+			}
+			return instances, nil
+		}
+		report, ended := s.prove(t, o)
+		switch f := report.Failure(); {
+		case fails && (f == nil || f.ID != row || f.Fault.Summary != "An instance gets no requests"):
+			t.Errorf("at %s: %+v", row, f)
+		case !fails && (!report.OK || len(report.Instances) != 2):
+			t.Errorf("at %s: %v, rows: %v", row, report.Instances, ended)
+		}
+		s.halt(t)
+	}
+}
+
 // TestNameless proves a stack whose answers do not say which instance they come from, as other Difys' do not, and which has a
 // domain, so that cookies are for https alone.
 func TestNameless(t *testing.T) {

@@ -159,8 +159,9 @@ type stack struct {
 	late     int  // so many requests all go to the first instance
 	nameless bool // answers do not say where they come from
 
-	mu   sync.Mutex
-	next int
+	mu    sync.Mutex
+	next  int
+	fewer bool // the last instance gets no requests any more
 }
 
 type instance struct {
@@ -284,13 +285,24 @@ func (s *stack) migrate(t *testing.T) {
 // ServeHTTP is the load balancer: the instances take turns.
 func (s *stack) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
-	in := s.instances[s.next%len(s.instances)]
+	all := s.instances
+	if s.fewer {
+		all = all[:len(all)-1]
+	}
+	in := all[s.next%len(all)]
 	s.next++
 	if s.next <= s.late {
 		in = s.instances[0]
 	}
 	s.mu.Unlock()
 	in.proxy.ServeHTTP(w, r)
+}
+
+// shrink has the last instance get no requests any more.
+func (s *stack) shrink() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fewer = true
 }
 
 // start runs the instances that do not run.
