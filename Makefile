@@ -34,7 +34,7 @@ busy: deps ## run every test 6 times, and those that depend on time 40 times, be
 	@scripts/busy
 
 campaign: deps ## kill 200 runs and answer 100 wrongly, disturb the scheduler and migrations 200 times each, and boot in 5 orders
-	go test ./internal/test/campaign -run TestCampaign -v -count=1 -timeout 4h -kills 200 -faulty 100 -interrupts 30 -resets 30 -both 20
+	go test ./internal/test/campaign -run TestCampaign -v -count=1 -timeout 4h -parallel 16 -kills 200 -faulty 100 -interrupts 30 -resets 30 -both 20
 	go test ./internal/test/traffic -run 'TestLongStream|TestSlow' -v -count=1 -timeout 1h -long 11m
 	go test ./internal/agent/scheduler -run TestOneScheduler -v -count=1 -timeout 2h -rounds 200
 	go test ./internal/agent/migrate -run TestOneMigration -v -count=1 -timeout 2h -rounds 200 -seed 1

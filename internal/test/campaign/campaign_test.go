@@ -61,7 +61,7 @@ func TestCampaign(t *testing.T) {
 		failed = map[mode][]string{}
 		ran    = map[mode]int{}
 		began  = time.Now()
-		turns  = make(chan struct{}, 2*runtime.GOMAXPROCS(0)) // a run waits half of its time
+		turns  = make(chan struct{}, 2*runtime.GOMAXPROCS(0)) // a run waits half of its time; -parallel must let as many begin
 	)
 	t.Run("runs", func(t *testing.T) {
 		for _, m := range modes {
