@@ -19,6 +19,15 @@ import (
 // makeDir makes a local cloud's directory, or takes one that is there: the user's own, with nothing in it but a local
 // cloud. Others can at most pass through it, which root's servers and instances must.
 func makeDir(dir string) error {
+	for try := 1; ; try++ {
+		// A local cloud that ended may take its directory along meanwhile.
+		if err := makeDirOnce(dir); !errors.Is(err, os.ErrNotExist) || try == 100 {
+			return err
+		}
+	}
+}
+
+func makeDirOnce(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -48,6 +57,9 @@ func makeDir(dir string) error {
 	}
 	for _, e := range entries {
 		if e.Name() != lockFile && e.Name() != logFile && holder(dir) == 0 {
+			if _, err := os.Lstat(filepath.Join(dir, e.Name())); err != nil { // it has gone, and then the lock
+				return err
+			}
 			return &fault.Fault{
 				Summary: "The directory is not a local cloud's",
 				Detail:  fmt.Sprintf("%s holds %s. What is in a local cloud's directory is deleted when it starts and when it ends.", dir, e.Name()),
@@ -116,13 +128,13 @@ func takeLock(dir string, create bool) (*os.File, error) {
 	}
 }
 
-// signLock writes into a lock who holds it.
+// signLock writes into a lock who holds it. It is never empty meanwhile: whoever looks then would take the directory for no local cloud's.
 func signLock(lock *os.File) error {
-	if err := lock.Truncate(0); err != nil {
+	n, err := lock.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	if err != nil {
 		return err
 	}
-	_, err := lock.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	return err
+	return lock.Truncate(int64(n))
 }
 
 // holder gives the process that last signed the lock of a directory, 0 for none.
@@ -136,7 +148,8 @@ func holder(dir string) int {
 	if err != nil {
 		return 0
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	first, _, _ := strings.Cut(string(raw), "\n")
+	pid, err := strconv.Atoi(first)
 	if err != nil {
 		return 0
 	}

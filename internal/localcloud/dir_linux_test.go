@@ -63,6 +63,40 @@ func TestDirectory(t *testing.T) {
 	}
 }
 
+// TestDirectoryGoes makes a directory again and again while local clouds that were there end, and take it along.
+func TestDirectoryGoes(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "local")
+	must(t, os.Mkdir(dir, 0o755))
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			lock, err := takeLock(dir, true)
+			if err != nil { // the directory is not there
+				continue
+			}
+			err = errors.Join(signLock(lock), os.WriteFile(filepath.Join(dir, infoFile), nil, 0o600), removeDir(dir), lock.Close())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	for range 3000 {
+		if err := makeDir(dir); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(stop)
+	<-stopped
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
