@@ -92,7 +92,7 @@ func runtimes(self, authorities string) map[string]func(agent.Instance) runtime.
 	return map[string]func(agent.Instance) runtime.Runtime{
 		"compose": func(i agent.Instance) runtime.Runtime {
 			return compose.New(compose.Options{
-				Dir: stateDir + "/compose", Project: "dify", Pull: "missing", Login: i.Login, Memory: "/run", Authorities: authorities, Lines: i.Lines, Log: i.Log,
+				Dir: stateDir + "/compose", Project: "dify", Pull: "missing", Login: i.Login, Memory: "/run/difyup", Authorities: authorities, Lines: i.Lines, Log: i.Log,
 				Environ: []string{"PATH=" + os.Getenv("PATH"), "HOME=/root"},
 			})
 		},

@@ -64,6 +64,7 @@ type google struct {
 	refusals int             // of the bucket, while rights spread
 	half     chan<- struct{} // is told when half of the agent was sent, after which nothing comes
 	fetched  int             // how often the agent was sent whole
+	closed   bool            // nobody may read a secret
 	objects  map[string]string
 	reports  []report.Document
 }
@@ -121,8 +122,14 @@ func (g *google) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch {
+	case r.Host == "secretmanager.googleapis.com" && g.closed:
+		http.Error(w, "Permission denied", http.StatusForbidden)
 	case r.Host == "secretmanager.googleapis.com":
-		fmt.Fprintf(w, `{"payload":{"data":%q}}`, base64.StdEncoding.EncodeToString([]byte(secretValue)))
+		value := secretValue
+		if strings.Contains(r.URL.Path, "/registry-login/") {
+			value = "user:" + secretValue
+		}
+		fmt.Fprintf(w, `{"payload":{"data":%q}}`, base64.StdEncoding.EncodeToString([]byte(value)))
 	case r.Host == "storage.googleapis.com" && "gs://"+strings.Replace(strings.TrimPrefix(r.URL.Path, "/storage/v1/b/"), "/o/", "/", 1) == g.items["difyup-agent"]:
 		if g.refusals > 0 {
 			g.refusals--
@@ -531,6 +538,7 @@ func TestBoot(t *testing.T) {
 		bucket := map[string]string{"STORAGE_EMULATOR_HOST": "http://" + googleAt + ":8080"} // no certificates are in the stand-in's images
 		s.Machine = dify.Machine{CPUs: 2, MemoryMiB: 8192}                                   // no container may have more processors than there are
 		s.Environment = map[dify.Name]map[string]string{dify.API: bucket, dify.Worker: bucket, dify.PluginDaemon: bucket}
+		s.RegistryCredentials = map[string]dify.SecretVersion{"standin.example.com": {Name: "registry-login", Version: 1}}
 	})
 	w.packages(t)
 	w.refusals = 2
@@ -551,6 +559,7 @@ func TestBoot(t *testing.T) {
 	says(t, m, 0, "is installed and held")
 	says(t, m, 0, "may not be read yet (403): rights take up to 7 minutes to work")
 	says(t, m, 0, "the metadata are read")
+	says(t, m, 0, "lookup standin.example.com") // it logged in to pull from there
 	w.images(t, m)
 	until(t, "the front door serves", func() bool { return w.health() == http.StatusOK })
 	until(t, "the instance says that it serves", func() bool {
@@ -562,6 +571,25 @@ func TestBoot(t *testing.T) {
 	// The agent may set up what containers may reach, and has; the machine itself reaches the metadata server as ever.
 	if got := run("nft", "list", "set", "inet", "difyup", "stores"); !strings.Contains(got, "198.18.240.130 . "+mainAt+" . 5432") {
 		t.Errorf("containers may reach these stores:\n%s", got)
+	}
+
+	if got := run("stat", "--format", "%a", "/run/difyup"); got != "700\n" {
+		t.Errorf("there is no place for passwords: %s", got)
+	}
+	// Containers get their identity from the agent, which as systemd has it run must be able to give it.
+	for service, want := range map[string]string{"api": "token", "worker": "token", "plugin_daemon": "token", "worker_beat": "email"} {
+		container := "dify-" + service + "-1"
+		var host string
+		for _, v := range strings.Fields(run("docker", "inspect", "--format", "{{range .Config.Env}}{{println .}}{{end}}", container)) {
+			if at, ok := strings.CutPrefix(v, "GCE_METADATA_HOST="); ok {
+				host = at
+			}
+		}
+		pid := strings.TrimSpace(run("docker", "inspect", "--format", "{{.State.Pid}}", container))
+		got := run("nsenter", "--net", "--target", pid, "curl", "-fsS", "--max-time", "10", "-H", "Metadata-Flavor: Google", "http://"+host+"/computeMetadata/v1/instance/service-accounts/default/"+want)
+		if want == "token" && !strings.Contains(got, `"narrowed"`) || want == "email" && got != "demo-vm@demo-project.iam.gserviceaccount.com" {
+			t.Errorf("%s asks %q for its %s, and gets %q", service, host, want, got)
+		}
 	}
 
 	var result struct {
@@ -614,6 +642,27 @@ func TestBoot(t *testing.T) {
 	if got := m.Console.String()[from:]; strings.Contains(got, "waiting for Docker") || w.fetched != fetched {
 		t.Errorf("it fetched again what it had: the agent %d and %d times", fetched, w.fetched)
 	}
+
+	// The engine starts containers by itself that ran when the power was cut: what they may reach is guarded before the agent can know
+	// anything.
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	m.Cut()
+	if out, err := w.n.Command(t.Context(), "nft", "delete", "table", "inet", "difyup").CombinedOutput(); err != nil { // with the machine's kernel
+		t.Fatalf("%v: %s", err, out)
+	}
+	from = len(m.Console.String())
+	if err := m.Boot(); err != nil {
+		t.Fatal(err)
+	}
+	says(t, m, from, "for=\"the secrets\"")
+	t.Logf("the engine started %d containers by itself", len(strings.Fields(run("docker", "ps", "--quiet"))))
+	run("nft", "list", "table", "inet", "difyup")
+	w.mu.Lock()
+	w.closed = false
+	w.mu.Unlock()
+	until(t, "the front door serves after the power was cut", func() bool { return w.health() == http.StatusOK })
 	if strings.Contains(m.Console.String(), secretValue) || strings.Contains(m.Console.String(), "token-1") {
 		t.Error("the console shows a secret")
 	}

@@ -88,7 +88,7 @@ func New(o Options) runtime.Runtime {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip4", host)
 		}
 	}
-	return &engine{opts: o, guard: guard{nft: o.Nft, lookup: o.Lookup, log: o.Log}, client: &http.Client{
+	return &engine{opts: o, guard: guard{nft: o.Nft, lookup: o.Lookup, file: filepath.Join(o.Dir, GuardFile), log: o.Log}, client: &http.Client{
 		Transport:     &http.Transport{DisableKeepAlives: true, DialContext: o.Dial},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ import (
 type guard struct {
 	nft    []string
 	lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+	file   string // where the table is kept, for the engine's start: see GuardFile
 	log    *slog.Logger
 
 	mu       sync.Mutex                 // held while the machine's table is looked at or replaced
@@ -35,6 +37,10 @@ type guard struct {
 }
 
 const guardTable = "difyup"
+
+// GuardFile is the name of the file in Options.Dir in which the last table is kept, as a script for nft. The engine starts
+// containers by itself that ran when the machine was cut off, whatever their restart policy is: before it does, it is to be loaded.
+const GuardFile = "guard.nft"
 
 // way is a store's address for one container.
 type way struct {
@@ -186,6 +192,9 @@ func (g *guard) set(ctx context.Context, services []dify.Service) error {
 		return nil
 	}
 	listed, err := g.write(ctx, text)
+	if err == nil {
+		err = g.save(text)
+	}
 	if err != nil {
 		return fmt.Errorf("set up the rules for what containers may reach: %w", err)
 	}
@@ -216,6 +225,22 @@ func (g *guard) write(ctx context.Context, text string) (listed string, err erro
 		}
 	}
 	return "", errors.New("somebody keeps changing them: is there another program that manages nftables on this machine?")
+}
+
+// save keeps the table on the disk, whole whenever the machine is cut off.
+func (g *guard) save(text string) error {
+	if err := os.MkdirAll(filepath.Dir(g.file), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(g.file+".next", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), g.file)
 }
 
 // keep has the guard be there, and know where the stores are, until the function that it gives is called.
