@@ -62,6 +62,7 @@ type engine struct {
 	broken   *runtime.Failure
 	all      []dify.Service     // of the Run that is under way; nil = none is
 	stopped  map[dify.Name]bool // by Stop, since it began
+	failed   map[string]failed  // by image, since the last time that it was pulled
 
 	guard guard
 }
@@ -88,7 +89,7 @@ func New(o Options) runtime.Runtime {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip4", host)
 		}
 	}
-	return &engine{opts: o, guard: guard{nft: o.Nft, lookup: o.Lookup, file: filepath.Join(o.Dir, GuardFile), log: o.Log}, client: &http.Client{
+	return &engine{opts: o, failed: map[string]failed{}, guard: guard{nft: o.Nft, lookup: o.Lookup, file: filepath.Join(o.Dir, GuardFile), log: o.Log}, client: &http.Client{
 		Transport:     &http.Transport{DisableKeepAlives: true, DialContext: o.Dial},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -204,31 +205,65 @@ func (e *engine) Prepare(ctx context.Context, services []dify.Service) error {
 	if err != nil {
 		return fmt.Errorf("remove the jobs that were left: %w", err)
 	}
-	images := map[string]bool{}
+	wanted := map[string]bool{}
 	for _, s := range services {
-		images[s.Image] = true
+		wanted[s.Image] = true
 	}
-	pulls, ctx := errgroup.WithContext(ctx)
+	images := slices.Sorted(maps.Keys(wanted))
+	// One that cannot be had does not interrupt the others, of which some take minutes.
+	errs := make([]error, len(images))
+	var pulls errgroup.Group
 	pulls.SetLimit(3)
-	for _, image := range slices.Sorted(maps.Keys(images)) {
+	for i, image := range images {
 		pulls.Go(func() error {
-			_, missing := e.docker(ctx, short, nil, nil, "image", "inspect", "--format", "{{.Id}}", image)
-			switch {
-			case missing == nil:
-				return nil
-			case !strings.Contains(missing.Error(), "No such image"):
-				return missing
-			case e.opts.Pull == "never":
-				return fmt.Errorf("the image %s is not on this machine, and nothing is pulled", image)
-			}
-			e.opts.Log.Info("pulling", "image", image)
-			if err := e.pull(ctx, image); err != nil {
-				return fmt.Errorf("pull %s: %w", image, err)
-			}
+			errs[i] = e.have(ctx, image)
 			return nil
 		})
 	}
-	return pulls.Wait()
+	_ = pulls.Wait() // the errors are gathered
+	return errors.Join(errs...)
+}
+
+// failed is a pull that failed. It is tried again when it is time: each try counts at the registry, which lets the whole network behind
+// a NAT have so many, and goes on counting when the reason is gone.
+type failed struct {
+	err   error
+	wait  time.Duration
+	again time.Time
+}
+
+const firstPull, lastPull = time.Second, 2 * time.Minute
+
+// have pulls an image if the machine lacks it.
+func (e *engine) have(ctx context.Context, image string) error {
+	_, missing := e.docker(ctx, short, nil, nil, "image", "inspect", "--format", "{{.Id}}", image)
+	switch {
+	case missing == nil:
+		return nil
+	case !strings.Contains(missing.Error(), "No such image"):
+		return missing
+	case e.opts.Pull == "never":
+		return fmt.Errorf("the image %s is not on this machine, and nothing is pulled", image)
+	}
+	e.mu.Lock()
+	f := e.failed[image]
+	e.mu.Unlock()
+	if time.Now().Before(f.again) {
+		return f.err
+	}
+	e.opts.Log.Info("pulling", "image", image)
+	err := e.pull(ctx, image)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err == nil {
+		delete(e.failed, image)
+		return nil
+	}
+	f.err = fmt.Errorf("pull %s: %w", image, err)
+	f.wait = min(max(2*f.wait, firstPull), lastPull)
+	f.again = time.Now().Add(f.wait)
+	e.failed[image] = f
+	return f.err
 }
 
 // What the directories begin with in which passwords lie while images are pulled.

@@ -456,7 +456,7 @@ func TestPull(t *testing.T) {
 	images := inmemory.New(inmemory.Logger(log.New(io.Discard, "", 0)))
 	open := httptest.NewServer(images)
 	t.Cleanup(open.Close)
-	for _, n := range []string{"one", "two", "three"} {
+	for _, n := range []string{"one", "two", "slow"} {
 		made, err := random.Image(1024, 1)
 		var config *v1.ConfigFile
 		if err == nil {
@@ -496,6 +496,9 @@ func TestPull(t *testing.T) {
 			if err == nil && err2 == nil {
 				seen.Store(fmt.Sprint(of.Mode(), " ", file.Mode()), true)
 			}
+		}
+		if strings.Contains(r.URL.Path, "/slow/blobs/") {
+			time.Sleep(time.Second)
 		}
 		images.ServeHTTP(w, r)
 	})}
@@ -559,6 +562,34 @@ func TestPull(t *testing.T) {
 	}
 	if strings.Contains(said.String(), password) {
 		t.Errorf("the log shows the password:\n%s", said.String())
+	}
+
+	// One that is not there does not keep another from coming, and is not asked for all the time.
+	s, secrets := settings("the-secret")
+	s.Images = map[dify.Name]string{}
+	for _, n := range dify.Imaged() {
+		s.Images[n] = registry + "/acme/one:1"
+	}
+	s.Images[dify.API], s.Images[dify.Sandbox] = registry+"/acme/none:1", registry+"/acme/slow:1"
+	var log lockedBuffer
+	r := compose.New(compose.Options{
+		Dir: filepath.Join(t.TempDir(), "compose"), Project: "dify", Environ: e.Environ, Pull: "missing", Memory: memory, Nft: nft(e), Log: slog.New(slog.NewTextHandler(&log, nil)),
+		Login: func(context.Context, string) (string, string, error) { return user, password, nil },
+	})
+	const tries = 5
+	began := time.Now()
+	for range tries {
+		if err := r.Prepare(ctx, services(t, dify.Default, s, secrets)); err == nil || !strings.Contains(err.Error(), "pull "+registry+"/acme/none:1: ") || strings.Contains(err.Error(), "slow") {
+			t.Errorf("with an image that is not there: %v", err)
+		}
+	}
+	took := time.Since(began)
+	if pulls := strings.Count(log.String(), "/acme/slow:1"); pulls != 1 {
+		t.Errorf("an image that takes a while was pulled %d times:\n%s", pulls, log.String())
+	}
+	// After a second, after two more, after four more.
+	if pulls := strings.Count(log.String(), "/acme/none:1"); pulls < 1 || time.Duration(1<<(pulls-1)-1)*time.Second > took {
+		t.Errorf("an image that is not there was asked for %d times in %s:\n%s", pulls, took, log.String())
 	}
 }
 
