@@ -64,6 +64,20 @@ const further = 478
 // room gives a limit for a peak: 1.3 times as much.
 func room(peak int) int { return (peak*13 + 9) / 10 }
 
+// apiSpare is how many connections a process of the API takes besides the requests of users: those that the front door keeps for a second
+// (64 at most), what asks for its health, and plugins that call it back. gunicorn accepts none when it has as many as it takes, and would
+// seem to hang.
+const apiSpare = 200
+
+// Most gives how many requests of users a service of an instance has in hand at most; 0 for any number.
+func (s Settings) Most(n Name) int {
+	b, err := Divide(s.Machine, s.Tuning)
+	if n != API || err != nil { // Project tells the error
+		return 0
+	}
+	return b.APIWorkers * b.APIConnections
+}
+
 // Smallest gives the memory, in MiB, of the smallest machine that so many processes of the API fit into.
 func Smallest(apiWorkers int) int {
 	sum := reserve

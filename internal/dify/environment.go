@@ -90,7 +90,7 @@ func variables(r Release, s Settings, secrets map[string]string, b Budget) []var
 		// How much it does at once: see budget.go.
 		{"SERVER_WORKER_AMOUNT", itoa(b.APIWorkers), api, entrypoint},
 		{"SERVER_WORKER_CLASS", "gevent", api, entrypoint},
-		{"SERVER_WORKER_CONNECTIONS", itoa(b.APIConnections), api, entrypoint + ": 10 in stock compose, of which each stream holds one"},
+		{"SERVER_WORKER_CONNECTIONS", itoa(b.APIConnections + apiSpare), api, entrypoint + ": 10 in stock compose, of which each stream holds one; the front door sends as many as there are without the spare ones"},
 		{"GUNICORN_TIMEOUT", "360", api, entrypoint + ": 200 without it"},
 		{"DIFY_BIND_ADDRESS", "0.0.0.0", api, entrypoint},
 		{"DIFY_PORT", itoa(API.Port()), api, entrypoint},

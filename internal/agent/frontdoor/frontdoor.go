@@ -40,6 +40,11 @@ const (
 type Options struct {
 	Instance string
 	Backend  func(dify.Name) string // IP:PORT of a service
+	// Most gives how many requests a service takes at once, 0 for any number; nil = all take any number. Those beyond wait for their turn,
+	// so that a service which is only full still answers who asks for its health.
+	Most func(dify.Name) int
+	// Patience is how long a request waits for its turn; 0 = 30 s.
+	Patience time.Duration
 	// Alive says whether /alive is to say yes, and if not, why. nil = always yes.
 	Alive func() (ok bool, why string)
 	// Notice is how long Drain at least waits: what the load balancer takes to see that /health fails.
@@ -54,6 +59,7 @@ type Door struct {
 	listener  net.Listener
 	transport *hop
 	proxies   map[dify.Name]*httputil.ReverseProxy
+	turns     map[dify.Name]chan struct{} // holds an element for each request that a service has in hand; nil = it takes any number
 	reserve   []byte
 	done      chan struct{}
 	err       error // why it no longer serves, once done is closed
@@ -62,6 +68,7 @@ type Door struct {
 	ready   bool
 	ending  bool
 	waiting string
+	full    time.Time // when it was last logged that requests wait
 	inHand  map[*inHand]struct{}
 	last    time.Time // when a request last came or went
 }
@@ -78,12 +85,18 @@ func Open(at netip.AddrPort, o Options) (*Door, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the front door: %w", err)
 	}
-	d := &Door{opts: o, listener: l, proxies: map[dify.Name]*httputil.ReverseProxy{}, done: make(chan struct{}), waiting: "its start", inHand: map[*inHand]struct{}{}, reserve: make([]byte, reserve)}
+	d := &Door{opts: o, listener: l, proxies: map[dify.Name]*httputil.ReverseProxy{}, turns: map[dify.Name]chan struct{}{}, done: make(chan struct{}), waiting: "its start", inHand: map[*inHand]struct{}{}, reserve: make([]byte, reserve)}
 	d.transport = &hop{keepFor: backendIdle, idle: map[string][]*link{}, rest: &http.Transport{
 		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext, MaxIdleConnsPerHost: 64, IdleConnTimeout: backendIdle, DisableCompression: true,
 	}}
+	if d.opts.Patience == 0 {
+		d.opts.Patience = 30 * time.Second
+	}
 	for _, s := range dify.Names() {
 		d.proxies[s] = d.proxy(s)
+		if o.Most != nil && o.Most(s) > 0 {
+			d.turns[s] = make(chan struct{}, o.Most(s))
+		}
 	}
 	d.server = &http.Server{
 		Handler: d, ReadHeaderTimeout: 60 * time.Second, MaxHeaderBytes: maxHeader, IdleTimeout: keepAlive, // no other timeouts: the load balancer has the one that counts
@@ -219,7 +232,38 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
+	if turns := d.turns[service]; turns != nil {
+		if !d.turn(r.Context(), service, turns) {
+			w.Header().Set("Retry-After", "5")
+			d.answer(w, http.StatusServiceUnavailable, map[string]any{"error": "this instance has as many requests in hand as it takes"})
+			return
+		}
+		defer func() { <-turns }()
+	}
 	d.proxies[service].ServeHTTP(w, r)
+}
+
+// turn waits until a service takes one more request, and says whether it does.
+func (d *Door) turn(ctx context.Context, service dify.Name, turns chan struct{}) bool {
+	select {
+	case turns <- struct{}{}:
+		return true
+	default:
+	}
+	d.mu.Lock()
+	if now := time.Now(); now.Sub(d.full) >= time.Minute {
+		d.full = now
+		d.opts.Log.Warn("a service has as many requests in hand as it takes; others wait", "service", service, "requests", cap(turns))
+	}
+	d.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, d.opts.Patience)
+	defer cancel()
+	select {
+	case turns <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 func (d *Door) health(w http.ResponseWriter) {

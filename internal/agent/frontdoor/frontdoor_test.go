@@ -13,6 +13,8 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,6 +72,76 @@ func echo(s dify.Name) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "%s %s host=%s for=%s proto=%s hook=%s", s, r.URL.Path, r.Host, r.Header.Get("X-Forwarded-For"), r.Header.Get("X-Forwarded-Proto"), r.Header.Get("Dify-Hook-Url"))
 	})
+}
+
+// TestFull has a service have as many requests in hand as it takes: others wait for their turn, or are told to come again, and none
+// of that concerns another service.
+func TestFull(t *testing.T) {
+	begun, end := make(chan string, 10), make(chan struct{})
+	var inHand, most atomic.Int64
+	var log bytes.Buffer
+	d, url := openWith(t, func(s dify.Name) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if s != dify.API {
+				return
+			}
+			most.Store(max(most.Load(), inHand.Add(1)))
+			defer inHand.Add(-1)
+			begun <- r.URL.Path
+			<-end
+		})
+	}, frontdoor.Options{Log: slog.New(slog.NewTextHandler(&log, nil)), Patience: 2 * time.Second, Most: func(s dify.Name) int {
+		return map[dify.Name]int{dify.API: 2}[s]
+	}})
+	d.Ready()
+	var asked sync.WaitGroup
+	ask := func(want int) {
+		asked.Go(func() {
+			if status, body := get(t, url+"/console/api/x"); status != want {
+				t.Errorf("%d, want %d: %s", status, want, body)
+			}
+		})
+	}
+	ask(http.StatusOK)
+	ask(http.StatusOK)
+	<-begun
+	<-begun
+	if status, body := get(t, url+"/console/api/y"); status != http.StatusServiceUnavailable || !strings.Contains(body, "as many requests in hand as it takes") {
+		t.Errorf("one more: %d %s", status, body)
+	}
+	if status, _ := get(t, url+"/"); status != http.StatusOK {
+		t.Errorf("another service: %d", status)
+	}
+	if status, _ := get(t, url+"/health"); status != http.StatusOK {
+		t.Errorf("the front door's own health: %d", status)
+	}
+	if n := strings.Count(log.String(), "others wait"); n != 1 {
+		t.Errorf("it was logged %d times that requests wait:\n%s", n, log.String())
+	}
+	// Who is gone waits no more, and has no turn.
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/console/api/z", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := http.DefaultClient.Do(req); err == nil {
+		resp.Body.Close()
+		t.Error("who was gone was answered")
+	}
+	end <- struct{}{}
+	ask(http.StatusOK)
+	if got := <-begun; got != "/console/api/x" {
+		t.Errorf("%s had a turn", got)
+	}
+	close(end)
+	asked.Wait()
+	if most.Load() != 2 {
+		t.Errorf("%d were in hand at once", most.Load())
+	}
+	if err := d.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestInstance checks that every answer names the instance, once, whatever a service says, and also one that is refused.
