@@ -451,6 +451,10 @@ func TestTokensThatDoNotCome(t *testing.T) {
 		want string
 	}{
 		{"out of reach", &url.Error{Op: "Post", URL: "https://oauth2.googleapis.com/token", Err: syscall.ECONNREFUSED}, 0, ""},
+		{"busy", &oauth2.RetrieveError{Response: &http.Response{StatusCode: 503}}, 0, ""},
+		{"asked too often", &oauth2.RetrieveError{Response: &http.Response{StatusCode: 429}}, 0, ""},
+		{"cut off", errors.New("oauth2: cannot fetch token: unexpected EOF"), 0, ""},
+		{"refused by its status", &oauth2.RetrieveError{Response: &http.Response{StatusCode: 401}}, 1, "Google Cloud credentials were refused"},
 		{"refused", &oauth2.RetrieveError{ErrorCode: "invalid_grant"}, 1, "Google Cloud credentials were refused"},
 	} {
 		synctest.Test(t, func(t *testing.T) {

@@ -4,12 +4,24 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 
 	"golang.org/x/oauth2"
 
 	"github.com/difyup/difyup/internal/fault"
 )
+
+// refused says whether who gives out tokens said no. An answer that did not come whole, or that says to come again, is none.
+func refused(err error) bool {
+	r := (*oauth2.RetrieveError)(nil)
+	if !errors.As(err, &r) {
+		return false
+	}
+	if r.Response == nil {
+		return r.ErrorCode != ""
+	}
+	code := r.Response.StatusCode
+	return code >= 400 && code < 500 && code != http.StatusRequestTimeout && code != http.StatusTooManyRequests
+}
 
 // tokenTransport puts the access token on each request.
 type tokenTransport struct {
@@ -19,7 +31,7 @@ type tokenTransport struct {
 
 func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	token, err := t.source.Token()
-	if u := (*url.Error)(nil); errors.As(err, &u) { // nobody refused anything: there was no answer
+	if err != nil && !refused(err) {
 		return nil, fmt.Errorf("get an access token: %w", err)
 	}
 	if err != nil {
