@@ -233,13 +233,7 @@ func (s *Stack) Apply(ctx context.Context, o RunOptions) (res *Result, err error
 		if s.opts.Digest != nil {
 			st.Pins = s.pins
 		}
-		owned := p.Graph.Refs()
-		for _, ref := range st.Owned {
-			if p.Graph.Get(ref.ID) == nil {
-				owned = append(owned, ref)
-			}
-		}
-		return p, owned, nil
+		return p, plan.Owned(p.Graph, st.Owned), nil
 	})
 }
 
@@ -429,6 +423,11 @@ func left(p *plan.Plan, owned []resource.Ref, done *apply.Result) []resource.Ref
 		if p.Graph.Get(ref.ID) != nil || kept {
 			out = append(out, ref)
 		}
+	}
+	for i, ref := range out { // nor does anybody need what is gone
+		out[i].Needs = slices.DeleteFunc(slices.Clone(ref.Needs), func(n resource.ID) bool {
+			return !slices.ContainsFunc(out, func(r resource.Ref) bool { return r.ID == n })
+		})
 	}
 	return out
 }

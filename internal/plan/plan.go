@@ -141,6 +141,7 @@ func Make(ctx context.Context, owner resource.Owner, g *resource.Graph, cloud Re
 		p.Steps = append(p.Steps, step)
 	}
 	p.delete(owner, "not wanted any more", gone, append(slices.Clone(all), gone...), read)
+	p.settle(all, owned)
 	if err := faults.Err(); err != nil {
 		return nil, err
 	}
@@ -166,6 +167,25 @@ func (p *Plan) delete(owner resource.Owner, why string, rs, all []*resource.Reso
 			p.Steps = append(p.Steps, Step{ID: r.ID(), Action: Delete, Why: why, Res: r, Live: body, Lane: lane(r)})
 		case holder == nil || !r.Inside(holder) || live[r.Holder()] == nil: // else it is enough to name the holder
 			p.Kept = append(p.Kept, r)
+		}
+	}
+}
+
+// settle has machines that are still being replaced be waited for, if something is deleted that those before them need: the run that
+// began to replace them was cut off.
+func (p *Plan) settle(all []*resource.Resource, owned []resource.Ref) {
+	goes := func(id resource.ID) bool {
+		return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.ID == id && s.Action == Delete })
+	}
+	for _, ref := range owned {
+		i := slices.IndexFunc(all, func(r *resource.Resource) bool { return r.ID() == ref.ID && r.Kind.Holds == resource.Machines })
+		if i < 0 || !slices.ContainsFunc(ref.Needs, goes) || slices.ContainsFunc(p.Steps, func(s Step) bool { return s.ID == ref.ID }) {
+			continue
+		}
+		r := all[i]
+		if why := notReady(r.Kind, p.Live[r.ID()]); why != "" && p.Live[r.ID()] != nil {
+			p.Unchanged--
+			p.Steps = append(p.Steps, Step{ID: r.ID(), Action: Await, Why: why, Res: r, Live: p.Live[r.ID()], Lane: lane(r)})
 		}
 	}
 }
@@ -215,6 +235,28 @@ func orphans(g *resource.Graph, owned []resource.Ref, kinds func(string) (*resou
 		gone = append(gone, r)
 	}
 	return gone, nil
+}
+
+// Owned gives what a stack owns at most while a plan for the graph is carried out, after it owned what is given. What is not wanted any more is
+// among it, and whoever needs it still: if the run is cut off, the next one must know for whom to wait before that is deleted.
+func Owned(g *resource.Graph, before []resource.Ref) []resource.Ref {
+	owned := g.Refs()
+	unwanted, needed := map[resource.ID]bool{}, map[resource.ID][]resource.ID{}
+	for _, ref := range before {
+		if g.Get(ref.ID) == nil {
+			unwanted[ref.ID] = true
+			owned = append(owned, ref)
+		}
+		needed[ref.ID] = ref.Needs
+	}
+	for i, ref := range owned {
+		for _, n := range needed[ref.ID] {
+			if unwanted[n] && !slices.Contains(ref.Needs, n) {
+				owned[i].Needs = append(slices.Clone(owned[i].Needs), n)
+			}
+		}
+	}
+	return owned
 }
 
 // Resources gives what the state remembers, as resources without a body.
@@ -313,14 +355,25 @@ func (p *Plan) order(g *resource.Graph, owned []resource.Ref) error {
 	return nil
 }
 
-// waits says whether a step waits for another one, directly or not.
+// waits says whether a step waits for another one, directly or not. A state may have circles.
 func waits(after map[resource.ID]map[resource.ID]bool, id, other resource.ID) bool {
-	for first := range after[id] {
-		if first == other || waits(after, first, other) {
-			return true
+	seen := map[resource.ID]bool{}
+	var visit func(resource.ID) bool
+	visit = func(id resource.ID) bool {
+		for first := range after[id] {
+			if first == other {
+				return true
+			}
+			if !seen[first] {
+				seen[first] = true
+				if visit(first) {
+					return true
+				}
+			}
 		}
+		return false
 	}
-	return false
+	return visit(id)
 }
 
 // lane keeps the operations on one Cloud SQL instance apart: it takes one at a time.

@@ -21,7 +21,7 @@ var (
 	api       = &resource.API{Name: "compute"}
 	sqlAPI    = &resource.API{Name: "sqladmin", Operation: resource.SQL}
 	templates = &resource.Kind{Name: "templates", API: api, Collection: "projects/p/templates", Mark: marked}
-	groups    = &resource.Kind{Name: "groups", API: api, Collection: "projects/p/groups", Update: resource.Patch, Immutable: []resource.Path{"zone"}, Holds: resource.Machines, Mark: marked}
+	groups    = &resource.Kind{Name: "groups", API: api, Collection: "projects/p/groups", Update: resource.Patch, Immutable: []resource.Path{"zone"}, Holds: resource.Machines, Ready: map[resource.Path]string{"stable": "true"}, Mark: marked}
 	rules     = &resource.Kind{Name: "rules", API: api, Collection: "projects/p/rules", Update: resource.Patch, Mark: marked}
 	sqls      = &resource.Kind{Name: "sqls", API: sqlAPI, Collection: "projects/p/instances", Update: resource.Patch, Holds: resource.Data, Immutable: []resource.Path{"region"}, Ready: map[resource.Path]string{"state": "RUNNABLE"}, Mark: marked}
 	keys      = &resource.Kind{Name: "keys", API: api, Collection: "projects/p/keys", Holds: resource.Keys, Mark: marked}
@@ -106,6 +106,13 @@ func TestMake(t *testing.T) {
 	}
 	half := cloud{"templates/t1": full["templates/t1"], "sqls/main": {"region": "r", "state": "PENDING_CREATE"}}
 	owned := stack(t, "t1", 2).Refs()
+	// The next template's run was cut off: what it began with is in the state.
+	begun := plan.Owned(stack(t, "t2", 2), owned)
+	switched := maps.Clone(full)
+	switched["templates/t2"] = map[string]any{"name": "t2"}
+	switched["groups/g"] = map[string]any{"template": "projects/p/templates/t2", "max": 2.0, "zone": "a", "stable": false}
+	rolled := maps.Clone(switched)
+	rolled["groups/g"] = map[string]any{"template": "projects/p/templates/t2", "max": 2.0, "zone": "a", "stable": true}
 	for _, tc := range []struct {
 		name  string
 		graph *resource.Graph
@@ -128,6 +135,28 @@ create templates/t2
 update groups/g after [templates/t2]; template: https://x/compute/v1/projects/p/templates/t1 → projects/p/templates/t2
 delete templates/t1 after [groups/g]
 3 unchanged
+`},
+		{"interrupted before the switch", stack(t, "t2", 2), full, begun, `
+create templates/t2
+update groups/g after [templates/t2]; template: https://x/compute/v1/projects/p/templates/t1 → projects/p/templates/t2
+delete templates/t1 after [groups/g]
+3 unchanged
+`},
+		{"interrupted before the switch, another template meanwhile", stack(t, "t3", 2), switched, begun, `
+create templates/t3
+update groups/g after [templates/t3]; template: projects/p/templates/t2 → projects/p/templates/t3
+delete templates/t1 after [groups/g]
+delete templates/t2 after [groups/g]
+3 unchanged
+`},
+		{"interrupted while machines were replaced", stack(t, "t2", 2), switched, begun, `
+await groups/g
+delete templates/t1 after [groups/g]
+4 unchanged
+`},
+		{"interrupted after it", stack(t, "t2", 2), rolled, begun, `
+delete templates/t1
+5 unchanged
 `},
 		{"interrupted while a database was made", stack(t, "t1", 2), half, owned, `
 create groups/g
@@ -197,6 +226,20 @@ func TestCircleInState(t *testing.T) {
 	owned[0].Needs, owned[1].Needs = []resource.ID{owned[1].ID}, []resource.ID{owned[0].ID}
 	_, err := plan.Destroy(t.Context(), owner, owned, cloud{"templates/a": {}, "templates/b": {}}, kinds)
 	var f *fault.Fault
+	if !errors.As(err, &f) || f.Summary != "Resources wait for each other" {
+		t.Errorf("got %v", err)
+	}
+	// Also where data wait for machines, and keys for data.
+	owned = graph(t, res(groups, "g", nil), res(templates, "a", nil), res(sqls, "main", nil), res(keys, "k", nil)).Refs()
+	for i, ref := range owned {
+		switch ref.Kind {
+		case "groups":
+			owned[i].Needs = []resource.ID{"templates/a"}
+		case "templates":
+			owned[i].Needs = []resource.ID{"groups/g"}
+		}
+	}
+	_, err = plan.Destroy(t.Context(), owner, owned, cloud{"templates/a": {}, "groups/g": {}, "sqls/main": {}, "keys/k": {}}, kinds)
 	if !errors.As(err, &f) || f.Summary != "Resources wait for each other" {
 		t.Errorf("got %v", err)
 	}
