@@ -94,15 +94,15 @@ func runApply(ctx context.Context, a *app, o applyOptions) error {
 		if err := show(shown); err != nil {
 			return err
 		}
-		if shown.Empty() {
-			return nil
-		}
-		question := "Apply these changes?"
-		if r := shown.Release; r != nil && r.Migrates {
-			question, run.Migrate = "Apply these changes, and migrate the databases to Dify "+r.To+"?", true
-		}
-		if ok, err := a.ask(ctx, question); err != nil || !ok {
-			return declined(a, err)
+		// Without a change there may be the end of a run that was killed to record, and instances to wait for.
+		if !shown.Empty() {
+			question := "Apply these changes?"
+			if r := shown.Release; r != nil && r.Migrates {
+				question, run.Migrate = "Apply these changes, and migrate the databases to Dify "+r.To+"?", true
+			}
+			if ok, err := a.ask(ctx, question); err != nil || !ok {
+				return declined(a, err)
+			}
 		}
 		run.Confirm = func(p *plan.Plan) (bool, error) {
 			began = time.Now()

@@ -69,12 +69,12 @@ func (d *differ) object(at resource.Path, live, want map[string]any) {
 		}
 		d.value(p, live[key], want[key])
 	}
-	if !isLabels(at) {
+	if !isLabels(at) && !isCondition(at) {
 		return
 	}
-	// Labels are declared as a whole: one that is not wanted any more goes, unless Google put it there.
+	// These are declared as a whole: a key that is not wanted any more goes, unless Google put it there.
 	for _, key := range slices.Sorted(maps.Keys(live)) {
-		if _, wanted := want[key]; !wanted && !strings.HasPrefix(key, "goog-") {
+		if _, wanted := want[key]; !wanted && !strings.HasPrefix(key, "goog-") && (isLabels(at) || !zero(live[key])) {
 			d.add(join(at, key), live[key], nil)
 		}
 	}
@@ -141,6 +141,10 @@ func join(at resource.Path, key string) resource.Path {
 func isLabels(p resource.Path) bool {
 	return p == "labels" || strings.HasSuffix(string(p), ".labels") || strings.HasSuffix(string(p), "userLabels")
 }
+
+// isCondition says whether p is what must hold for one of a list of rules, such as a bucket's. In it, zero is not the same as
+// absent: no days are every object's age, and so cannot be wanted in place of no condition.
+func isCondition(p resource.Path) bool { return strings.HasSuffix(string(p), "].condition") }
 
 // general turns "rules[3].x" into "rules[].x", the form of a kind's paths.
 func general(p resource.Path) string {

@@ -42,6 +42,7 @@ func TestFields(t *testing.T) {
 		{"inside a list", `{"l":[{"a":1,"b":2}]}`, `{"l":[{"a":3}]}`, `[{"path":"l[0].a","old":1,"new":3}]`},
 		{"secret and ignored", `{"size":3}`, `{"size":2,"password":"x"}`, `[]`},
 		{"a label too many goes", `{"labels":{"a":"1","b":"2","goog-x":"y"}}`, `{"labels":{"a":"1"}}`, `[{"path":"labels.b","old":"2","new":null}]`},
+		{"a condition too many goes", `{"l":[{"condition":{"a":1,"b":["x"],"filled":false}}]}`, `{"l":[{"condition":{"a":1}}]}`, `[{"path":"l[0].condition.b","old":["x"],"new":null}]`},
 		{"a user's ${ is text", `{"ip":"1.2.3.4"}`, `{"ip":"${k/n:ip}"}`, `[{"path":"ip","old":"1.2.3.4","new":"${k/n:ip}"}]`},
 		{"missing object", `{}`, `{"o":{"a":1}}`, `[{"path":"o","old":null,"new":{"a":1}}]`},
 	} {

@@ -2,11 +2,15 @@ package ops
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/difyup/difyup/internal/config"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/kind"
+	"github.com/difyup/difyup/internal/plan"
 	"github.com/difyup/difyup/internal/resource"
 	"github.com/difyup/difyup/internal/topology"
 )
@@ -38,6 +42,15 @@ func fixed(spec *config.Spec, g *resource.Graph, owner resource.Owner, live map[
 					fmt.Sprintf("Set `redis.transit_encryption` back to %t. To give up what is in Redis, delete the stack and create it again:\n    difyup destroy --delete-data %s", now, r.ID()))
 			}
 		case kind.SQLInstances.Kind:
+			section, version, tls := "database", spec.Database.Version, spec.Database.TLS
+			if r.ID() != topology.MainInstance(spec) {
+				section, version, tls = "vector", spec.Vector.Version, spec.Vector.TLS
+			}
+			if now, err := strconv.Atoi(strings.TrimPrefix(fmt.Sprint(was("databaseVersion")), "POSTGRES_")); err == nil && now > version {
+				add(section+".version", "The databases are of a newer PostgreSQL",
+					fmt.Sprintf("`%s.version` is %d, and %s has PostgreSQL %d. Cloud SQL takes no version back.", section, version, r.ID(), now),
+					fmt.Sprintf("Set `%s.version` to %d.", section, now))
+			}
 			const mode = "settings.ipConfiguration.sslMode"
 			want, _ := resource.Lookup(r.Body, mode)
 			if want != "ENCRYPTED_ONLY" || was(mode) == want {
@@ -50,14 +63,40 @@ func fixed(spec *config.Spec, g *resource.Graph, owner resource.Owner, live map[
 			if now.Stack == "" || now.Stores.Database.TLS != dify.Plain {
 				continue // none runs, or all that do encrypt already
 			}
-			section, tls := "database", spec.Database.TLS
-			if r.ID() != topology.MainInstance(spec) {
-				section, tls = "vector", spec.Vector.TLS
-			}
 			add(section+".tls", "Instances that run do not encrypt their connections",
 				fmt.Sprintf("With `%s.tls: %s`, %s would refuse them at once, and plugins would fail until all instances are replaced. An earlier difyup created them.", section, tls, r.ID()),
 				fmt.Sprintf("Set `%s.tls` to `allowed` and apply; that replaces the instances. Then set it to `%s` and apply again.", section, tls))
 		}
 	}
 	return faults.Err()
+}
+
+// unnamed refuses to delete what holds data only because the file does not name it any more. What a store gave out, as Redis its
+// password, goes when the store is gone.
+func unnamed(spec *config.Spec, p *plan.Plan) error {
+	var faults fault.List
+	for _, s := range p.Losses() {
+		r := s.Res
+		if slices.ContainsFunc(r.Needs, func(id resource.ID) bool { return holdsData(id) && p.Live[id] == nil }) {
+			continue
+		}
+		f := &fault.Fault{
+			Summary: "Data would be lost",
+			Detail:  fmt.Sprintf("%s is the stack's, holds data, and is not what the file describes any more. `apply` never deletes data.", r.ID()),
+			Remedy:  fmt.Sprintf("Change the file back. To give up the data, delete it by hand, once no instance uses it, and apply again:\n    %s", byHand(r)),
+		}
+		if r.Kind == kind.Buckets.Kind {
+			f.Detail = fmt.Sprintf("`storage.bucket` is %s, and the stack's files and keys are in %s. `apply` moves no files, and never deletes them.", spec.Storage.Bucket, r.Leaf())
+			f.Remedy = fmt.Sprintf("Set `storage.bucket` back to %s. To give up the files, delete the bucket by hand, once no instance uses it, and apply again:\n    %s", r.Leaf(), byHand(r))
+			f.At = spec.At("storage.bucket")
+		}
+		faults = append(faults, f)
+	}
+	return faults.Err()
+}
+
+func holdsData(id resource.ID) bool {
+	name, _, _ := strings.Cut(string(id), "/")
+	k, ok := kind.ByName(name)
+	return ok && k.HoldsData()
 }

@@ -45,6 +45,7 @@ func TestFixed(t *testing.T) {
 	now := dify.Settings{Stack: "demo", Stores: dify.Stores{Database: dify.Database{TLS: dify.Required}, Vector: dify.Database{TLS: dify.Required}}}
 	auth, encryption := "AUTH of Redis cannot be changed while the stack runs", "The encryption of Redis is fixed when it is created"
 	plain := "Instances that run do not encrypt their connections"
+	newer := "The databases are of a newer PostgreSQL"
 	for _, tc := range []struct {
 		name, made, wanted string
 		running            dify.Settings
@@ -61,6 +62,9 @@ func TestFixed(t *testing.T) {
 		{"one of them", sql, "database: {tls: allowed}\n", earlier, []string{"0: " + plain}},
 		{"as its remedy says", sql, sql, earlier, nil},
 		{"when nothing runs", sql, "", dify.Settings{}, nil},
+		{"a newer PostgreSQL", "database: {version: 16}\n", "database: {version: 17}\n", now, nil},
+		{"an older PostgreSQL", "database: {version: 17}\n", "database: {version: 16}\n", now, []string{"4: " + newer}},
+		{"an older PostgreSQL for vectors", "vector: {version: 17}\n", "redis: {memory_gb: 1}\nvector: {version: 16}\n", now, []string{"5: " + newer}},
 		{"opened again", "", sql, now, nil},
 	} {
 		live := map[resource.ID]map[string]any{}

@@ -55,6 +55,9 @@ func (s *Stack) compare(ctx context.Context, owner resource.Owner, st *state.Sta
 	if err != nil {
 		return nil, err
 	}
+	if err := unnamed(s.opts.Spec, p); err != nil {
+		return nil, err
+	}
 	p.Notes = append(topology.Notes(s.opts.Spec), notes...)
 	return p, nil
 }

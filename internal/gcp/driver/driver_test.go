@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -308,6 +309,44 @@ func TestConnectionThatGoogleHolds(t *testing.T) {
 			}
 			if d := cmp.Diff(want, asked); d != "" {
 				t.Errorf("asked (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+// TestInstanceCalls changes Cloud SQL instances, and looks at what is sent: one request for each part that Cloud SQL does not take
+// together with others, and never a disk smaller than the one it has.
+func TestInstanceCalls(t *testing.T) {
+	var sent []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.Method == http.MethodPatch {
+			raw, _ := io.ReadAll(q.Body)
+			sent = append(sent, strings.TrimSpace(string(raw)))
+		}
+		fmt.Fprint(w, `{"name":"op","status":"DONE"}`)
+	}))
+	defer server.Close()
+	c := connect(t, server.URL, "")
+	for _, tc := range []struct {
+		name, edition string
+		changed       []resource.Path
+		want          []string
+	}{
+		{"a tier", "ENTERPRISE", []resource.Path{"settings.tier"}, []string{`{"settings":{"days":7,"edition":"ENTERPRISE","tier":"t"}}`}},
+		{"a disk", "ENTERPRISE", []resource.Path{"settings.dataDiskSizeGb"}, []string{`{"settings":{"dataDiskSizeGb":"20","days":7,"edition":"ENTERPRISE","tier":"t"}}`}},
+		{"a version", "ENTERPRISE", []resource.Path{"databaseVersion"}, []string{`{"databaseVersion":"POSTGRES_17"}`}},
+		{"a version and a tier", "ENTERPRISE", []resource.Path{"databaseVersion", "settings.tier"}, []string{`{"databaseVersion":"POSTGRES_17"}`, `{"settings":{"days":7,"edition":"ENTERPRISE","tier":"t"}}`}},
+		{"a larger edition", "ENTERPRISE_PLUS", []resource.Path{"settings.edition", "settings.tier"}, []string{`{"settings":{"edition":"ENTERPRISE_PLUS","tier":"t"}}`}},
+		{"a larger edition and more", "ENTERPRISE_PLUS", []resource.Path{"settings.days", "settings.edition", "settings.tier"}, []string{`{"settings":{"edition":"ENTERPRISE_PLUS","tier":"t"}}`, `{"settings":{"days":7}}`}},
+		{"all, to a smaller edition", "ENTERPRISE", []resource.Path{"databaseVersion", "settings.days", "settings.edition", "settings.tier"}, []string{`{"databaseVersion":"POSTGRES_17"}`, `{"settings":{"days":7}}`, `{"settings":{"edition":"ENTERPRISE","tier":"t"}}`}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			sent = nil
+			body := map[string]any{"databaseVersion": "POSTGRES_17", "settings": map[string]any{"edition": tc.edition, "tier": "t", "days": 7, "dataDiskSizeGb": "20"}}
+			r := &resource.Resource{Kind: kind.SQLInstances.Kind, Name: "demo-main", Params: params(), Body: body}
+			must(t, c.Driver(r.Kind).Update(t.Context(), r, body, map[string]any{}, tc.changed))
+			if d := cmp.Diff(tc.want, sent); d != "" {
+				t.Errorf("sent (-want +got):\n%s", d)
 			}
 		})
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -63,7 +64,55 @@ func (d *sqlInstance) Update(ctx context.Context, r *resource.Resource, body, li
 	if err := d.refusals(ctx, r, changed); err != nil {
 		return err
 	}
-	return d.REST.Update(ctx, r, body, live, changed)
+	for _, c := range sqlCalls(body, changed) {
+		if err := d.REST.Update(ctx, r, c.body, live, c.changed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sqlCall is a part of an update.
+type sqlCall struct {
+	body    map[string]any
+	changed []resource.Path
+}
+
+// sqlCalls splits an update into what Cloud SQL takes at once: a new version of PostgreSQL goes alone, and so does an edition with
+// the tier that it needs. The size of the disk is sent when it changes only, since the wanted one may be less than what it has grown to.
+func sqlCalls(body map[string]any, changed []resource.Path) []sqlCall {
+	const version, edition, tier, size = "databaseVersion", "settings.edition", "settings.tier", "settings.dataDiskSizeGb"
+	rest := sqlCall{body: resource.Clone(body)}
+	settings, _ := rest.body["settings"].(map[string]any)
+	has := func(p resource.Path) bool { return slices.Contains(changed, p) }
+	moves := has(edition)
+	for _, p := range changed {
+		if p != version && (!moves || p != edition && p != tier) {
+			rest.changed = append(rest.changed, p)
+		}
+	}
+	if !has(size) {
+		delete(settings, "dataDiskSizeGb")
+	}
+	var calls []sqlCall
+	if has(version) {
+		calls = append(calls, sqlCall{body: body, changed: []resource.Path{version}})
+	}
+	up := true
+	if moves {
+		up = settings["edition"] == "ENTERPRISE_PLUS"
+		calls = append(calls, sqlCall{body: map[string]any{"settings": map[string]any{"edition": settings["edition"], "tier": settings["tier"]}}, changed: []resource.Path{edition}})
+		delete(settings, "edition")
+		delete(settings, "tier")
+	}
+	switch {
+	case len(rest.changed) == 0:
+	case up: // the larger edition allows what comes with it, as longer logs
+		calls = append(calls, rest)
+	default: // and the smaller one only what came before it
+		calls = slices.Insert(calls, len(calls)-1, rest)
+	}
+	return calls
 }
 
 func (d *sqlInstance) Delete(ctx context.Context, r *resource.Resource) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -359,6 +360,18 @@ func (v *Service) list(_ context.Context, r *front.Request) (any, error) {
 	return answer, nil
 }
 
+// alone says whether the first of the fields is as it was, or nothing else than these fields is changed.
+func alone(old, next map[string]any, fields ...string) bool {
+	if body.String(next, fields[0]) == body.String(old, fields[0]) {
+		return true
+	}
+	next = store.Clone(next)
+	for _, f := range fields {
+		body.Set(next, f, body.String(old, f))
+	}
+	return reflect.DeepEqual(store.Clone(old), next)
+}
+
 // fixed are the fields that no update changes.
 var fixed = []string{"name", "region", "instanceType", "masterInstanceName", "project"}
 
@@ -403,6 +416,9 @@ func (v *Service) patch(replace bool) front.Handler {
 		}
 		if body.String(next, "databaseVersion") < body.String(old, "databaseVersion") {
 			return nil, invalid("A major version cannot be taken back.")
+		}
+		if !alone(old, next, "databaseVersion") || !alone(old, next, "settings.edition", "settings.tier") {
+			return nil, invalid("Upgrading the database version or the edition and changing other fields at the same time is not allowed.")
 		}
 		latency := patchTime
 		restart := slices.ContainsFunc([]string{"settings.tier", "settings.availabilityType", "settings.edition", "databaseVersion"}, func(path string) bool {

@@ -469,6 +469,20 @@ func (c *clients) testSQL() {
 	c.testAuthorities(i)
 	_, err = c.sql.Instances.Patch(project, "db", &sqladmin.DatabaseInstance{Settings: &sqladmin.Settings{DataDiskSizeGb: 5}}).Do()
 	c.refused("a smaller disk", err, 400, "shrink")
+	for what, change := range map[string]*sqladmin.DatabaseInstance{
+		"a version with a tier":       {DatabaseVersion: "POSTGRES_17", Settings: &sqladmin.Settings{Tier: "db-custom-2-7680"}},
+		"an edition with a start":     {Settings: &sqladmin.Settings{Edition: "ENTERPRISE_PLUS", Tier: "db-perf-optimized-N-2", BackupConfiguration: &sqladmin.BackupConfiguration{StartTime: "03:00"}}},
+		"an older version of its own": {DatabaseVersion: "POSTGRES_15"},
+	} {
+		_, err = c.sql.Instances.Patch(project, "db", change).Do()
+		want := "changing other fields at the same time"
+		if change.Settings == nil {
+			want = "cannot be taken back"
+		}
+		c.refused(what, err, 400, want)
+	}
+	c.must("a tier", c.sqlDone(c.sql.Instances.Patch(project, "db", &sqladmin.DatabaseInstance{Settings: &sqladmin.Settings{Tier: "db-custom-2-7680"}}).Do()))
+	c.must("an edition with its tier", c.sqlDone(c.sql.Instances.Patch(project, "db", &sqladmin.DatabaseInstance{Settings: &sqladmin.Settings{Edition: "ENTERPRISE_PLUS", Tier: "db-perf-optimized-N-2"}}).Do()))
 	_, err = c.sql.Instances.Delete(project, "db").Do()
 	c.refused("deleting what is protected", err, 400, "deletion protection")
 	off := &sqladmin.DatabaseInstance{Settings: &sqladmin.Settings{ForceSendFields: []string{"DeletionProtectionEnabled"}}}
