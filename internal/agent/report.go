@@ -67,7 +67,10 @@ func (r *reporter) phase(p report.Phase, waiting string) {
 			}
 			d.Phase, d.Since = p, time.Now().UTC()
 			if p == report.Serves {
-				r.first.Do(func() { close(r.serves) })
+				r.first.Do(func() {
+					d.Served = d.Since
+					close(r.serves)
+				})
 			}
 		}
 		d.Waiting = waiting

@@ -22,6 +22,7 @@ import (
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/ops"
+	"github.com/difyup/difyup/internal/report"
 	"github.com/difyup/difyup/internal/smoke"
 )
 
@@ -87,14 +88,14 @@ func runSmoke(c *cobra.Command, a *app, o smokeOptions) error {
 		return err
 	}
 	if o.json {
-		report, err := smoke.Run(ctx, prove)
-		if report == nil {
+		said, err := smoke.Run(ctx, prove)
+		if said == nil {
 			return err
 		}
-		if err := a.writeJSON(report); err != nil {
+		if err := a.writeJSON(said); err != nil {
 			return err
 		}
-		return ended(report, err)
+		return ended(said, err)
 	}
 	var width func() int
 	if a.OutTerm && os.Getenv("TERM") != "dumb" {
@@ -108,12 +109,12 @@ func runSmoke(c *cobra.Command, a *app, o smokeOptions) error {
 		}
 		show.Done(r)
 	}
-	report, err := smoke.Run(ctx, prove)
-	if report == nil {
+	said, err := smoke.Run(ctx, prove)
+	if said == nil {
 		return err
 	}
-	show.End(report, err != nil)
-	return ended(report, err)
+	show.End(said, err != nil)
+	return ended(said, err)
 }
 
 // ended gives how the command ends: what is to be said has been said.
@@ -146,10 +147,12 @@ func (o *smokeOptions) aimAtStack(ctx context.Context, a *app, prove *smoke.Opti
 				Remedy:  "Finish what was begun:\n    difyup apply" + o.flagsText(),
 			}
 		}
-		for _, i := range status.Instances {
-			if i.Health == "HEALTHY" {
-				prove.Instances = append(prove.Instances, i.Name)
-			}
+		if slices.ContainsFunc(status.Instances, func(i ops.Instance) bool { return i.Health != "HEALTHY" }) {
+			stack.Deep(ctx, status) // which of them boot
+		}
+		var boot []string
+		if prove.Instances, boot = required(status.Instances); len(boot) > 0 {
+			view.Note(a.Err, a.colour, "Not in traffic yet, and not asked: "+strings.Join(boot, ", "))
 		}
 		prove.Left = func(ctx context.Context, names []string) ([]string, error) {
 			now, err := stack.Status(ctx)
@@ -162,7 +165,9 @@ func (o *smokeOptions) aimAtStack(ctx context.Context, a *app, prove *smoke.Opti
 				})
 			}), nil
 		}
-		prove.Version = spec.Dify.Version
+		if spec.Dify.Images.API == "" { // what an API of one's own calls itself is its maker's matter
+			prove.Version = spec.Dify.Version
+		}
 		prove.InitPassword = func(ctx context.Context) (string, error) { return stack.Secret(ctx, dify.InitPassword) }
 		own, err := stack.Certificate(ctx)
 		if err != nil {
@@ -185,6 +190,21 @@ func (o *smokeOptions) aimAtStack(ctx context.Context, a *app, prove *smoke.Opti
 		return nil, err
 	}
 	return stack, nil
+}
+
+// required gives the instances that must answer: those that are in traffic, and those that were and should be, whatever the load balancer
+// thinks of them now. Those that boot need not yet.
+func required(all []ops.Instance) (must, boot []string) {
+	for _, i := range all {
+		served := i.Report != nil && !i.Report.Served.IsZero() && i.Report.Phase != report.Drains
+		switch {
+		case i.Health == "HEALTHY", served && i.Status == "RUNNING" && i.Action == "NONE":
+			must = append(must, i.Name)
+		case i.Action != "DELETING" && i.Action != "ABANDONING":
+			boot = append(boot, i.Name)
+		}
+	}
+	return must, boot
 }
 
 // rehearsalPassword makes a password for the rehearsal's account: the same for as long as the local cloud lives, and known

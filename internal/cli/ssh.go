@@ -195,8 +195,10 @@ func (a *app) become(cmd *exec.Cmd) error {
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	err := cmd.Run()
 	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.ExitCode() > 0 {
-		a.code = exit.ExitCode()
+	if errors.As(err, &exit) {
+		if a.code = exit.ExitCode(); a.code < 0 { // as a shell has it
+			a.code = 128 + int(exit.Sys().(syscall.WaitStatus).Signal())
+		}
 		return nil
 	}
 	if err != nil {

@@ -52,6 +52,7 @@ type Document struct {
 	Dify    string    `json:"dify"` // the version it runs
 	Phase   Phase     `json:"phase"`
 	Since   time.Time `json:"since"`             // of the phase
+	Served  time.Time `json:"served,omitzero"`   // when it first took traffic since the agent's start; an earlier agent does not say
 	Waiting string    `json:"waiting,omitempty"` // for what: "the vector database: refuses the password"
 	Schema  *Schema   `json:"schema,omitempty"`  // of the databases, once it is known
 	// Scheduler is the instance on which the stack's scheduler runs, as far as this one knows; "" = on none.

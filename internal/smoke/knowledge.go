@@ -94,25 +94,30 @@ func (s *session) newDataset(ctx context.Context, name string, more map[string]a
 	for k, v := range more {
 		body[k] = v
 	}
+	var made struct{ ID string }
+	s.later("the data set", func(ctx context.Context) error { return s.unmake(ctx, "datasets", made.ID, name) })
 	r, err := s.client.ask(ctx, http.MethodPost, "/console/api/datasets", body)
 	if err != nil {
-		// It may be there all the same.
-		s.later("the data set "+name, func(ctx context.Context) error { return s.removeNamed(ctx, "datasets", name) })
 		return "", err
 	}
-	var made struct{ ID string }
 	if err := r.read(&made, http.StatusCreated, http.StatusOK); err != nil {
 		return "", err
 	}
 	if made.ID == "" {
 		return "", fmt.Errorf("%s without an ID", r.says())
 	}
-	s.later("the data set", s.remove("/console/api/datasets/"+url.PathEscape(made.ID)))
 	return made.ID, nil
 }
 
-// removeNamed removes what has our name, when its ID is not known because the answer was lost.
-func (s *session) removeNamed(ctx context.Context, collection, name string) error {
+// errNotMade says that what was to be removed was not there.
+var errNotMade = errors.New("was not made")
+
+// unmake removes what was made, or may have been: when no answer came, or a failure, it may be there all the same. Then only its name
+// is known, which is nobody else's.
+func (s *session) unmake(ctx context.Context, collection, id, name string) error {
+	if id != "" {
+		return s.remove("/console/api/" + collection + "/" + url.PathEscape(id))(ctx)
+	}
 	r, err := s.client.ask(ctx, http.MethodGet, "/console/api/"+collection+"?page=1&limit=20&name="+url.QueryEscape(name)+"&keyword="+url.QueryEscape(name), nil)
 	if err != nil {
 		return err
@@ -121,14 +126,15 @@ func (s *session) removeNamed(ctx context.Context, collection, name string) erro
 	if err := r.read(&list, http.StatusOK); err != nil {
 		return err
 	}
+	err = errNotMade
 	for _, item := range list.Data {
 		if item.Name == name {
-			if err := s.remove("/console/api/" + collection + "/" + url.PathEscape(item.ID))(ctx); err != nil {
+			if err = s.remove("/console/api/" + collection + "/" + url.PathEscape(item.ID))(ctx); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
+	return err
 }
 
 func createDataset(ctx context.Context, s *session) (detail string, err error) {
@@ -303,19 +309,18 @@ func vectors(ctx context.Context, s *session) (string, error) {
 // public key, and decrypts it with the private one, which is in the bucket. Facts: storage.
 func secret(ctx context.Context, s *session) (string, error) {
 	name := s.name("")
+	var app struct{ ID string }
+	s.later("the app", func(ctx context.Context) error { return s.unmake(ctx, "apps", app.ID, name) })
 	r, err := s.client.ask(ctx, http.MethodPost, "/console/api/apps", map[string]any{
 		"name": name, "description": "made by difyup smoke, can be deleted", "mode": "workflow", "icon_type": "emoji", "icon": "🔥", "icon_background": "#FFEAD5",
 	})
 	if err != nil {
-		s.later("the app "+name, func(ctx context.Context) error { return s.removeNamed(ctx, "apps", name) })
 		return "", err
 	}
-	var app struct{ ID string }
 	if err := r.read(&app, http.StatusCreated, http.StatusOK); err != nil {
 		return "", err
 	}
 	path := "/console/api/apps/" + url.PathEscape(app.ID)
-	s.later("the app", s.remove(path))
 	kept := "kept-" + s.word
 	if r, err = s.client.ask(ctx, http.MethodPost, path+"/workflows/draft", map[string]any{
 		"graph": map[string]any{"nodes": []any{}, "edges": []any{}}, "features": map[string]any{}, "conversation_variables": []any{},

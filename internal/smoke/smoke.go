@@ -195,10 +195,10 @@ func (s *session) run(ctx context.Context, row Row, ended map[string]Status) Res
 	if limit == 0 {
 		limit = time.Minute
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	began := time.Now()
-	detail, err := row.do(ctx, s)
+	detail, err := row.do(limited, s)
 	r.Milliseconds = float64(time.Since(began).Microseconds()) / 1000
 	var skipped skip
 	switch {
@@ -206,8 +206,10 @@ func (s *session) run(ctx context.Context, row Row, ended map[string]Status) Res
 		r.Status, r.Detail = Passed, detail
 	case errors.As(err, &skipped):
 		r.Status, r.Detail = Skipped, string(skipped)
+	case ctx.Err() != nil: // whatever it was, it was not given its time
+		r.Status, r.Detail = NotRun, "interrupted"
 	default:
-		r.Status, r.Fault = Failed, row.fault(ctx, err, limit)
+		r.Status, r.Fault = Failed, row.fault(limited, err, limit)
 		r.Detail = r.Fault.Summary
 	}
 	return r
@@ -289,13 +291,18 @@ func cleanUp() Row {
 			var errs []error
 			var removed []string
 			for _, u := range slices.Backward(s.undo) {
-				if err := u.do(ctx); err != nil {
+				switch err := u.do(ctx); {
+				case errors.Is(err, errNotMade):
+				case err != nil:
 					errs = append(errs, fmt.Errorf("%s: %w", u.what, err))
-					continue
+				default:
+					removed = append(removed, u.what)
 				}
-				removed = append(removed, u.what)
 			}
 			s.undo = nil
+			if len(removed) == 0 {
+				return "there was nothing to remove" + stays, errors.Join(errs...)
+			}
 			return "removed " + strings.Join(removed, ", ") + stays, errors.Join(errs...)
 		},
 	}

@@ -47,6 +47,9 @@ func TestExec(t *testing.T) {
 	if status != 5 || log != "" || !strings.HasPrefix(out, "what is typed\n"+home+"\n "+filepath.Join(home, "logs")+"\n") {
 		t.Errorf("ssh: %d\n%s%s", status, out, log)
 	}
+	if status, out, log := run("exec", name, "api", "--", "sh", "-c", "kill -9 $$"); status != 137 || out+log != "" {
+		t.Errorf("a command that is killed: %d\n%s%s", status, out, log)
+	}
 	for _, c := range []struct {
 		args []string
 		says string

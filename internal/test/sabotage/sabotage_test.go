@@ -113,11 +113,33 @@ func TestInterrupted(t *testing.T) {
 		if says := strings.Contains(last.Detail, fmt.Sprintf("%d uploaded file", files)); says != (files > 0) {
 			t.Errorf("interrupted at %s, with %d files left, it says %q", at, files, last.Detail)
 		}
+		for _, row := range report.Rows {
+			if row.Status == smoke.Failed || row.ID == at && (row.Status != smoke.NotRun || row.Detail != "interrupted") {
+				t.Errorf("interrupted at %s: %s is %s: %s", at, row.ID, row.Status, row.Detail)
+			}
+		}
 		if !errors.Is(err, context.Canceled) || report.OK || last.ID != "clean-up" || last.Status != smoke.Passed {
 			t.Errorf("interrupted at %s: ok %t, %v, last row %s %s %v", at, report.OK, err, last.ID, last.Status, last.Fault)
 		}
 	}
 	s.cleanBut(t, loose)
+}
+
+// TestLostAnswers has what smoke makes be made, and the answers that say so be lost: it is removed all the same.
+func TestLostAnswers(t *testing.T) {
+	w := newWorld(t)
+	s := w.newStack(t, 1)
+	s.start(t)
+	for row, path := range map[string]string{"dataset": "/console/api/datasets", "secret": "/console/api/apps"} {
+		s.mu.Lock()
+		s.lost = path
+		s.mu.Unlock()
+		report, ended := s.prove(t, s.options())
+		if last := report.Rows[len(report.Rows)-1]; report.OK || report.Failure().ID != row || last.Status != smoke.Passed || !strings.Contains(last.Detail, "removed ") {
+			t.Errorf("without answers to POST %s: %v, %s", path, ended, last.Detail)
+		}
+	}
+	s.cleanBut(t, 1)
 }
 
 // TestLate proves a stack one of whose instances gets no requests at first, as one does that was slow to answer a probe.

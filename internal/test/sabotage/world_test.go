@@ -156,8 +156,9 @@ type stack struct {
 	url       string
 	gone      string // an instance that is said to be there
 
-	late     int  // so many requests all go to the first instance
-	nameless bool // answers do not say where they come from
+	late     int    // so many requests all go to the first instance
+	lost     string // the path of POST requests whose answers are lost, once they were carried out
+	nameless bool   // answers do not say where they come from
 
 	mu    sync.Mutex
 	next  int
@@ -294,7 +295,13 @@ func (s *stack) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.next <= s.late {
 		in = s.instances[0]
 	}
+	lost := s.lost != "" && r.Method == http.MethodPost && r.URL.Path == s.lost
 	s.mu.Unlock()
+	if lost {
+		in.proxy.ServeHTTP(httptest.NewRecorder(), r)
+		http.Error(w, "the backend gave no answer", http.StatusBadGateway)
+		return
+	}
 	in.proxy.ServeHTTP(w, r)
 }
 
