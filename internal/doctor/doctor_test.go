@@ -3,9 +3,13 @@ package doctor
 import (
 	"encoding/json"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -147,6 +151,11 @@ var provoked = []struct {
 	{"login", waits(report.Stores, "Redis refuses the login"), nil},
 	{"unreachable", check("the vector database", "does not answer in time"), nil},
 	{"unreachable", waits(report.Stores, "the database has a name that is not known yet"), nil},
+	{"unreachable", check("the bucket", "does not answer in time"), nil},
+	{"unreachable", check("the Security Token Service", "is not reached: something in between answers with a page"), nil},
+	{"fails", check("Redis", "cannot be used; the log of the instance says why"), nil},
+	{"fails", check("the bucket", "cannot be used; the log of the instance says why"), nil},
+	{"fails", check("the database", "answers with an error (XX000)"), nil},
 	{"rights", check("the plugins' database", "has no such database"), nil},
 	{"rights", waits(report.Stores, "the vector database lacks the extension vector, which its user may not make; somebody who may can: CREATE EXTENSION vector"), nil},
 	{"bucket", check("the bucket", "does not let the instance's service account write (storage.objects.create); `difyup apply` gives it the rights"), nil},
@@ -200,6 +209,14 @@ var provoked = []struct {
 			c.Lines = append(c.Lines, ops.LogLine{At: now, Instance: fmt.Sprint("demo-vm-x", n), Container: "agent", Text: `msg="the metadata are read" stack=demo`})
 		}
 	}, nil},
+	{"dies-young", func(c *Case) { // is healed over and over, under its name
+		for n := range 4 {
+			at := now.Add(time.Duration(n-4) * 10 * time.Minute)
+			c.Lines = append(c.Lines, ops.LogLine{At: at, Instance: "demo-vm-2", Container: "agent", Text: `msg="the metadata are read" stack=demo`},
+				ops.LogLine{At: at.Add(8 * time.Minute), Instance: "demo-vm-2", Container: "agent", Text: `msg="ending: no new requests are wanted"`})
+		}
+		c.Lines = c.Lines[:len(c.Lines)-1]
+	}, nil},
 	{"lines-lost", writes("agent", `120 lines of worker were left out: it writes more than 1024 KiB a second`), nil},
 	{"lines-lost", writes("agent", `120 lines were lost before they were sent: more than 64 MiB waited, or the disk took no more`), nil},
 	{"lines-lost", writes("agent", `3 lines were refused by Cloud Logging, and are lost`), nil},
@@ -215,6 +232,49 @@ func codes(r *Result) []string {
 	}
 	slices.Sort(all)
 	return all
+}
+
+// TestEveryCheck has every check that an instance makes fail in every way that agents have words for: the doctor has an illness for it.
+func TestEveryCheck(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "../agent/report.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, d := range file.Decls {
+		if f, ok := d.(*ast.FuncDecl); ok && f.Name.Name == "words" {
+			ast.Inspect(f, func(n ast.Node) bool {
+				if r, ok := n.(*ast.ReturnStmt); ok {
+					ast.Inspect(r, func(n ast.Node) bool {
+						if l, ok := n.(*ast.BasicLit); ok && l.Kind == token.STRING {
+							if text, err := strconv.Unquote(l.Value); err == nil && len(text) > 1 {
+								all = append(all, text)
+							}
+						}
+						return true
+					})
+				}
+				return true
+			})
+		}
+	}
+	if len(all) < 15 {
+		t.Fatalf("agents have these words: %q", all)
+	}
+	elsewhere := map[string]bool{"cannot run the service ": true, "are not there yet": true} // is said of what is waited for, not of what is checked
+	for _, says := range all {
+		for _, name := range checked {
+			google := name == "the bucket" || name == "the Security Token Service"
+			if elsewhere[says] || google && slices.ContainsFunc([]string{"database", "rights", "connection left", "starting", "login", "certificate"}, func(w string) bool { return strings.Contains(says, w) }) {
+				continue // of stores alone
+			}
+			c := well()
+			check(name, says)(c)
+			if r := Examine(c); len(r.Findings) == 0 {
+				t.Errorf("%s %s: nothing is found", name, says)
+			}
+		}
+	}
 }
 
 // TestProvoked gives a stack each illness, one at a time: it is found, with what was seen, and nothing else is.

@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -220,11 +219,20 @@ func Illnesses() []Illness {
 			find: saying(storeNames, "refuses the login"),
 		},
 		{
-			Code: "unreachable", Title: "A store does not answer", Source: Report, Grave: true,
-			Sign:   "an instance finds that a store refuses connections, does not answer in time, or has a name that is not known",
-			Cause:  "The store is restarting or in maintenance, or the peering, a firewall rule or the private zone was changed.",
+			Code: "unreachable", Title: "A store or a service of Google's does not answer", Source: Report, Grave: true,
+			Sign:   "an instance finds that a store, the bucket or the Security Token Service refuses connections, does not answer in time, is not reached, or has a name that is not known",
+			Cause:  "The store is restarting or in maintenance, or the peering, the NAT, private access to Google, a firewall rule or the private zone was changed.",
 			Remedy: "See whether it runs. If it does, plan shows what was changed of the network.", Command: "difyup plan",
-			find: saying(storeNames, "refuses connections", "does not answer in time", "name that is not known", "is starting or stopping"),
+			find: saying(checked, "refuses connections", "does not answer in time", "name that is not known", "is starting or stopping", "is not reached"),
+		},
+		{
+			Code: "fails", Title: "A store fails in a way that is not known", Source: Report, Grave: true,
+			Sign:   "an instance finds that a store answers with another error, or has no connection left, or that something it depends on cannot be used",
+			Cause:  "What the instance's log says of it.",
+			Remedy: "Read the agent's log.", Command: "difyup logs -c agent --since 24h",
+			find: func(c *Case) []sight {
+				return append(saying(storeNames, "answers with an error", "has no connection left", "is not enabled", "may not be read", "is not there")(c), saying(checked, "cannot be used")(c)...)
+			},
 		},
 		{
 			Code: "rights", Title: "A store lacks what Dify needs in it", Source: Report, Grave: true,
@@ -238,7 +246,7 @@ func Illnesses() []Illness {
 			Sign:   "an instance finds that it may not read or write the bucket of files",
 			Cause:  "The service account lost its role on the bucket, a retention policy was put on it, or the bucket is gone.",
 			Remedy: "apply gives back the role.", Command: "difyup plan",
-			find: saying([]string{"the bucket"}, "does not let", "may not be read", "is not there", "answers with an error", "does not give back"),
+			find: saying([]string{"the bucket"}, "does not let", "may not be read", "is not enabled", "is not there", "answers with an error", "does not give back"),
 		},
 		{
 			Code: "store-certificate", Title: "A store's certificate is not trusted", Source: Report, Grave: true, Known: "#29605",
@@ -252,7 +260,7 @@ func Illnesses() []Illness {
 			Sign:   "an instance finds that the Security Token Service does not work",
 			Cause:  "The API is not enabled in the project, or an organization's policy forbids it.",
 			Remedy: "apply enables it. Without it neither API nor plugins reach the bucket.", Command: "difyup apply",
-			find: saying([]string{"the Security Token Service"}, "is not enabled", "may not be read", "answers with an error"),
+			find: saying([]string{"the Security Token Service"}, "is not enabled", "may not be read", "is not there", "answers with an error"),
 		},
 		{
 			Code: "newer-schema", Title: "The databases are of a newer release", Source: Report, Grave: true,
@@ -508,7 +516,7 @@ func Illnesses() []Illness {
 		},
 		{
 			Code: "dies-young", Title: "Instances end before they are ready", Source: Logs, needs: []Source{Cloud, Report}, Grave: true, Known: "IMOKURI's stack, a48f44d and d265e52",
-			Sign:   "three instances or more began, and are gone without having been ready for traffic or told to end",
+			Sign:   "three times or more an instance began, and ended without having been ready for traffic; those that a smaller group gave up do not count",
 			Cause:  "Autohealing replaces them before they are ready, or their machines end.",
 			Remedy: "See what the last of them waited for.", Command: "difyup logs -c agent --since 24h",
 			find: diedYoung,
@@ -539,8 +547,11 @@ func Illnesses() []Illness {
 	}
 }
 
-// The stores, as agents call them.
-var storeNames = []string{"the database", "the plugins' database", "the vector database", "Redis"}
+// What instances check, as agents call it: the stores, and all.
+var (
+	storeNames = []string{"the database", "the plugins' database", "the vector database", "Redis"}
+	checked    = append(slices.Clone(storeNames), "the bucket", "the Security Token Service")
+)
 
 // What an agent writes when it has found out who it is, when it may get traffic, and when it is told to end.
 const (
@@ -549,25 +560,39 @@ const (
 	told  = "ending: no new requests are wanted"
 )
 
-// diedYoung gives instances that began, were neither ready nor told to end, and are gone.
+// diedYoung gives the lives of instances that began and ended without having been ready. One that is healed has its name again, and was told
+// to end as its machine was stopped; one that is gone may have been told to by a group that shrank.
 func diedYoung(c *Case) (all []sight) {
-	were, well := map[string]time.Time{}, map[string]bool{}
-	for _, i := range c.Status.Instances {
-		well[i.Name] = true // is there
+	type life struct {
+		name        string
+		at          time.Time
+		ready, told bool
 	}
+	there := map[string]bool{}
+	for _, i := range c.Status.Instances {
+		there[i.Name] = true
+	}
+	var lives []*life
+	last := map[string]*life{}
 	for _, l := range c.Lines {
+		now := last[l.Instance]
 		switch {
 		case l.Container != report.AgentLog:
-		case strings.Contains(l.Text, ready), strings.Contains(l.Text, told):
-			well[l.Instance] = true
 		case strings.Contains(l.Text, began):
-			were[l.Instance] = l.At
+			now = &life{name: l.Instance, at: l.At}
+			lives, last[l.Instance] = append(lives, now), now
+		case now == nil:
+		case strings.Contains(l.Text, ready):
+			now.ready = true
+		case strings.Contains(l.Text, told):
+			now.told = true
 		}
 	}
-	for _, name := range slices.SortedFunc(maps.Keys(were), func(a, b string) int { return were[b].Compare(were[a]) }) {
-		if !well[name] {
-			all = append(all, sight{fmt.Sprintf("%s began %s ago", name, ago(c.Now.Sub(were[name]))), c.Now.Sub(were[name]) > 2*time.Hour})
+	for _, l := range slices.Backward(lives) {
+		if lasts := last[l.name] == l; l.ready || lasts && (there[l.name] || l.told) {
+			continue
 		}
+		all = append(all, sight{fmt.Sprintf("%s began %s ago", l.name, ago(c.Now.Sub(l.at))), c.Now.Sub(l.at) > 2*time.Hour})
 	}
 	if len(all) < 3 {
 		return nil
