@@ -475,6 +475,73 @@ func TestTimeoutAndRefusedConnection(t *testing.T) {
 	}
 }
 
+// TestStalledClients has clients send no more of a body, or read no more of an answer, by HTTP/1.1 and by HTTP/2: with the backend
+// service's time their requests end, and the instances have nothing in hand any more.
+func TestStalledClients(t *testing.T) {
+	w := newWorld(t)
+	w.await(t, "HEALTHY HEALTHY")
+	h := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			_, _ = io.Copy(io.Discard, r.Body) // it may be cut off
+			return
+		}
+		for part := make([]byte, 1<<20); ; {
+			if _, err := rw.Write(part); err != nil {
+				return
+			}
+		}
+	})
+	w.handler[0].Store(&h)
+	w.handler[1].Store(&h)
+	body, _ := w.res.Get(global + "backendServices/web")
+	body["timeoutSec"] = 1
+	w.res.put(global+"backendServices/web", body)
+	if err := w.b.Refresh(); err != nil {
+		t.Fatal(err)
+	}
+	for _, h2 := range []bool{false, true} {
+		c := client(h2)
+		out, in := io.Pipe()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.url(t, "/upload"), out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.ContentLength = 1000
+		go in.Write(make([]byte, 10))
+		if resp, err := c.Do(req); err == nil {
+			if resp.StatusCode != http.StatusGatewayTimeout {
+				t.Errorf("an upload that stalls, HTTP/2 %t: %s", h2, resp.Status)
+			}
+			resp.Body.Close()
+		}
+		in.Close()
+		resp, err := c.Get(w.url(t, "/large"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range w.members {
+			began := time.Now()
+			w.b.Drain(t.Context(), w.members[i].Instance, 40*time.Second)
+			if took := time.Since(began); took > 35*time.Second {
+				t.Errorf("an answer that nobody reads, HTTP/2 %t: the instance has a request in hand after %s", h2, took)
+			}
+			w.b.Undrain(w.members[i].Instance)
+		}
+		resp.Body.Close()
+		// A client that is in time afterwards is served.
+		if err := w.b.Refresh(); err != nil {
+			t.Fatal(err)
+		}
+		w.await(t, "HEALTHY HEALTHY")
+		resp, err = c.Post(w.url(t, "/upload"), "text/plain", strings.NewReader("all"))
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Errorf("afterwards, HTTP/2 %t: %v, %v", h2, resp, err)
+			continue
+		}
+		resp.Body.Close()
+	}
+}
+
 func TestRemoveClosesTheListener(t *testing.T) {
 	w := newWorld(t)
 	l := w.listener(t, "http")

@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/difyup/difyup/internal/localcloud/fleet/probe"
 	"github.com/difyup/difyup/internal/localcloud/fleet/wire"
@@ -80,6 +81,7 @@ func (f *frontend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// The backend service's timeout is for the whole answer, and for the life of a WebSocket.
 	ctx, cancel := context.WithTimeoutCause(r.Context(), s.timeout, errTimeout)
 	defer cancel()
+	defer hurry(ctx, w, r)()
 	hop := &hop{b: f.b, service: s, affinity: f.affinity(w, r, s)}
 	defer hop.leave()
 	proxy := httputil.ReverseProxy{
@@ -99,6 +101,9 @@ func (f *frontend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				text = errNoBackend.Error()
 			case errors.Is(context.Cause(r.Context()), errTimeout):
 				code, text = http.StatusGatewayTimeout, errTimeout.Error()
+				if stalls(r) {
+					w.Header().Set("Connection", "close")
+				}
 			case errors.Is(err, errConnect):
 			default:
 				code, text = http.StatusBadGateway, "upstream connect error or disconnect/reset before headers. reset reason: connection termination"
@@ -108,6 +113,35 @@ func (f *frontend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		},
 	}
 	proxy.ServeHTTP(w, r.WithContext(ctx))
+}
+
+// refusing is how long a client that was kept to the end may take to read that it was too late.
+const refusing = 2 * time.Second
+
+// stalls says whether reading from a client's connection may be what a request waits for.
+func stalls(r *http.Request) bool { return r.Body != nil && r.Body != http.NoBody }
+
+// hurry has a request end with its time, which ctx is, also where it waits for the client: for more of a body, or for room for an answer.
+// The proxy ends by itself only where it waits for an instance. The function that it gives is to be called when the request was handled.
+func hurry(ctx context.Context, w http.ResponseWriter, r *http.Request) (handled func()) {
+	client, over := http.NewResponseController(w), make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(over)
+		if !errors.Is(context.Cause(ctx), errTimeout) {
+			return // who asked is gone
+		}
+		// Errors of both mean that the connection is gone, or was taken over for a WebSocket.
+		if stalls(r) {
+			_ = client.SetReadDeadline(time.Now())
+		}
+		_ = client.SetWriteDeadline(time.Now().Add(refusing))
+	})
+	return func() {
+		if !stop() {
+			<-over
+			_ = client.SetWriteDeadline(time.Time{}) // the connection may be used again
+		}
+	}
 }
 
 func refuse(w http.ResponseWriter, code int, text string) {
