@@ -287,7 +287,13 @@ func metaConditions(r *front.Request, metageneration string) error {
 }
 
 // patchBucket merges a body into the bucket's; PUT replaces what a client may set.
-func (v *Service) patchBucket(r *front.Request, name string, old map[string]any) (any, error) {
+func (v *Service) patchBucket(r *front.Request, name string, _ map[string]any) (any, error) {
+	v.mu.Lock() // of two writers at once, the second is told
+	defer v.mu.Unlock()
+	old, ok := v.buckets.Get(name)
+	if !ok {
+		return nil, noBucket()
+	}
 	if err := metaConditions(r, body.String(old, "metageneration")); err != nil {
 		return nil, err
 	}
@@ -317,12 +323,16 @@ func (v *Service) patchBucket(r *front.Request, name string, old map[string]any)
 	return linked(r, next), nil
 }
 
-func (v *Service) deleteBucket(r *front.Request, name string, b map[string]any) (any, error) {
+func (v *Service) deleteBucket(r *front.Request, name string, _ map[string]any) (any, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	b, ok := v.buckets.Get(name)
+	if !ok {
+		return nil, noBucket()
+	}
 	if err := metaConditions(r, body.String(b, "metageneration")); err != nil {
 		return nil, err
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	if len(v.objects[name]) > 0 {
 		return nil, front.Taken("The bucket you tried to delete is not empty.")
 	}

@@ -269,6 +269,9 @@ func (v *Service) put(r *front.Request, bucket string, o *object, fields map[str
 	if !ok {
 		refused = noBucket()
 	}
+	if refused == nil && before != nil { // who may only add replaces nothing
+		refused = v.permit(r, "objects.delete", bucket, b, o.name)
+	}
 	if refused == nil {
 		refused = sums.verify(o)
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -243,6 +245,26 @@ func TestWhoMay(t *testing.T) {
 			}
 		}
 	}
+	c.token = token
+	c.want(c.do("POST", "/v1/projects/demo/serviceAccounts", `{"accountId":"creator"}`), 200)
+	const creator = "creator@demo.iam.gserviceaccount.com"
+	c.want(c.do("PUT", "/storage/v1/b/files/iam", `{"bindings":[{"role":"roles/storage.objectCreator","members":["serviceAccount:`+creator+`"]},{"role":"roles/storage.objectViewer","members":["serviceAccount:`+creator+`"]}]}`), 200)
+	c.token = c.tokens.Issue(creator, time.Hour)
+	c.want(c.do("POST", "/upload/storage/v1/b/files/o?uploadType=media&name=new", "y"), 200)
+	for path, content := range map[string]string{
+		"/upload/storage/v1/b/files/o?uploadType=media&name=o": "y", "/storage/v1/b/files/o/o/compose": `{"sourceObjects":[{"name":"new"}]}`,
+		"/storage/v1/b/files/o/new/copyTo/b/files/o/o": "", "/storage/v1/b/files/o/new/rewriteTo/b/files/o/o": "",
+	} {
+		if a := c.do("POST", path, content); a.code != 403 || !strings.Contains(a.body, "storage.objects.delete") {
+			t.Errorf("who may only add replaces an object with POST %s: %d %s", path, a.code, a.body)
+		}
+	}
+	if a := c.piece(c.begin("o"), []byte("y"), "0-0/1"); a.code != 403 {
+		t.Errorf("who may only add replaces an object piece by piece: %d %s", a.code, a.body)
+	}
+	if a := c.do("GET", "/storage/v1/b/files/o/o?alt=media", ""); a.body != "x" {
+		t.Errorf("the object is %q now", a.body)
+	}
 	c.token = "a guess"
 	for _, call := range calls {
 		c.want(c.do(call.method, call.path, call.body), 401)
@@ -263,5 +285,43 @@ func TestBatchTakesNoMedia(t *testing.T) {
 		if !strings.Contains(a.body, want) {
 			t.Errorf("%s: got %d without %q: %s", path, a.code, want, a.body)
 		}
+	}
+}
+
+// TestBucketWriters has many change a bucket that they have all read: one does, and the others are told. Then some change buckets that
+// others delete: what is deleted stays so.
+func TestBucketWriters(t *testing.T) {
+	c := newCloud(t)
+	for round := range 20 {
+		at := fmt.Sprint(c.want(c.do("GET", "/storage/v1/b/files", ""), 200).json(t)["metageneration"])
+		var did atomic.Int64
+		var all sync.WaitGroup
+		for i := range 16 {
+			all.Go(func() {
+				switch a := c.do("PATCH", "/storage/v1/b/files?ifMetagenerationMatch="+at, fmt.Sprintf(`{"labels":{"by":"w%d"}}`, i)); a.code {
+				case 200:
+					did.Add(1)
+				case 412:
+				default:
+					t.Errorf("%d %s", a.code, a.body)
+				}
+			})
+		}
+		all.Wait()
+		if did.Load() != 1 {
+			t.Errorf("round %d: %d writers were told that they alone did", round, did.Load())
+		}
+		name := fmt.Sprintf("goes-%d", round)
+		c.want(c.do("POST", "/storage/v1/b?project=demo", `{"name":"`+name+`"}`), 200)
+		for range 8 {
+			all.Go(func() { c.do("PATCH", "/storage/v1/b/"+name, `{"labels":{"a":"b"}}`) })
+		}
+		all.Go(func() {
+			if a := c.do("DELETE", "/storage/v1/b/"+name, ""); a.code != 204 {
+				t.Errorf("delete: %d %s", a.code, a.body)
+			}
+		})
+		all.Wait()
+		c.want(c.do("GET", "/storage/v1/b/"+name, ""), 404)
 	}
 }
