@@ -1,10 +1,13 @@
 package front
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // selectFields applies a partial-response mask: "items(name,generation),nextPageToken", "items/name".
 func selectFields(m map[string]any, mask string) map[string]any {
-	out := map[string]any{}
+	whole, below := map[string]bool{}, map[string][]string{} // what is mentioned more than once is given with all that is
 	for _, item := range splitMask(mask) {
 		key, sub := item, ""
 		if i := strings.IndexAny(item, "(/"); i >= 0 {
@@ -13,30 +16,20 @@ func selectFields(m map[string]any, mask string) map[string]any {
 				sub = strings.TrimSuffix(sub, ")")
 			}
 		}
-		keys := []string{key}
-		if key == "*" {
-			keys = keys[:0]
-			for k := range m {
-				keys = append(keys, k)
-			}
+		if sub == "" {
+			whole[key] = true
+		} else {
+			below[key] = append(below[key], sub)
 		}
-		for _, k := range keys {
-			v, ok := m[k]
-			if !ok {
-				continue
-			}
-			if sub != "" {
-				v = selectIn(v, sub)
-			}
-			if before, ok := out[k].(map[string]any); ok {
-				if now, ok := v.(map[string]any); ok {
-					for kk, vv := range now {
-						before[kk] = vv
-					}
-					continue
-				}
-			}
+	}
+	out := map[string]any{}
+	for k, v := range m {
+		subs := slices.Concat(below[k], below["*"])
+		switch {
+		case whole[k], whole["*"]:
 			out[k] = v
+		case len(subs) > 0:
+			out[k] = selectIn(v, strings.Join(subs, ","))
 		}
 	}
 	return out

@@ -109,6 +109,9 @@ type Server struct {
 	ids      sync.Map // project number → ID
 }
 
+// uploads are below what media are taken; gcloud begins resumable uploads at the second.
+var uploads = []string{"/upload", "/resumable/upload"}
+
 // New gives a server without methods.
 func New(opts Options) (*Server, error) {
 	set, err := schema.Load()
@@ -122,7 +125,7 @@ func New(opts Options) (*Server, error) {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
-		opts: opts, set: set, log: opts.Log, router: router{routes: map[string][]route{}}, roots: map[string]bool{"batch": true, "download": true, "local": true, "upload": true}, known: map[string]bool{},
+		opts: opts, set: set, log: opts.Log, router: router{routes: map[string][]route{}}, roots: map[string]bool{"batch": true, "download": true, "local": true, "resumable": true, "upload": true}, known: map[string]bool{},
 		handlers: map[string]Handler{}, http: http.NewServeMux(), tokens: newTokens(opts.Token),
 	}
 	if s.faults = opts.Faults; s.faults == nil {
@@ -142,9 +145,11 @@ func New(opts Options) (*Server, error) {
 				s.router.add(m.HTTPMethod, "/dns/v1beta2/"+rest, m, false)
 			}
 			if m.Upload {
-				s.router.add(m.HTTPMethod, "/upload"+m.Path, m, true)
-				s.router.add(http.MethodPut, "/upload"+m.Path, m, true)    // parts of a resumable upload
-				s.router.add(http.MethodDelete, "/upload"+m.Path, m, true) // and its end on the client's wish
+				for _, root := range uploads {
+					s.router.add(m.HTTPMethod, root+m.Path, m, true)
+					s.router.add(http.MethodPut, root+m.Path, m, true)    // parts of a resumable upload
+					s.router.add(http.MethodDelete, root+m.Path, m, true) // and its end on the client's wish
+				}
 			}
 			if m.ID == "storage.objects.get" {
 				s.router.add(m.HTTPMethod, "/download"+m.Path, m, false)
@@ -553,7 +558,7 @@ func (s *Server) batch(w http.ResponseWriter, req *http.Request, who identity) {
 		if _, body, ok := bytes.Cut(raw, []byte("\r\n\r\n")); ok && len(bytes.TrimSpace(body)) > 0 {
 			inner.Body = io.NopCloser(bytes.NewReader(body))
 		}
-		if strings.HasPrefix(inner.URL.Path, "/upload/") || strings.HasPrefix(inner.URL.Path, "/download/") || inner.URL.Query().Get("alt") == "media" {
+		if strings.HasPrefix(inner.URL.Path, "/upload/") || strings.HasPrefix(inner.URL.Path, "/resumable/") || strings.HasPrefix(inner.URL.Path, "/download/") || inner.URL.Query().Get("alt") == "media" {
 			s.fail(w, api, Invalid("A batch takes no uploads or downloads of media."))
 			return
 		}

@@ -279,7 +279,7 @@ func TestBatchTakesNoMedia(t *testing.T) {
 	c := newCloud(t)
 	for path, want := range map[string]string{
 		"/storage/v1/b/files/o/o?alt=media": "takes no uploads or downloads", "/download/storage/v1/b/files/o/o": "takes no uploads or downloads",
-		"/upload/storage/v1/b/files/o?name=o": "takes no uploads or downloads", "/files/o": "404 Not Found", "/storage/v1/b/files": `"name": "files"`,
+		"/upload/storage/v1/b/files/o?name=o": "takes no uploads or downloads", "/resumable/upload/storage/v1/b/files/o?name=o": "takes no uploads or downloads", "/files/o": "404 Not Found", "/storage/v1/b/files": `"name": "files"`,
 	} {
 		a := c.do("POST", "/batch/storage/v1", "--b\r\nContent-Type: application/http\r\n\r\nGET "+path+" HTTP/1.1\r\n\r\n\r\n--b--\r\n", "Content-Type: multipart/mixed; boundary=b")
 		if !strings.Contains(a.body, want) {
@@ -323,5 +323,39 @@ func TestBucketWriters(t *testing.T) {
 		})
 		all.Wait()
 		c.want(c.do("GET", "/storage/v1/b/"+name, ""), 404)
+	}
+}
+
+// TestFields asks for parts of answers in the ways that clients do: what is mentioned several times is the union.
+func TestFields(t *testing.T) {
+	c := newCloud(t)
+	for _, name := range []string{"a", "b"} {
+		c.want(c.do("POST", "/upload/storage/v1/b/files/o?uploadType=media&name="+name, "x"), 200)
+	}
+	want := c.want(c.do("GET", "/storage/v1/b/files/o?fields=items(name,size)", ""), 200).body
+	for _, mask := range []string{"prefixes,items/name,items/size,nextPageToken", "items/size,items(name)", "items(size),items/name,items/size"} {
+		if got := c.want(c.do("GET", "/storage/v1/b/files/o?fields="+mask, ""), 200).body; got != want || !strings.Contains(got, `"a"`) {
+			t.Errorf("%s: %s, want %s", mask, got, want)
+		}
+	}
+	all := c.want(c.do("GET", "/storage/v1/b/files/o?fields=items/name,items", ""), 200).body
+	if got := c.want(c.do("GET", "/storage/v1/b/files/o?fields=items", ""), 200).body; got != all || !strings.Contains(got, "md5Hash") {
+		t.Errorf("the whole and a part: %s, want %s", all, got)
+	}
+}
+
+// TestResumablePath begins an upload where gcloud does.
+func TestResumablePath(t *testing.T) {
+	c := newCloud(t)
+	a := c.want(c.do("POST", "/resumable/upload/storage/v1/b/files/o?uploadType=resumable&name=big", ""), 200)
+	to, err := url.Parse(a.header.Get("Location"))
+	if err != nil || !strings.HasPrefix(to.Path, "/resumable/upload/") {
+		t.Fatalf("it goes on at %q, %v", a.header.Get("Location"), err)
+	}
+	data := contents(4*block + 1)
+	c.want(c.piece(to.RequestURI(), data[:4*block], fmt.Sprintf("0-%d/*", 4*block-1)), 308)
+	c.want(c.piece(to.RequestURI(), data[4*block:], fmt.Sprintf("%d-%d/%d", 4*block, len(data)-1, len(data))), 200)
+	if got := c.do("GET", "/storage/v1/b/files/o/big?alt=media", ""); got.body != string(data) {
+		t.Errorf("%d bytes came", len(got.body))
 	}
 }
