@@ -248,10 +248,17 @@ func TestGcloud(t *testing.T) {
 	for _, v := range i.Env("demo-project") {
 		env = append(env, v.Name+"="+v.Value)
 	}
+	large := filepath.Join(t.TempDir(), "large") // so large that it goes piece by piece
+	if err := os.WriteFile(large, bytes.Repeat([]byte("0123456789abcdef"), 9<<20/16), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct {
 		args string
 		want []string
 	}{
+		{"storage cp " + large + " gs://demo-project-demo-files/large", nil},
+		{"storage ls --long gs://demo-project-demo-files/", []string{"9437184", "gs://demo-project-demo-files/large"}},
+		{"storage ls --all-versions gs://demo-project-demo-files/large", []string{"gs://demo-project-demo-files/large#"}},
 		{"compute networks list --format=value(name)", []string{"demo-net"}},
 		{"compute instances list --format=value(name,status)", []string{"demo-vm-", "RUNNING"}},
 		{"sql instances list --format=value(name,state)", []string{"demo-main\tRUNNABLE", "demo-vector\tRUNNABLE"}},
