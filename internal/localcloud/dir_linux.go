@@ -38,17 +38,13 @@ func makeDirOnce(dir string) error {
 	if uid := int(about.Sys().(*syscall.Stat_t).Uid); uid != os.Geteuid() {
 		return foreign(dir, uid)
 	}
-	for d := filepath.Dir(dir); d != "/"; d = filepath.Dir(d) {
-		about, err := os.Stat(d)
-		if err != nil {
+	where, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return err
+	}
+	for _, d := range []string{dir, where} {
+		if err := firm(d); err != nil {
 			return err
-		}
-		if about.Mode()&0o002 != 0 && about.Mode()&os.ModeSticky == 0 {
-			return &fault.Fault{
-				Summary: "The local cloud's directory is not safe",
-				Detail:  fmt.Sprintf("Every user of the machine may put another directory in the place of %s, because %s is open to all.", dir, d),
-				Remedy:  "Close that directory to others, or use another one:\n    difyup local up --dir DIRECTORY",
-			}
 		}
 	}
 	entries, err := os.ReadDir(dir)
@@ -72,6 +68,48 @@ func makeDirOnce(dir string) error {
 		mode = 0o711
 	}
 	return os.Chmod(dir, mode)
+}
+
+// firm gives a fault when somebody else may put another directory in the place of this one: who owns one on the way, or may write there. What
+// lies in a local cloud's directory is trusted, and deleted, by its path.
+func firm(dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	for d := dir; ; d = filepath.Dir(d) {
+		about, err := os.Lstat(d)
+		if err != nil {
+			return err
+		}
+		if d == dir && about.Mode()&os.ModeSymlink == 0 {
+			continue // whose it is has been looked at
+		}
+		why := ""
+		owner, mode := about.Sys().(*syscall.Stat_t), about.Mode()
+		switch closed := mode&os.ModeSymlink != 0 || mode&os.ModeSticky != 0; {
+		case !trusted(int(owner.Uid)):
+			why = fmt.Sprintf("User %d may put another directory in the place of %s, because %s is that user's.", owner.Uid, dir, d)
+		case mode&0o002 != 0 && !closed:
+			why = fmt.Sprintf("Every user of the machine may put another directory in the place of %s, because %s is open to all.", dir, d)
+		case mode&0o020 != 0 && int(owner.Gid) != os.Getegid() && !closed:
+			why = fmt.Sprintf("The group %d may put another directory in the place of %s, because %s is open to it.", owner.Gid, dir, d)
+		}
+		if why != "" {
+			return &fault.Fault{
+				Summary: "The local cloud's directory is not safe", Detail: why,
+				Remedy: "Close that directory to others, or use another one:\n    difyup local up --dir DIRECTORY",
+			}
+		}
+		if d == "/" {
+			return nil
+		}
+	}
+}
+
+// trusted says whether a user may have the local cloud's directory changed: root, ourselves, and who became root by sudo.
+func trusted(uid int) bool {
+	return uid == 0 || uid == os.Geteuid() || os.Geteuid() == 0 && os.Getenv("SUDO_UID") == strconv.Itoa(uid)
 }
 
 // owned gives a fault when a file is somebody else's: what it says is not to be trusted, nor told.

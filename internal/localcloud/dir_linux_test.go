@@ -33,6 +33,32 @@ func TestDirectory(t *testing.T) {
 		{"one below a directory like /tmp", func(t *testing.T, dir string) {
 			must(t, os.Chmod(filepath.Dir(dir), 0o777|os.ModeSticky))
 		}, ""},
+		{"one below somebody else's", func(t *testing.T, dir string) {
+			need.Root(t, "only root can make a directory somebody else's")
+			must(t, os.Chmod(filepath.Dir(dir), 0o755))
+			must(t, os.Chown(filepath.Dir(dir), 1<<30, -1))
+		}, "The local cloud's directory is not safe"},
+		{"one below a directory of a foreign group", func(t *testing.T, dir string) {
+			need.Root(t, "only root can give a directory to a group")
+			must(t, os.Chown(filepath.Dir(dir), -1, 1<<30))
+			must(t, os.Chmod(filepath.Dir(dir), 0o775))
+		}, "The local cloud's directory is not safe"},
+		{"one behind a link", func(t *testing.T, dir string) {
+			must(t, os.MkdirAll(dir+".real/local", 0o755))
+			must(t, os.Symlink(dir+".real/local", dir))
+		}, ""},
+		{"one behind a link to below a directory that is open to all", func(t *testing.T, dir string) {
+			must(t, os.MkdirAll(dir+".real/local", 0o755))
+			must(t, os.Chmod(dir+".real", 0o777))
+			must(t, os.Symlink(dir+".real/local", dir))
+		}, "The local cloud's directory is not safe"},
+		{"one behind somebody else's link", func(t *testing.T, dir string) {
+			need.Root(t, "only root can make a link somebody else's")
+			must(t, os.Chmod(filepath.Dir(dir), 0o777|os.ModeSticky))
+			must(t, os.MkdirAll(dir+".real/local", 0o755))
+			must(t, os.Symlink(dir+".real/local", dir))
+			must(t, os.Lchown(dir, 1<<30, -1))
+		}, "The local cloud's directory is not safe"},
 		{"somebody else's", func(t *testing.T, dir string) {
 			need.Root(t, "only root can make a directory somebody else's")
 			must(t, os.Mkdir(dir, 0o777))

@@ -57,6 +57,62 @@ func socket(table io.Reader, peer, here netip.AddrPort) (uid int, found bool, er
 	return 0, false, lines.Err()
 }
 
+// ListenerOf gives the user of this machine whose socket takes what connects to an address: one that listens there, else one that listens at
+// every address. Found is false where nobody does.
+func ListenerOf(at netip.AddrPort) (uid int, found bool, err error) {
+	for range looks {
+		everywhere, any := 0, false
+		for _, table := range []string{tcpTable, tcp6Table} {
+			f, err := os.Open(table)
+			if os.IsNotExist(err) && table == tcp6Table {
+				continue
+			}
+			if err != nil {
+				return 0, false, err
+			}
+			here, all, err := listeners(f, at)
+			f.Close()
+			if err != nil {
+				return 0, false, err
+			}
+			if here != nil {
+				return *here, true, nil
+			}
+			if all != nil {
+				everywhere, any = *all, true
+			}
+		}
+		if any {
+			return everywhere, true, nil
+		}
+	}
+	return 0, false, nil
+}
+
+// listeners looks in a table for who listens at an address, and who at every address.
+func listeners(table io.Reader, at netip.AddrPort) (here, everywhere *int, err error) {
+	const listening, fields = "0A", 10
+	port := fmt.Sprintf(":%04X", at.Port())
+	for lines := bufio.NewScanner(table); ; {
+		if !lines.Scan() {
+			return here, everywhere, lines.Err()
+		}
+		f := strings.Fields(lines.Text())
+		if len(f) < fields || f[3] != listening || !strings.HasSuffix(f[1], port) {
+			continue
+		}
+		uid, err := strconv.Atoi(f[7])
+		switch {
+		case err != nil:
+			return nil, nil, fmt.Errorf("read %s: %w", tcpTable, err)
+		case is(f[1], at):
+			here = &uid
+		case strings.Trim(strings.TrimSuffix(f[1], port), "0") == "":
+			everywhere = &uid
+		}
+	}
+}
+
 // is says whether a table's text is an IPv4 address, plain or mapped into IPv6, and a port: "0100007F:0050", in words of
 // the machine's byte order.
 func is(text string, at netip.AddrPort) bool {

@@ -41,3 +41,34 @@ func TestSocket(t *testing.T) {
 		t.Error("a user that is no number is taken")
 	}
 }
+
+// TestListeners finds who listens at an address in the kernel's tables, and who at all.
+func TestListeners(t *testing.T) {
+	at := netip.MustParseAddrPort("127.64.16.1:8080")
+	row := func(local, state, uid string) string {
+		return "   1: " + local + " 00000000:0000 " + state + " 00000000:00000000 00:00000000 00000000  " + uid + "        0 7 1 00000000cc3dc3b2 20 4 30 10 -1\n"
+	}
+	const here, all = "0110407F:1F90", "00000000:1F90"
+	for _, tc := range []struct {
+		name, rows       string
+		here, everywhere int // -1 = nobody
+	}{
+		{"nobody", row("0110407F:1F91", "0A", "1000") + row("0200407F:1F90", "0A", "1000") + row(here, "01", "1000"), -1, -1},
+		{"here", row(here, "0A", "1000"), 1000, -1},
+		{"root, by IPv6", row("0000000000000000FFFF0000"+here, "0A", "0"), 0, -1},
+		{"everywhere", row(all, "0A", "1001"), -1, 1001},
+		{"everywhere, by IPv6 too", row("00000000000000000000000000000000:1F90", "0A", "1001"), -1, 1001},
+		{"both", row(all, "0A", "1001") + row(here, "0A", "1000"), 1000, 1001},
+	} {
+		a, b, err := listeners(strings.NewReader("head\n"+tc.rows), at)
+		got := []int{-1, -1}
+		for i, uid := range []*int{a, b} {
+			if uid != nil {
+				got[i] = *uid
+			}
+		}
+		if err != nil || got[0] != tc.here || got[1] != tc.everywhere {
+			t.Errorf("%s: %v, %v", tc.name, got, err)
+		}
+	}
+}

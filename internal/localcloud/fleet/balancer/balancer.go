@@ -17,12 +17,14 @@ import (
 
 	"github.com/difyup/difyup/internal/localcloud/fleet/probe"
 	"github.com/difyup/difyup/internal/localcloud/fleet/wire"
+	"github.com/difyup/difyup/internal/sockets"
 )
 
 // Endpoint is an instance that may serve, because it runs.
 type Endpoint struct {
 	Instance string // key
 	Addr     netip.Addr
+	User     int // of this machine, whose programs the instance's are; 0 for any
 }
 
 // Options are a balancer's dependencies.
@@ -284,7 +286,15 @@ func (b *Balancer) adjustProbers(t *table) {
 		b.probers[id] = p
 		b.wg.Go(func() {
 			defer cancel()
-			ask := func(ctx context.Context) error { return p.check.Ask(ctx, p.addr) }
+			known := false // who listens there, since it last answered
+			ask := func(ctx context.Context) error {
+				err := p.check.Ask(ctx, p.addr)
+				if err == nil && !known {
+					err = owned(e.Endpoint, p.port)
+				}
+				known = err == nil
+				return err
+			}
 			probe.Run(ctx, p.check, ask, func(n probe.Count, changed bool) {
 				b.mu.Lock()
 				p.count = n
@@ -300,6 +310,23 @@ func (b *Balancer) adjustProbers(t *table) {
 			delete(b.loads, instance)
 		}
 	}
+}
+
+// owned gives an error if what listens at an instance's port is no program of its own. A user of this machine who listens there before it does
+// would be given its requests, passwords and all.
+func owned(e Endpoint, port int) error {
+	if e.User == 0 {
+		return nil
+	}
+	at := netip.AddrPortFrom(e.Addr, uint16(port))
+	uid, found, err := sockets.ListenerOf(at)
+	if err != nil {
+		return err
+	}
+	if !found || uid != e.User {
+		return fmt.Errorf("a program of another user than the instance's listens at %s, or at every address of this machine", at)
+	}
+	return nil
 }
 
 // Listeners gives where the rules really listen, ordered by rule.

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"runtime"
 	"sort"
 	"strings"
@@ -471,6 +472,27 @@ func TestTimeoutAndRefusedConnection(t *testing.T) {
 	for range 4 {
 		if got, _ := get(t, client(false), w.url(t, "/")); got != "200 vm-1" {
 			t.Errorf("with one gone: %s", got)
+		}
+	}
+}
+
+// TestStrangersListen has another user's program answer where an instance's should: it gets no request, however well it says that it is.
+func TestStrangersListen(t *testing.T) {
+	w := newWorld(t)
+	w.await(t, "HEALTHY HEALTHY")
+	w.mu.Lock()
+	w.members[0].User, w.members[1].User = os.Geteuid(), os.Geteuid()+12345
+	w.mu.Unlock()
+	for _, m := range w.members {
+		w.b.Undrain(m.Instance) // what was known is forgotten
+	}
+	if err := w.b.Refresh(); err != nil {
+		t.Fatal(err)
+	}
+	w.await(t, "HEALTHY UNHEALTHY")
+	for range 6 {
+		if got, _ := get(t, client(false), w.url(t, "/")); got != "200 vm-0" {
+			t.Errorf("got %s", got)
 		}
 	}
 }

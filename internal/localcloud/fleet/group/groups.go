@@ -182,7 +182,7 @@ func (g *Groups) Endpoints(manager string) []balancer.Endpoint {
 	var all []balancer.Endpoint
 	for _, v := range gr.sorted() {
 		if v.running {
-			all = append(all, balancer.Endpoint{Instance: v.key, Addr: v.addr})
+			all = append(all, balancer.Endpoint{Instance: v.key, Addr: v.addr, User: v.uid})
 		}
 	}
 	sort.Slice(all, func(i, j int) bool { return all[i].Instance < all[j].Instance })
