@@ -226,20 +226,10 @@ func (s *Service) groups() {
 			return nil, front.ResourceNotFound(key)
 		}
 		answer := map[string]any{}
-		var items []any
-		for _, m := range s.managed(key) {
-			attempt, _ := m["lastAttempt"].(map[string]any)
-			failed, _ := attempt["errors"].(map[string]any)
-			list, _ := failed["errors"].([]any)
-			for _, e := range list {
-				items = append(items, map[string]any{
-					"error": e, "timestamp": front.Now(),
-					"instanceActionDetails": map[string]any{"action": m["currentAction"], "instance": m["instance"], "version": m["version"]},
-				})
+		if s.fleet != nil {
+			if errs := s.fleet.Errors(key); len(errs) > 0 {
+				answer["items"] = errs
 			}
-		}
-		if items != nil {
-			answer["items"] = items
 		}
 		return answer, nil
 	})

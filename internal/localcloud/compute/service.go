@@ -28,6 +28,7 @@ type Observer interface {
 // Fleet answers for the instances of groups.
 type Fleet interface {
 	Managed(groupKey string) []map[string]any // managedInstances of listManagedInstances
+	Errors(groupKey string) []map[string]any  // items of listErrors: what went wrong with instances, gone ones too, the newest first
 	Health(groupKey string) []map[string]any  // healthStatus of getHealth
 	Status(groupKey string) map[string]any    // status, currentActions and targetSize of a group
 	Recreate(ctx context.Context, groupKey string, names []string) error

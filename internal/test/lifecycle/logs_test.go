@@ -15,6 +15,7 @@ import (
 
 	"github.com/difyup/difyup/internal/localcloud"
 	"github.com/difyup/difyup/internal/ops"
+	"github.com/difyup/difyup/internal/test/cloud"
 )
 
 // TestLogs reads the logs of instances that are gone: of one whose agent was killed while Cloud Logging refused, whose lines come when
@@ -100,6 +101,20 @@ func TestLogs(t *testing.T) {
 		if n > 1 {
 			t.Errorf("%d times: %s", n, text)
 		}
+	}
+
+	// What went wrong is told when all is well again, and when it was.
+	errs := func() string {
+		t.Helper()
+		_, raw, err := cloud.Get(t.Context(), s.info(), "compute/v1/projects/demo-project/regions/asia-northeast1/instanceGroupManagers/demo-group/listErrors")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(raw)
+	}
+	first := errs()
+	if time.Sleep(20 * time.Millisecond); !strings.Contains(first, victim) || errs() != first {
+		t.Errorf("the group's errors are %s, and then %s", first, errs())
 	}
 
 	// Replaced, and gone.
