@@ -227,7 +227,7 @@ func (v *Service) list(_ context.Context, r *front.Request) (any, error) {
 	for _, s := range v.matching(v.server.ProjectNumber(r.Path["project"]), want) {
 		points := []any{}
 		for _, p := range slices.Backward(s.points) { // the newest first
-			if !p.at.Before(start) && !p.at.After(end) {
+			if (p.at.After(start) || p.at.Equal(end)) && !p.at.After(end) { // the start is left out, unless it is the end too
 				at := p.at.UTC().Format(time.RFC3339Nano)
 				points = append(points, map[string]any{"interval": map[string]any{"startTime": at, "endTime": at}, "value": p.value})
 			}
