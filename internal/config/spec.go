@@ -59,7 +59,7 @@ type Dify struct {
 	// How many processes of the API an instance runs. Each has a CPU's worth of work and some 350 MB.
 	APIWorkers int `yaml:"api_workers" derived:"half the vCPUs of the machine type, 1 to 4" min:"1" max:"64" change:"rolling"`
 	// How many requests each process of the API has in hand at the same time. An answer that streams is one for as long as it
-	// lasts. Dify's own default is 10.
+	// lasts. What an instance gets beyond that waits for up to 30 s, and is then answered 503. Dify's own default is 10.
 	APIConnections int `yaml:"api_connections" derived:"100 for every two vCPUs, shared by the processes; 100 to 400" min:"10" max:"10000" change:"rolling"`
 	// How many connections to the main database an instance's API may have open, over all its processes.
 	// `database.max_connections` must allow those of all instances, which difyup checks.

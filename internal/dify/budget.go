@@ -65,7 +65,7 @@ const further = 478
 func room(peak int) int { return (peak*13 + 9) / 10 }
 
 // apiSpare is how many connections a process of the API takes besides the requests of users: those that the front door keeps for a second
-// (64 at most), what asks for its health, and plugins that call it back. gunicorn accepts none when it has as many as it takes, and would
+// (64 at most of each of its two ways), what asks for its health, and plugins that call it back. gunicorn accepts none when it has as many as it takes, and would
 // seem to hang.
 const apiSpare = 200
 

@@ -454,6 +454,10 @@ func TestTokensThatDoNotCome(t *testing.T) {
 		{"busy", &oauth2.RetrieveError{Response: &http.Response{StatusCode: 503}}, 0, ""},
 		{"asked too often", &oauth2.RetrieveError{Response: &http.Response{StatusCode: 429}}, 0, ""},
 		{"cut off", errors.New("oauth2: cannot fetch token: unexpected EOF"), 0, ""},
+		{"a federation that is busy", errors.New("oauth2/google: status code 503: {}"), 0, ""},
+		{"a federation that refuses", errors.New(`oauth2/google: status code 400: {"error":"invalid_grant"}`), 1, "Google Cloud credentials were refused"},
+		{"an account that may not be impersonated", errors.New("oauth2/google: status code 403: PERMISSION_DENIED"), 1, "Google Cloud credentials were refused"},
+		{"a file that is not there", errors.New(`oauth2/google/externalaccount: failed to open credential file "/token"`), 1, "Google Cloud credentials were refused"},
 		{"refused by its status", &oauth2.RetrieveError{Response: &http.Response{StatusCode: 401}}, 1, "Google Cloud credentials were refused"},
 		{"refused", &oauth2.RetrieveError{ErrorCode: "invalid_grant"}, 1, "Google Cloud credentials were refused"},
 	} {

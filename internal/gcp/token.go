@@ -3,25 +3,43 @@ package gcp
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 
 	"golang.org/x/oauth2"
 
 	"github.com/difyup/difyup/internal/fault"
 )
 
-// refused says whether who gives out tokens said no. An answer that did not come whole, or that says to come again, is none.
-func refused(err error) bool {
+// passes says whether there may be a token in a while: who gives them out did not answer, not to the end, or says to come again. Of the sources
+// of golang.org/x/oauth2 most have errors of text only.
+func passes(err error) bool {
 	r := (*oauth2.RetrieveError)(nil)
-	if !errors.As(err, &r) {
-		return false
+	if errors.As(err, &r) {
+		return r.Response != nil && later(r.Response.StatusCode)
 	}
-	if r.Response == nil {
-		return r.ErrorCode != ""
+	text := err.Error()
+	if m := statusText.FindStringSubmatch(text); m != nil {
+		code, _ := strconv.Atoi(m[1])
+		return later(code)
 	}
-	code := r.Response.StatusCode
-	return code >= 400 && code < 500 && code != http.StatusRequestTimeout && code != http.StatusTooManyRequests
+	network := net.Error(nil) // a url.Error is one
+	return errors.As(err, &network) || slices.ContainsFunc(noTokens, func(prefix string) bool { return strings.HasPrefix(text, prefix) })
 }
+
+func later(code int) bool {
+	return code >= 500 || code == http.StatusRequestTimeout || code == http.StatusTooManyRequests
+}
+
+// What sources say of an answer with another status than 200, and of none.
+var (
+	statusText = regexp.MustCompile(`status code (\d{3})`)
+	noTokens   = []string{"oauth2: cannot fetch token: ", "oauth2/google: unable to generate access token: ", "oauth2/google: invalid response from Secure Token Server: "}
+)
 
 // tokenTransport puts the access token on each request.
 type tokenTransport struct {
@@ -31,7 +49,7 @@ type tokenTransport struct {
 
 func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	token, err := t.source.Token()
-	if err != nil && !refused(err) {
+	if err != nil && passes(err) {
 		return nil, fmt.Errorf("get an access token: %w", err)
 	}
 	if err != nil {

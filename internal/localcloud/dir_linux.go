@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -38,14 +39,8 @@ func makeDirOnce(dir string) error {
 	if uid := int(about.Sys().(*syscall.Stat_t).Uid); uid != os.Geteuid() {
 		return foreign(dir, uid)
 	}
-	where, err := filepath.EvalSymlinks(dir)
-	if err != nil {
+	if err := firm(dir); err != nil {
 		return err
-	}
-	for _, d := range []string{dir, where} {
-		if err := firm(d); err != nil {
-			return err
-		}
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -70,30 +65,34 @@ func makeDirOnce(dir string) error {
 	return os.Chmod(dir, mode)
 }
 
-// firm gives a fault when somebody else may put another directory in the place of this one: who owns one on the way, or may write there. What
-// lies in a local cloud's directory is trusted, and deleted, by its path.
+// firm gives a fault when somebody else may put another directory in the place of this one: who owns one of the directories and links that lead
+// to it, or may write there. What lies in a local cloud's directory is trusted, and deleted, by its path.
 func firm(dir string) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return err
 	}
-	for d := dir; ; d = filepath.Dir(d) {
-		about, err := os.Lstat(d)
+	const links = 40 // as the kernel follows
+	us := whoWeAre()
+	at, rest := "/", strings.Split(strings.Trim(dir, "/"), "/")
+	for followed := 0; ; {
+		about, err := os.Lstat(at)
 		if err != nil {
 			return err
 		}
-		if d == dir && about.Mode()&os.ModeSymlink == 0 {
-			continue // whose it is has been looked at
+		link := about.Mode()&os.ModeSymlink != 0
+		if len(rest) == 0 && !link {
+			return nil // whose the directory itself is has been looked at
 		}
 		why := ""
 		owner, mode := about.Sys().(*syscall.Stat_t), about.Mode()
-		switch closed := mode&os.ModeSymlink != 0 || mode&os.ModeSticky != 0; {
-		case !trusted(int(owner.Uid)):
-			why = fmt.Sprintf("User %d may put another directory in the place of %s, because %s is that user's.", owner.Uid, dir, d)
-		case mode&0o002 != 0 && !closed:
-			why = fmt.Sprintf("Every user of the machine may put another directory in the place of %s, because %s is open to all.", dir, d)
-		case mode&0o020 != 0 && int(owner.Gid) != os.Getegid() && !closed:
-			why = fmt.Sprintf("The group %d may put another directory in the place of %s, because %s is open to it.", owner.Gid, dir, d)
+		switch open := !link && mode&os.ModeSticky == 0; {
+		case !us.users[owner.Uid]:
+			why = fmt.Sprintf("User %d may put another directory in the place of %s, because %s is that user's.", owner.Uid, dir, at)
+		case mode&0o002 != 0 && open:
+			why = fmt.Sprintf("Every user of the machine may put another directory in the place of %s, because %s is open to all.", dir, at)
+		case mode&0o020 != 0 && open && !us.groups[owner.Gid]:
+			why = fmt.Sprintf("The group %d may put another directory in the place of %s, because %s is open to it.", owner.Gid, dir, at)
 		}
 		if why != "" {
 			return &fault.Fault{
@@ -101,15 +100,51 @@ func firm(dir string) error {
 				Remedy: "Close that directory to others, or use another one:\n    difyup local up --dir DIRECTORY",
 			}
 		}
-		if d == "/" {
-			return nil
+		if link {
+			to, err := os.Readlink(at)
+			if followed++; err == nil && followed > links {
+				err = &os.PathError{Op: "follow", Path: dir, Err: syscall.ELOOP}
+			}
+			if err != nil {
+				return err
+			}
+			if at = filepath.Dir(at); filepath.IsAbs(to) {
+				at = "/"
+			}
+			rest = slices.Concat(strings.Split(to, "/"), rest)
+			continue
 		}
+		at, rest = filepath.Join(at, rest[0]), rest[1:] // also for "..": at has no link in it
 	}
 }
 
-// trusted says whether a user may have the local cloud's directory changed: root, ourselves, and who became root by sudo.
-func trusted(uid int) bool {
-	return uid == 0 || uid == os.Geteuid() || os.Geteuid() == 0 && os.Getenv("SUDO_UID") == strconv.Itoa(uid)
+// trusted are the users and groups that may have the local cloud's directory changed.
+type trusted struct{ users, groups map[uint32]bool }
+
+// whoWeAre gives root, ourselves with our own group, and who became root by sudo. In a container that has no root of the machine's, what is
+// that root's seems to be nobody's.
+func whoWeAre() trusted {
+	t := trusted{users: map[uint32]bool{0: true, uint32(os.Geteuid()): true}, groups: map[uint32]bool{0: true, uint32(os.Getgid()): true, uint32(os.Getegid()): true}}
+	add := func(all map[uint32]bool, text string) {
+		if id, err := strconv.ParseUint(strings.TrimSpace(text), 10, 32); err == nil {
+			all[uint32(id)] = true
+		}
+	}
+	if me, err := user.Current(); err == nil {
+		add(t.groups, me.Gid) // whatever newgrp made of it
+	}
+	if os.Geteuid() == 0 {
+		add(t.users, os.Getenv("SUDO_UID"))
+		add(t.groups, os.Getenv("SUDO_GID"))
+	}
+	if ids, err := os.ReadFile("/proc/self/uid_map"); err == nil && !slices.Equal(strings.Fields(string(ids)), []string{"0", "0", "4294967295"}) {
+		for path, all := range map[string]map[uint32]bool{"/proc/sys/kernel/overflowuid": t.users, "/proc/sys/kernel/overflowgid": t.groups} {
+			if id, err := os.ReadFile(path); err == nil {
+				add(all, string(id))
+			}
+		}
+	}
+	return t
 }
 
 // owned gives a fault when a file is somebody else's: what it says is not to be trusted, nor told.

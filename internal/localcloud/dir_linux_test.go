@@ -59,6 +59,19 @@ func TestDirectory(t *testing.T) {
 			must(t, os.Symlink(dir+".real/local", dir))
 			must(t, os.Lchown(dir, 1<<30, -1))
 		}, "The local cloud's directory is not safe"},
+		{"one behind two links, of which the second is somebody else's", func(t *testing.T, dir string) {
+			need.Root(t, "only root can make a link somebody else's")
+			must(t, os.Chmod(filepath.Dir(dir), 0o777|os.ModeSticky))
+			must(t, os.MkdirAll(dir+".real/local", 0o755))
+			must(t, os.Symlink(dir+".real", dir+".second"))
+			must(t, os.Lchown(dir+".second", 1<<30, -1))
+			must(t, os.Symlink(dir+".second/local", dir))
+		}, "The local cloud's directory is not safe"},
+		{"one behind links to each other", func(t *testing.T, dir string) {
+			must(t, os.MkdirAll(dir+".real/local", 0o755))
+			must(t, os.Symlink(filepath.Base(dir)+".real", dir+".second"))
+			must(t, os.Symlink(filepath.Base(dir)+".second/../"+filepath.Base(dir)+".second/local", dir))
+		}, ""},
 		{"somebody else's", func(t *testing.T, dir string) {
 			need.Root(t, "only root can make a directory somebody else's")
 			must(t, os.Mkdir(dir, 0o777))

@@ -72,25 +72,39 @@ func fixed(spec *config.Spec, g *resource.Graph, owner resource.Owner, live map[
 }
 
 // unnamed refuses to delete what holds data only because the file does not name it any more. What a store gave out, as Redis its
-// password, goes when the store is gone.
-func unnamed(spec *config.Spec, p *plan.Plan) error {
+// password, goes when the store is gone. Empty says whether there is nothing in a bucket. A bucket whose successor is there already stays, and
+// a note says so: an earlier difyup began with that, and has to be ended.
+func unnamed(spec *config.Spec, p *plan.Plan, empty func(bucket *resource.Resource) (bool, error)) error {
 	var faults fault.List
 	for _, s := range p.Losses() {
 		r := s.Res
 		if slices.ContainsFunc(r.Needs, func(id resource.ID) bool { return holdsData(id) && p.Live[id] == nil }) {
 			continue
 		}
-		f := &fault.Fault{
+		if r.Kind != kind.Buckets.Kind {
+			faults = append(faults, &fault.Fault{
+				Summary: "Data would be lost",
+				Detail:  fmt.Sprintf("%s is the stack's, holds data, and is not what the file describes any more. `apply` never deletes data.", r.ID()),
+				Remedy:  fmt.Sprintf("Change the file back. To give up the data, which instances that run lose then, delete it by hand and apply again:\n    %s", byHand(r)),
+			})
+			continue
+		}
+		if nothing, err := empty(r); err != nil {
+			return err
+		} else if nothing {
+			continue
+		}
+		if p.Live[resource.ID(kind.Buckets.Name+"/"+spec.Storage.Bucket)] != nil {
+			p.Leave(r.ID())
+			p.Notes = append(p.Notes, fmt.Sprintf("%s is not wanted any more, holds files, and stays. To delete it by hand: %s", r.ID(), byHand(r)))
+			continue
+		}
+		faults = append(faults, &fault.Fault{
 			Summary: "Data would be lost",
-			Detail:  fmt.Sprintf("%s is the stack's, holds data, and is not what the file describes any more. `apply` never deletes data.", r.ID()),
-			Remedy:  fmt.Sprintf("Change the file back. To give up the data, delete it by hand, once no instance uses it, and apply again:\n    %s", byHand(r)),
-		}
-		if r.Kind == kind.Buckets.Kind {
-			f.Detail = fmt.Sprintf("`storage.bucket` is %s, and the stack's files and keys are in %s. `apply` moves no files, and never deletes them.", spec.Storage.Bucket, r.Leaf())
-			f.Remedy = fmt.Sprintf("Set `storage.bucket` back to %s. To give up the files, delete the bucket by hand, once no instance uses it, and apply again:\n    %s", r.Leaf(), byHand(r))
-			f.At = spec.At("storage.bucket")
-		}
-		faults = append(faults, f)
+			Detail:  fmt.Sprintf("`storage.bucket` is %s, and the stack's files and keys are in %s. `apply` moves no files, and never deletes them.", spec.Storage.Bucket, r.Leaf()),
+			Remedy:  fmt.Sprintf("Set `storage.bucket` back to %s. To give up the files, which instances that run lose then, delete the bucket by hand and apply again:\n    %s", r.Leaf(), byHand(r)),
+			At:      spec.At("storage.bucket"),
+		})
 	}
 	return faults.Err()
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/difyup/difyup/internal/config"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/kind"
+	"github.com/difyup/difyup/internal/plan"
 	"github.com/difyup/difyup/internal/resource"
 	"github.com/difyup/difyup/internal/topology"
 )
@@ -87,6 +89,37 @@ func TestFixed(t *testing.T) {
 		}
 		if d := cmp.Diff(tc.want, got); d != "" {
 			t.Errorf("%s (-want +got):\n%s", tc.name, d)
+		}
+	}
+}
+
+// TestUnnamed has a plan delete buckets that the file does not name any more.
+func TestUnnamed(t *testing.T) {
+	spec, err := config.Parse("difyup.yaml", []byte("stack: demo\nproject: demo-project\nregion: asia-northeast1\nstorage:\n  bucket: other-files\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := &resource.Resource{Kind: kind.Buckets.Kind, Name: "demo-project-demo-files"}
+	for _, tc := range []struct {
+		name          string
+		empty, there  bool // the old one, the new one
+		refused, goes bool
+	}{
+		{"with files", false, false, true, true},
+		{"without", true, false, false, true},
+		{"with files, and the new one is there already", false, true, false, false},
+	} {
+		p := &plan.Plan{Live: map[resource.ID]map[string]any{}, Steps: []plan.Step{{ID: old.ID(), Action: plan.Delete, Res: old}, {ID: "compute.networks/n", Action: plan.Delete, Res: &resource.Resource{Kind: kind.Networks.Kind, Name: "n"}, After: []resource.ID{old.ID()}}}}
+		if tc.there {
+			p.Live["storage.buckets/other-files"] = map[string]any{}
+		}
+		err := unnamed(spec, p, func(*resource.Resource) (bool, error) { return tc.empty, nil })
+		var faults fault.List
+		if refused := errors.As(err, &faults); refused != tc.refused || refused && (faults[0].At.Line != 5 || faults[0].Remedy == "") {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+		if goes := p.Steps[0].ID == old.ID(); goes != tc.goes || goes == (len(p.Notes) > 0) || goes != (len(p.Steps[len(p.Steps)-1].After) == 1) {
+			t.Errorf("%s: %v, %v", tc.name, p.Steps, p.Notes)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +19,16 @@ import (
 	"github.com/difyup/difyup/internal/state"
 	"github.com/difyup/difyup/internal/topology"
 )
+
+// isEmpty says whether no object is in a bucket, nor an older version of one.
+func (s *Stack) isEmpty(ctx context.Context, bucket *resource.Resource) (bool, error) {
+	var list struct{ Items []struct{ Name string } }
+	call := gcp.Call{API: bucket.Kind.API, Method: http.MethodGet, Path: bucket.Link() + "/o", Query: url.Values{"versions": {"true"}, "maxResults": {"1"}}, For: bucket.ID(), Out: &list}
+	if err := s.client.Do(ctx, call); err != nil {
+		return false, fmt.Errorf("see whether %s is empty: %w", bucket.ID(), err)
+	}
+	return len(list.Items) == 0, nil
+}
 
 // compare makes the plan. The name of the template follows from the versions of the secrets, which the cloud shows: so the
 // cloud is read first, with all that the file and the state name, and the graph is made of both. What that reading did not
@@ -55,10 +66,10 @@ func (s *Stack) compare(ctx context.Context, owner resource.Owner, st *state.Sta
 	if err != nil {
 		return nil, err
 	}
-	if err := unnamed(s.opts.Spec, p); err != nil {
+	p.Notes = append(topology.Notes(s.opts.Spec), notes...)
+	if err := unnamed(s.opts.Spec, p, func(r *resource.Resource) (bool, error) { return s.isEmpty(ctx, r) }); err != nil {
 		return nil, err
 	}
-	p.Notes = append(topology.Notes(s.opts.Spec), notes...)
 	return p, nil
 }
 

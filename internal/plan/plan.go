@@ -171,6 +171,14 @@ func (p *Plan) delete(owner resource.Owner, why string, rs, all []*resource.Reso
 	}
 }
 
+// Leave takes the step for a resource out of the plan.
+func (p *Plan) Leave(id resource.ID) {
+	p.Steps = slices.DeleteFunc(p.Steps, func(s Step) bool { return s.ID == id })
+	for i, s := range p.Steps {
+		p.Steps[i].After = slices.DeleteFunc(slices.Clone(s.After), func(first resource.ID) bool { return first == id })
+	}
+}
+
 // settle has machines that are still being replaced be waited for, if something is deleted that those before them need: the run that
 // began to replace them was cut off.
 func (p *Plan) settle(all []*resource.Resource, owned []resource.Ref) {

@@ -90,7 +90,7 @@ func TestFull(t *testing.T) {
 			begun <- r.URL.Path
 			<-end
 		})
-	}, frontdoor.Options{Log: slog.New(slog.NewTextHandler(&log, nil)), Patience: 2 * time.Second, Most: func(s dify.Name) int {
+	}, frontdoor.Options{Log: slog.New(slog.NewTextHandler(&log, nil)), Patience: 3 * time.Second, Most: func(s dify.Name) int {
 		return map[dify.Name]int{dify.API: 2}[s]
 	}})
 	d.Ready()
@@ -118,22 +118,39 @@ func TestFull(t *testing.T) {
 	if n := strings.Count(log.String(), "others wait"); n != 1 {
 		t.Errorf("it was logged %d times that requests wait:\n%s", n, log.String())
 	}
-	// Who is gone waits no more, and has no turn.
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/console/api/z", nil)
+	// Who is gone waits no more, and has no turn, also with a body that it has sent.
+	at := d.Addr().String()
+	gone, err := net.Dial("tcp", at)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if resp, err := http.DefaultClient.Do(req); err == nil {
-		resp.Body.Close()
-		t.Error("who was gone was answered")
+	fmt.Fprintf(gone, "POST /console/api/z HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+	inDoor := func(n int) {
+		t.Helper()
+		for end := time.Now().Add(time.Minute); d.InHand() != n; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%d are in hand, not %d", d.InHand(), n)
+			}
+		}
 	}
+	inDoor(3)
+	gone.Close()
+	inDoor(2)
 	end <- struct{}{}
+	inDoor(1)
+	// Who does not send the rest of a short body takes nobody's turn: there is one left, for one who does.
+	slow, err := net.Dial("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	fmt.Fprintf(slow, "POST /console/api/slow HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+	inDoor(2)
 	ask(http.StatusOK)
 	if got := <-begun; got != "/console/api/x" {
 		t.Errorf("%s had a turn", got)
 	}
+	slow.Close()
 	close(end)
 	asked.Wait()
 	if most.Load() != 2 {

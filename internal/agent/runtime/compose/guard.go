@@ -34,6 +34,7 @@ type guard struct {
 	known    map[string][]netip.Addr    // the last addresses of stores' names
 	text     string                     // of the table that was set up last; "" = none was
 	listed   string                     // what nft said of it then
+	saved    string                     // the text of the table that is in the file
 }
 
 const guardTable = "difyup"
@@ -189,12 +190,9 @@ func (g *guard) set(ctx context.Context, services []dify.Service) error {
 		return err
 	}
 	if text == g.text && now == g.listed {
-		return nil
+		return g.save(text)
 	}
 	listed, err := g.write(ctx, text)
-	if err == nil {
-		err = g.save(text)
-	}
 	if err != nil {
 		return fmt.Errorf("set up the rules for what containers may reach: %w", err)
 	}
@@ -206,8 +204,11 @@ func (g *guard) set(ctx context.Context, services []dify.Service) error {
 		g.log.Warn("somebody changed the rules for what containers may reach; they are put back", "table", "inet "+guardTable)
 	}
 	g.text, g.listed = text, listed
-	return nil
+	return g.save(text)
 }
+
+// errNotSaved says that the rules hold, and would not after the machine was cut off.
+var errNotSaved = errors.New("keep the rules for what containers may reach on the disk")
 
 // write sets up the table of text, and gives what nft says of it. Between the two somebody else may change the table, and what is said
 // then would pass for ours ever after: it is ours when it is said twice, of what was set up twice.
@@ -229,18 +230,26 @@ func (g *guard) write(ctx context.Context, text string) (listed string, err erro
 
 // save keeps the table on the disk, whole whenever the machine is cut off.
 func (g *guard) save(text string) error {
-	if err := os.MkdirAll(filepath.Dir(g.file), 0o700); err != nil {
-		return err
+	if text == g.saved {
+		return nil
 	}
-	f, err := os.OpenFile(g.file+".next", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	err := os.MkdirAll(filepath.Dir(g.file), 0o700)
+	var f *os.File
+	if err == nil {
+		f, err = os.OpenFile(g.file+".next", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	}
+	if err == nil {
+		_, err = f.WriteString(text)
+		err = errors.Join(err, f.Sync(), f.Close())
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), g.file)
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errNotSaved, err)
 	}
-	_, err = f.WriteString(text)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), g.file)
+	g.saved = text
+	return nil
 }
 
 // keep has the guard be there, and know where the stores are, until the function that it gives is called.
@@ -263,7 +272,11 @@ func (g *guard) keep(ctx context.Context, services []dify.Service, look time.Dur
 				said = ""
 			case ctx.Err() == nil && err.Error() != said:
 				said = err.Error()
-				g.log.Error("what containers may reach is not guarded", "error", err)
+				if errors.Is(err, errNotSaved) {
+					g.log.Error("what containers may reach is guarded until the machine is cut off", "error", err)
+				} else {
+					g.log.Error("what containers may reach is not guarded", "error", err)
+				}
 			}
 		}
 	}()

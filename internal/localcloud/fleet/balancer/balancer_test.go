@@ -515,14 +515,20 @@ func TestStalledClients(t *testing.T) {
 	})
 	w.handler[0].Store(&h)
 	w.handler[1].Store(&h)
-	body, _ := w.res.Get(global + "backendServices/web")
-	body["timeoutSec"] = 1
-	w.res.put(global+"backendServices/web", body)
-	if err := w.b.Refresh(); err != nil {
-		t.Fatal(err)
+	timeout := func(seconds int) {
+		t.Helper()
+		body, _ := w.res.Get(global + "backendServices/web")
+		body["timeoutSec"] = seconds
+		w.res.put(global+"backendServices/web", body)
+		if err := w.b.Refresh(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, h2 := range []bool{false, true} {
+		timeout(1)
 		c := client(h2)
+		c.Transport.(*http.Transport).DisableKeepAlives = false // what is left of a deadline would meet the next request
+		t.Cleanup(c.CloseIdleConnections)
 		out, in := io.Pipe()
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.url(t, "/upload"), out)
 		if err != nil {
@@ -550,10 +556,8 @@ func TestStalledClients(t *testing.T) {
 			w.b.Undrain(w.members[i].Instance)
 		}
 		resp.Body.Close()
-		// A client that is in time afterwards is served.
-		if err := w.b.Refresh(); err != nil {
-			t.Fatal(err)
-		}
+		// A client that is in time afterwards is served, by HTTP/2 on the same connection.
+		timeout(60)
 		w.await(t, "HEALTHY HEALTHY")
 		resp, err = c.Post(w.url(t, "/upload"), "text/plain", strings.NewReader("all"))
 		if err != nil || resp.StatusCode != http.StatusOK {

@@ -130,7 +130,7 @@ func hurry(ctx context.Context, w http.ResponseWriter, r *http.Request) (handled
 		if !errors.Is(context.Cause(ctx), errTimeout) {
 			return // who asked is gone
 		}
-		// Errors of both mean that the connection is gone, or was taken over for a WebSocket.
+		// Errors of both mean that the connection is gone. One that was taken over for a WebSocket has its deadlines too.
 		if stalls(r) {
 			_ = client.SetReadDeadline(time.Now())
 		}
