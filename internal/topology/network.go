@@ -18,6 +18,9 @@ type network struct {
 	connection      *resource.Resource // to Google's network, in which the stores are
 }
 
+// natPorts is how many ports of the NAT an instance has before it needs them, a power of 2: one address has 64512 for all instances.
+const natPorts = 512
+
 func (b *builder) networkLayer() network {
 	n := b.spec.Network
 	vpc := b.add(kind.Networks.New(b.name("net"), b.params(), &compute.Network{
@@ -35,6 +38,10 @@ func (b *builder) networkLayer() network {
 			Name: b.name("nat"), NatIpAllocateOption: "AUTO_ONLY", SourceSubnetworkIpRangesToNat: "LIST_OF_SUBNETWORKS",
 			Subnetworks: []*compute.RouterNatSubnetworkToNat{{SourceIpRangesToNat: []string{"ALL_IP_RANGES"}}},
 			LogConfig:   &compute.RouterNatLogConfig{Enable: true, Filter: "ERRORS_ONLY"},
+			// Without these an instance has 64 ports for all connections to one address, as of a model's API, and a port that was used stays
+			// taken for 2 minutes: each answer that streams holds one.
+			EnableDynamicPortAllocation: true, MinPortsPerVm: natPorts, MaxPortsPerVm: 65536,
+			EnableEndpointIndependentMapping: false, ForceSendFields: []string{"EnableEndpointIndependentMapping"},
 		}},
 	}).Refer("network", vpc, vpc.URL()).Refer("nats[0].subnetworks[0].name", subnetwork, subnetwork.URL()))
 

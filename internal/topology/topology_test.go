@@ -251,3 +251,29 @@ func TestNothingOnTheWayToAnInstanceWaitsForAStore(t *testing.T) {
 		}
 	}
 }
+
+// TestPortsOfTheNAT checks that an instance may have as many connections to one address at once as requests and tasks that can lead to one.
+func TestPortsOfTheNAT(t *testing.T) {
+	spec, err := config.Parse("difyup.yaml", []byte("stack: demo\nproject: demo-project\nregion: asia-northeast1\ncompute:\n  machine_type: e2-standard-32\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := topology.Build(spec, topology.Agent{SHA256: strings.Repeat("0", 64), Runtime: "compose"}, topology.Given{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nat := func(field resource.Path) any {
+		v, _ := resource.Lookup(g.Get("compute.routers/demo-router").Body, "nats[0]."+field)
+		return v
+	}
+	least, most := nat("minPortsPerVm").(float64), nat("maxPortsPerVm").(float64)
+	need := spec.Dify.APIWorkers*spec.Dify.APIConnections + spec.Dify.WorkerConcurrency
+	if nat("enableDynamicPortAllocation") != true || nat("enableEndpointIndependentMapping") != false || most < float64(2*need) {
+		t.Errorf("of the NAT an instance has %v to %v ports, and may need %d at once", least, most, need)
+	}
+	for _, n := range []float64{least, most} {
+		if p := int(n); p < 64 || p > 65536 || p&(p-1) != 0 {
+			t.Errorf("%d ports: Google takes powers of 2 from 64 to 65536", p)
+		}
+	}
+}
