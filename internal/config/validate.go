@@ -312,6 +312,9 @@ func balancer(r *reader, s *Spec) {
 		} else if tld := s.Domain[strings.LastIndexByte(s.Domain, '.')+1:]; slices.Contains([]string{"internal", "local", "localhost", "test", "invalid", "lan", "home", "corp"}, tld) {
 			r.at("domain", "Certificate cannot be issued", fmt.Sprintf("Google cannot issue a certificate for %s: names below .%s do not exist on the internet.", quote(s.Domain), tld),
 				"Use a public name, or let difyup make a certificate:\n    load_balancer:\n      certificate: self-signed")
+		} else if n := len(s.Domain); n > 64 {
+			r.at("domain", "Certificate cannot be issued", fmt.Sprintf("Google issues certificates for names of up to 64 characters; `domain` has %d.", n),
+				"Use a shorter name, or let difyup make a certificate:\n    load_balancer:\n      certificate: self-signed")
 		}
 	}
 	if r.ok("load_balancer.min_tls", "load_balancer.tls_profile") && b.MinTLS == "1.3" && b.TLSProfile != "restricted" {
@@ -460,13 +463,13 @@ func database(r *reader, section string, d SQL) {
 		r.at(path, "Point-in-time recovery without backups", "The write-ahead log alone restores nothing: it is replayed onto a backup, and daily backups are off.",
 			"Turn both on, or both off:\n    backups:\n      enabled: false\n      point_in_time_recovery: false")
 	}
-	if b.PointInTimeRecovery && b.Enabled && r.ok(at("edition"), at("backups.log_days"), at("backups.retained")) {
+	if r.ok(at("edition"), at("backups.log_days"), at("backups.retained")) {
 		path := at("backups.log_days")
 		switch {
-		case d.Edition == "enterprise" && b.LogDays > 7:
+		case d.Edition == "enterprise" && b.LogDays > 7: // Cloud SQL looks at the number also where no log is kept
 			r.at(path, "Value out of range", fmt.Sprintf("The edition `enterprise` keeps the log for up to 7 days; %s is %d.", quote(path), b.LogDays),
 				"Write 7 or less. The edition `enterprise-plus` keeps up to 35 days.")
-		case b.LogDays > b.Retained:
+		case b.PointInTimeRecovery && b.Enabled && b.LogDays > b.Retained:
 			if r.places[path].Line == 0 {
 				path = at("backups.retained")
 			}

@@ -62,6 +62,10 @@ func (b *builder) sqlInstance(n network, purpose string, o config.SQL, password 
 	if o.TLS == "allowed" {
 		sslMode = "ALLOW_UNENCRYPTED_AND_ENCRYPTED"
 	}
+	logDays := o.Backups.LogDays
+	if !o.Backups.Enabled || !o.Backups.PointInTimeRecovery { // there is no log, and the number has its limits all the same
+		logDays = min(logDays, o.Backups.Retained, 7)
+	}
 	instance := b.add(kind.SQLInstances.New(b.name(purpose), b.params(), &sqladmin.DatabaseInstance{
 		Name: b.name(purpose), Region: b.spec.Region, DatabaseVersion: "POSTGRES_" + strconv.Itoa(o.Version),
 		Settings: &sqladmin.Settings{
@@ -70,7 +74,7 @@ func (b *builder) sqlInstance(n network, purpose string, o config.SQL, password 
 			DeletionProtectionEnabled: o.DeletionProtection,
 			BackupConfiguration: &sqladmin.BackupConfiguration{
 				Enabled: o.Backups.Enabled, StartTime: o.Backups.StartTime, PointInTimeRecoveryEnabled: o.Backups.PointInTimeRecovery,
-				TransactionLogRetentionDays: int64(o.Backups.LogDays),
+				TransactionLogRetentionDays: int64(logDays),
 				BackupRetentionSettings:     &sqladmin.BackupRetentionSettings{RetainedBackups: int64(o.Backups.Retained), RetentionUnit: "COUNT"},
 				ForceSendFields:             []string{"Enabled", "PointInTimeRecoveryEnabled"},
 			},

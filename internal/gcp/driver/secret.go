@@ -243,9 +243,13 @@ func selfSigned(domains []string, now time.Time) (certPEM, keyPEM []byte, err er
 	if err != nil {
 		return nil, nil, err
 	}
+	name := domains[0]
+	if len(name) > 64 { // a common name has no more, and the alternative names say it all
+		name = ""
+	}
 	template := &x509.Certificate{
 		SerialNumber: serial, DNSNames: domains,
-		Subject:   pkix.Name{CommonName: domains[0], Organization: []string{"difyup self-signed"}},
+		Subject:   pkix.Name{CommonName: name, Organization: []string{"difyup self-signed"}},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(validity),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true,
 	}
