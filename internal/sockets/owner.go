@@ -89,7 +89,8 @@ func ListenerOf(at netip.AddrPort) (uid int, found bool, err error) {
 	return 0, false, nil
 }
 
-// listeners looks in a table for who listens at an address, and who at every address.
+// listeners looks in a table for who listens at an address, and who at every address. Those who listen come first in it, before thousands, perhaps,
+// of connections.
 func listeners(table io.Reader, at netip.AddrPort) (here, everywhere *int, err error) {
 	const listening, fields = "0A", 10
 	port := fmt.Sprintf(":%04X", at.Port())
@@ -98,6 +99,9 @@ func listeners(table io.Reader, at netip.AddrPort) (here, everywhere *int, err e
 			return here, everywhere, lines.Err()
 		}
 		f := strings.Fields(lines.Text())
+		if len(f) >= fields && len(f[3]) == len(listening) && f[3] != listening && f[0] != "sl" {
+			return here, everywhere, nil
+		}
 		if len(f) < fields || f[3] != listening || !strings.HasSuffix(f[1], port) {
 			continue
 		}

@@ -1,6 +1,7 @@
 package sockets
 
 import (
+	"io"
 	"net/netip"
 	"strings"
 	"testing"
@@ -70,5 +71,23 @@ func TestListeners(t *testing.T) {
 		if err != nil || got[0] != tc.here || got[1] != tc.everywhere {
 			t.Errorf("%s: %v, %v", tc.name, got, err)
 		}
+	}
+}
+
+// endless is a table that has no end of connections after those who listen.
+type endless struct{ rows int }
+
+func (e *endless) Read(p []byte) (int, error) {
+	e.rows++
+	return copy(p, "   1: 0110407F:1F90 0100007F:A8CA 06 00000000:00000000 00:00000000 00000000  1000        0 0 1 00000000cc3dc3b2 20 4 30 10 -1\n"), nil
+}
+
+// TestListenersComeFirst checks that connections, of which there may be many thousands, are not read through.
+func TestListenersComeFirst(t *testing.T) {
+	many := &endless{}
+	here, _, err := listeners(io.MultiReader(strings.NewReader("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"+
+		"   0: 0110407F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 7 1 00000000cc3dc3b2 20 4 30 10 -1\n"), many), netip.MustParseAddrPort("127.64.16.1:8080"))
+	if err != nil || here == nil || *here != 1000 || many.rows > 10 {
+		t.Errorf("%v, %v, after %d rows of connections", here, err, many.rows)
 	}
 }
