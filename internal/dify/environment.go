@@ -86,6 +86,7 @@ func variables(r Release, s Settings, secrets map[string]string, b Budget) []var
 		{"LOG_FILE", "", apps(), feature + ": what is in a file is in no log of Docker's, and fills the disk"},
 		{"SCARF_NO_ANALYTICS", "true", apps(), "the library unstructured, which phones home"},
 		{"CHECK_UPDATE_URL", "", api, feature + ": phones home"},
+		{"DISABLE_TELEMETRY", "true", apps(), feature + ": since 1.17, phones home"},
 
 		// How much it does at once: see budget.go.
 		{"SERVER_WORKER_AMOUNT", itoa(b.APIWorkers), api, entrypoint},

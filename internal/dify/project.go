@@ -38,7 +38,7 @@ func Project(r Release, s Settings, secrets map[string]string) ([]Service, error
 			Health: &Health{Path: "/health", Probe: "curl", Start: 3 * time.Minute},
 		},
 		// Asking Celery costs a Python of its own each time; stock compose has that switched off.
-		{Name: Worker, Needs: slices.Concat([]Name{API}, tools), Networks: both, Grace: DrainTime, Identity: &Identity{[]string{""}}},
+		{Name: Worker, Needs: slices.Concat([]Name{API}, tools), Networks: both, Grace: DrainTime, Quiet: quiet(s.DifyVersion), Identity: &Identity{[]string{""}}},
 		// It is the API's program, which makes its client of the bucket at its start, and only sends tasks.
 		{Name: WorkerBeat, Networks: []Network{Outward}, Grace: ToolGrace, Identity: &Identity{}},
 		{

@@ -56,13 +56,16 @@ type Service struct {
 	Health      *Health           // nil = that it runs is all that is known of it
 	Needs       []Name            // are started before it, and stopped after it
 	Grace       time.Duration     // how long it may take to end when told to
-	MemoryMiB   int               // what it may use at most
-	CPUs        float64           // what it may use at most
-	Shares      int               // of the CPU when there is not enough; 1024 is usual
-	Data        string            // a directory that outlives the container; "" for none
-	Networks    []Network
-	Identity    *Identity // whom Google knows it as; nil = it asks Google for nothing
-	Near        []string  // HOST:PORT of what it connects to itself and may be in a private network: stores, and a mirror of PyPI
+	// Quiet is a command for the container, with a number of seconds as one more argument: it has the program take nothing more, and ends
+	// when it has nothing in hand, or fails when that is not so in time. nil = the signal to end does that by itself.
+	Quiet     []string
+	MemoryMiB int     // what it may use at most
+	CPUs      float64 // what it may use at most
+	Shares    int     // of the CPU when there is not enough; 1024 is usual
+	Data      string  // a directory that outlives the container; "" for none
+	Networks  []Network
+	Identity  *Identity // whom Google knows it as; nil = it asks Google for nothing
+	Near      []string  // HOST:PORT of what it connects to itself and may be in a private network: stores, and a mirror of PyPI
 	// Privileges says that the program gains rights when it starts others, which is forbidden to all that need not.
 	Privileges bool
 }

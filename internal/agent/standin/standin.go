@@ -58,7 +58,7 @@ func open(ctx context.Context, n dify.Name, o Options) (part, error) {
 		if err != nil {
 			return part{}, err
 		}
-		w := &worker{b, o.Log}
+		w := &worker{backend: b, log: o.Log}
 		return part{run: w.run, close: b.close}, nil
 	case dify.WorkerBeat:
 		b, err := newBeat(env, o)

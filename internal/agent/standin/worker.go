@@ -4,8 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"os/signal"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,24 +19,52 @@ import (
 // do nothing.
 type worker struct {
 	*backend
-	log *slog.Logger
+	log   *slog.Logger
+	quiet atomic.Bool // it was asked to take nothing more
 }
+
+// Idle is the file that a worker makes which was asked to take nothing more, by SIGUSR1, when it has nothing in hand. Only in a container it has
+// the place to itself; elsewhere nobody asks.
+const Idle = "/tmp/standin-idle"
 
 // longestTask bounds a task, so that one that hangs does not hold the others up for ever.
 const longestTask = 5 * time.Minute
 
 // run takes tasks until ctx ends, and returns when those that it has taken are done: Celery's warm shutdown.
 func (w *worker) run(ctx context.Context) {
-	var all sync.WaitGroup
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGUSR1)
+	defer signal.Stop(asked)
+	over := make(chan struct{})
+	var listens, all sync.WaitGroup
+	listens.Go(func() {
+		select {
+		case <-asked:
+			w.quiet.Store(true)
+			w.log.Info("asked to take nothing more")
+		case <-over:
+		}
+	})
 	for range max(1, w.env.number("CELERY_WORKER_AMOUNT")) {
 		all.Go(func() { w.take(ctx, context.WithoutCancel(ctx)) })
 	}
 	all.Wait()
+	close(over)
+	listens.Wait()
+	if !w.quiet.Load() || ctx.Err() != nil {
+		return
+	}
+	w.log.Info("nothing is in hand any more")
+	if err := os.WriteFile(Idle, nil, 0o600); err != nil {
+		w.log.Error("cannot say so", "error", err)
+	}
+	<-ctx.Done()
+	_ = os.Remove(Idle) // the container may be started again
 }
 
 func (w *worker) take(ctx, life context.Context) {
 	said := ""
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && !w.quiet.Load() {
 		t, err := w.dequeue(life)
 		if err != nil {
 			if text := w.env.hide(err); text != said && ctx.Err() == nil {

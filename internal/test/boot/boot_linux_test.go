@@ -576,6 +576,9 @@ func TestBoot(t *testing.T) {
 	if got := run("stat", "--format", "%a", "/run/difyup"); got != "700\n" {
 		t.Errorf("there is no place for passwords: %s", got)
 	}
+	if got := run("cat", "/etc/systemd/resolved.conf.d/difyup.conf"); !strings.Contains(got, "Cache=no-negative") {
+		t.Errorf("names that were not there are remembered: %s", got)
+	}
 	// Containers get their identity from the agent, which as systemd has it run must be able to give it.
 	for service, want := range map[string]string{"api": "token", "worker": "token", "plugin_daemon": "token", "worker_beat": "email"} {
 		container := "dify-" + service + "-1"

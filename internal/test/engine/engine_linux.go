@@ -195,7 +195,7 @@ func Images(ctx context.Context, docker func(ctx context.Context, stdin []byte, 
 	if _, err := w.Write(raw); err != nil {
 		return err
 	}
-	for _, name := range []string{"curl", "node", "python3", "bash", "try", "storm"} {
+	for _, name := range []string{"curl", "node", "python", "python3", "bash", "try", "storm"} {
 		if err := w.WriteHeader(&tar.Header{Name: "bin/" + name, Typeflag: tar.TypeSymlink, Linkname: "/standin", Mode: 0o777}); err != nil {
 			return err
 		}

@@ -465,16 +465,68 @@ const killed = 128 + 9
 func (e *engine) Stop(ctx context.Context, names []dify.Name) error {
 	e.mu.Lock()
 	services := e.all
-	var words []string
+	var at []dify.Service // those that the signal to end is enough for
+	var asked []dify.Service
 	for _, s := range services {
-		if slices.Contains(names, s.Name) && !e.stopped[s.Name] {
-			e.stopped[s.Name] = true
-			words = append(words, string(s.Name))
+		if !slices.Contains(names, s.Name) || e.stopped[s.Name] {
+			continue
+		}
+		e.stopped[s.Name] = true
+		if s.Quiet == nil {
+			at = append(at, s)
+		} else {
+			asked = append(asked, s)
 		}
 	}
 	e.mu.Unlock()
-	if len(words) == 0 {
+	var all sync.WaitGroup
+	errs := make([]error, 1+len(asked))
+	all.Go(func() { errs[0] = e.signal(ctx, services, at) })
+	for i, s := range asked {
+		all.Go(func() {
+			e.quiet(ctx, services, s)
+			errs[1+i] = e.signal(ctx, services, []dify.Service{s})
+		})
+	}
+	all.Wait()
+	var flat []error
+	for _, err := range errs {
+		if many, ok := err.(interface{ Unwrap() []error }); ok {
+			flat = append(flat, many.Unwrap()...)
+		} else if err != nil {
+			flat = append(flat, err)
+		}
+	}
+	return errors.Join(flat...)
+}
+
+// ending is how long before its time is over a service is told to end that was asked to take nothing more, and has something in hand still.
+const ending = 8 * time.Second
+
+// quiet asks a service to take nothing more, and waits until it has nothing in hand, or until it is time to tell it to end.
+func (e *engine) quiet(ctx context.Context, services []dify.Service, s dify.Service) {
+	most := s.Grace
+	if end, ok := ctx.Deadline(); ok {
+		most = time.Until(end)
+	}
+	most -= ending
+	if most <= 0 {
+		return
+	}
+	words := slices.Concat([]string{"exec", "--no-TTY", string(s.Name)}, s.Quiet, []string{strconv.FormatFloat(most.Seconds(), 'f', 0, 64)})
+	if _, err := e.compose(ctx, most+ending/2, services, nil, file, words...); err != nil && ctx.Err() == nil {
+		e.opts.Log.Warn("a service was asked to take nothing more, and is told to end now", "service", s.Name, "error", err)
+	}
+}
+
+// signal tells services to end, and waits until they have.
+func (e *engine) signal(ctx context.Context, services, these []dify.Service) error {
+	if len(these) == 0 {
 		return nil
+	}
+	var words []string
+	for _, s := range these {
+		words = append(words, string(s.Name))
 	}
 	// The engine counts in seconds; and it kills, whatever becomes of us. It does so a second early, so that it can tell us in time.
 	grace := 0

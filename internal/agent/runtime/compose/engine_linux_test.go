@@ -857,6 +857,10 @@ func TestRun(t *testing.T) {
 	if err := r.Stop(ending, []dify.Name{dify.Worker}); err != nil {
 		t.Errorf("the worker is told to end: %v", err)
 	}
+	// It was asked to take nothing more before: told to end, Dify's breaks off its workflows.
+	if out, err := e.Docker(ctx, nil, "logs", "dify-worker-1"); err != nil || !strings.Contains(out, "asked to take nothing more") || !strings.Contains(out, "nothing is in hand any more") {
+		t.Errorf("the worker was told to end at once: %v\n%s", err, out)
+	}
 	pid, _, _ = strings.Cut(id(dify.PluginDaemon), " ")
 	if err := e.Signal(ctx, pid, "STOP"); err != nil {
 		t.Fatal(err)

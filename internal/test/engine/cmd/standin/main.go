@@ -26,6 +26,8 @@ func main() {
 	switch filepath.Base(os.Args[0]) {
 	case "curl", "node", "python3", "bash":
 		err = probe(os.Args[1:])
+	case "python":
+		err = quiet(os.Args[1:])
 	case "try":
 		try(os.Args[1:])
 	case "storm":
@@ -43,6 +45,26 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// quiet is dify.Service.Quiet of the worker: it asks the container's first process, and waits until that has nothing in hand.
+func quiet(args []string) error {
+	var seconds int
+	if len(args) == 0 {
+		return fmt.Errorf("usage: python ... SECONDS")
+	}
+	if _, err := fmt.Sscan(args[len(args)-1], &seconds); err != nil {
+		return err
+	}
+	if err := syscall.Kill(1, syscall.SIGUSR1); err != nil {
+		return err
+	}
+	for end := time.Now().Add(time.Duration(seconds) * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if _, err := os.Stat(standin.Idle); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("tasks are still in hand")
 }
 
 // try does what a container that was taken over would: each argument is a way to somewhere (tcp:HOST:PORT, udp:HOST:PORT, unix:PATH,
