@@ -162,7 +162,8 @@ type Network struct {
 // LoadBalancer is the global HTTPS load balancer, the only way in for users.
 type LoadBalancer struct {
 	// `managed`: Google issues and renews a certificate for `domain`, as soon as its A record points at the stack.
-	// `self-signed`: difyup makes one, which browsers warn about.
+	// `self-signed`: difyup makes one, which browsers warn about. A certificate that is served already is served on until Google has issued
+	// the new one; the next apply removes it.
 	Certificate string `yaml:"certificate" enum:"managed self-signed" derived:"managed with a domain, else self-signed" change:"in place"`
 	// Whether port 80 answers, with a permanent redirect to HTTPS.
 	HTTPRedirect bool `yaml:"http_redirect" default:"true" change:"in place"`

@@ -58,7 +58,12 @@ func (s *Stack) compare(ctx context.Context, owner resource.Owner, st *state.Sta
 	if err := s.chosen(ctx, topology.NewlyChosen(s.opts.Spec, live, versions)); err != nil {
 		return nil, err
 	}
-	g, err := topology.Build(s.opts.Spec, s.opts.Agent, topology.Given{Pins: digests(s.pins), Versions: versions})
+	certificates := stays(s.graph, owner, live, gone)
+	var urls []string
+	for _, r := range certificates {
+		urls = append(urls, r.URL())
+	}
+	g, err := topology.Build(s.opts.Spec, s.opts.Agent, topology.Given{Pins: digests(s.pins), Versions: versions, Certificates: urls})
 	if err != nil {
 		return nil, err
 	}
@@ -67,6 +72,7 @@ func (s *Stack) compare(ctx context.Context, owner resource.Owner, st *state.Sta
 		return nil, err
 	}
 	p.Notes = append(topology.Notes(s.opts.Spec), notes...)
+	serveOn(p, certificates)
 	if err := unnamed(s.opts.Spec, p, func(r *resource.Resource) (bool, error) { return s.isEmpty(ctx, r) }); err != nil {
 		return nil, err
 	}

@@ -45,7 +45,7 @@ func (b *builder) edgeLayer(group *resource.Resource) *resource.Resource {
 	}))
 	certificate := b.certificate()
 	secure := b.add(kind.TargetHTTPSProxies.New(b.name("https"), b.params(), &compute.TargetHttpsProxy{
-		Name: b.name("https"), Description: b.mark(),
+		Name: b.name("https"), Description: b.mark(), SslCertificates: append([]string{certificate.URL()}, b.given.Certificates...),
 	}).Refer("urlMap", urls, urls.URL()).Refer("sslCertificates[0]", certificate, certificate.URL()).Refer("sslPolicy", profile, profile.URL()))
 	b.forward(address, "https", "443-443", secure)
 

@@ -44,6 +44,8 @@ type builder struct {
 type Given struct {
 	Pins     map[string]string // the digests of images, by their tags (Images); one without runs by its tag
 	Versions Versions          // of the stack's secrets
+	// Certificates are the URLs of those that the load balancer serves besides the wanted one, which Google has not issued yet.
+	Certificates []string
 }
 
 // Build gives the graph of a stack whose instances run agent.
