@@ -21,7 +21,12 @@ func TestMachineNamed(t *testing.T) {
 	type answer struct{ Instead string }
 	for name, want := range map[string]string{
 		"e2-standard-5": "e2-standard-8", "e2-standrad-4": "e2-standard-4", "c4a-standard-4": "c4-standard-4", "e2-custom-3-8192": "e2-custom-4-8192",
-		"e2-custom-4-1000": "e2-custom-4-2048", "n2-custom-2-99999": "n2-custom-2-16384", "e2-custom-99999999999999999999-1": "",
+		"e2-custom-4-1000": "e2-custom-4-2048", "n2-custom-2-99999": "n2-custom-2-16384",
+		// What the series has and others do not.
+		"e2-highmem-32": "e2-highmem-16", "e2-highmem-20": "e2-highmem-16", "n2-highcpu-128": "n2-highcpu-96", "n2d-highmem-224": "n2d-highmem-96",
+		"c3-highmem-8-lssd": "c3d-highmem-8-lssd", "e2-custom-4-65536-ext": "e2-custom-4-32768", "e2-custom-32-262144": "e2-custom-32-131072",
+		"n2-custom-34-69632": "n2-custom-36-69632", "n2d-custom-6-24576": "n2d-custom-8-24576",
+		"e2-custom-99999999999999999999-1": "",
 	} {
 		_, problem, instead := machineNamed(name)
 		if problem == "" {
@@ -29,6 +34,9 @@ func TestMachineNamed(t *testing.T) {
 		}
 		if d := cmp.Diff(answer{want}, answer{instead}); d != "" {
 			t.Errorf("%s (-want +got):\n%s", name, d)
+		}
+		if _, problem, _ := machineNamed(instead); instead != "" && problem != "" {
+			t.Errorf("%s: %s is suggested, and refused: %s", name, instead, problem)
 		}
 	}
 }
