@@ -33,8 +33,9 @@ type Spec struct {
 	// shows. Without a domain the stack is reached by its address, with a self-signed certificate: that is for trying it.
 	// Links that Dify hands to others, to models, plugins and webhooks, lead to the address then, whose certificate these do not know.
 	Domain string `yaml:"domain" default:"" shape:"domain" change:"rolling"`
-	// Labels put on everything that takes labels, for instance to split the bill. difyup adds its own two, by which it
-	// recognises what belongs to the stack.
+	// Labels put on everything that takes labels when it is made, for instance to split the bill: instances and their disks, databases,
+	// Redis, buckets, secrets, the private zone. The load balancer's rules and addresses take them by a call of their own only, and have
+	// none, and neither has the bucket of the state. difyup adds its own two, by which it recognises what belongs to the stack.
 	Labels map[string]string `yaml:"labels" accept:"numbers" change:"rolling"`
 
 	Dify         Dify         `yaml:"dify"`
