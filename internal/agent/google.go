@@ -62,7 +62,8 @@ func (g *google) do(req *http.Request, what string) ([]byte, error) {
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusNoContent {
 		return raw, &statusError{Code: resp.StatusCode, What: what}
 	}
-	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "text/html" {
+	// Nothing is between us and the metadata server, which says so in each answer, whatever it calls what it answers with.
+	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "text/html" && resp.Header.Get("Metadata-Flavor") == "" {
 		return nil, fmt.Errorf("%s: %w", what, errPage)
 	}
 	return raw, nil

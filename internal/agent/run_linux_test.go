@@ -164,7 +164,9 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if path, ok := strings.CutPrefix(r.URL.Path, "/computeMetadata/v1/"); ok && r.Header.Get("Metadata-Flavor") == "Google" {
+		w.Header().Set("Metadata-Flavor", "Google")
 		if r.Method == http.MethodPut && path == "instance/guest-attributes/difyup/status" {
+			w.Header().Set("Content-Type", "text/html") // it says what it likes
 			raw, err := io.ReadAll(r.Body)
 			if err != nil {
 				return
