@@ -74,6 +74,9 @@ func Project(r Release, s Settings, secrets map[string]string) ([]Service, error
 		share := budget.Shares[svc.Name]
 		svc.Environment, svc.Port = environments[svc.Name], svc.Name.Port()
 		svc.MemoryMiB, svc.CPUs, svc.Shares = share.MemoryMiB, share.CPUs, share.Weight
+		if svc.Files = 16384; svc.Name == API { // a stream takes three or four
+			svc.Files = max(svc.Files, 4*(budget.APIConnections+apiSpare)+1024)
+		}
 		svc.Image = pinned(images[svc.Name], s.Pins)
 		svc.Near = near(s, svc.Name)
 		if svc.Identity != nil {

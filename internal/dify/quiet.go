@@ -10,15 +10,18 @@ const quietWorker = `import socket, sys, time
 from celery_healthcheck import celery
 
 me = "celery@" + socket.gethostname()
-end = time.monotonic() + float(sys.argv[1])
+start = time.monotonic()
+end = start + float(sys.argv[1])
 ask = celery.control.inspect(destination=[me], timeout=2)
-queues = (ask.active_queues() or {}).get(me)
-if queues is None:
-    sys.exit("the worker does not answer")
+queues = None
+while queues is None:
+    if time.monotonic() > min(end, start + 15):
+        sys.exit("the worker does not answer")
+    queues = (ask.active_queues() or {}).get(me)
 for queue in queues:
     celery.control.cancel_consumer(queue["name"], destination=[me], reply=True, timeout=2)
 while time.monotonic() < end:
-    active, reserved = ask.active(), ask.reserved()
+    reserved, active = ask.reserved(), ask.active()  # a task goes from the one to the other
     if active and reserved and not active.get(me) and not reserved.get(me):
         sys.exit(0)
     time.sleep(0.5)

@@ -62,6 +62,7 @@ type Service struct {
 	MemoryMiB int     // what it may use at most
 	CPUs      float64 // what it may use at most
 	Shares    int     // of the CPU when there is not enough; 1024 is usual
+	Files     int     // that it may have open, connections among them
 	Data      string  // a directory that outlives the container; "" for none
 	Networks  []Network
 	Identity  *Identity // whom Google knows it as; nil = it asks Google for nothing

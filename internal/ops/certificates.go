@@ -3,6 +3,7 @@ package ops
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/plan"
@@ -12,7 +13,7 @@ import (
 // stays gives the stack's certificates that the load balancer serves and is to serve on, besides the wanted one: until Google has issued
 // that, which takes an hour or more, and for ever while the domain's record leads elsewhere, nobody could connect. Gone is what the state names
 // and the file does not.
-func stays(g *resource.Graph, owner resource.Owner, live map[resource.ID]map[string]any, gone []*resource.Resource) []*resource.Resource {
+func stays(g *resource.Graph, owner resource.Owner, live map[resource.ID]map[string]any, gone []*resource.Resource, now time.Time) []*resource.Resource {
 	var wanted, proxy *resource.Resource
 	for _, r := range g.Resources() {
 		switch r.Kind {
@@ -22,7 +23,7 @@ func stays(g *resource.Graph, owner resource.Owner, live map[resource.ID]map[str
 			proxy = r
 		}
 	}
-	if status, _ := resource.Lookup(live[wanted.ID()], "managed.status"); wanted.Body["type"] != "MANAGED" || status == "ACTIVE" {
+	if wanted.Body["type"] != "MANAGED" || everywhere(live[wanted.ID()], now) {
 		return nil
 	}
 	served, _ := live[proxy.ID()]["sslCertificates"].([]any)
@@ -36,6 +37,16 @@ func stays(g *resource.Graph, owner resource.Owner, live map[resource.ID]map[str
 		}
 	}
 	return all
+}
+
+// everywhere says whether Google has issued a certificate, and all that serve it have it: that takes up to half an hour more. Google's are good for
+// 90 days; where they are not, that they are issued is all that is known.
+func everywhere(live map[string]any, now time.Time) bool {
+	if status, _ := resource.Lookup(live, "managed.status"); status != "ACTIVE" {
+		return false
+	}
+	expires, err := time.Parse(time.RFC3339, fmt.Sprint(live["expireTime"]))
+	return err != nil || now.Sub(expires.AddDate(0, 0, -90)) > time.Hour
 }
 
 // serveOn has certificates stay that the plan would delete.

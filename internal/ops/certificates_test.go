@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/difyup/difyup/internal/config"
 	"github.com/difyup/difyup/internal/kind"
@@ -44,6 +45,12 @@ func TestCertificatesStay(t *testing.T) {
 		}
 		return all
 	}
+	at := time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
+	issued := func(ago time.Duration) map[resource.ID]map[string]any {
+		all := live("ACTIVE")
+		all[of(now, kind.SSLCertificates.Kind).ID()]["expireTime"] = at.Add(-ago).AddDate(0, 0, 90).Format(time.RFC3339)
+		return all
+	}
 	for _, tc := range []struct {
 		name   string
 		wanted *resource.Graph
@@ -52,8 +59,9 @@ func TestCertificatesStay(t *testing.T) {
 	}{
 		{"there is none yet", now, live(""), true}, {"Google issues it", now, live("PROVISIONING"), true}, {"Google cannot", now, live("FAILED_NOT_VISIBLE"), true},
 		{"Google has issued it", now, live("ACTIVE"), false}, {"another of its own", own, live(""), false}, {"nothing is there", now, nil, false},
+		{"Google has issued it just now", now, issued(10 * time.Minute), true}, {"Google has issued it a while ago", now, issued(2 * time.Hour), false},
 	} {
-		all := stays(tc.wanted, owner, tc.live, gone)
+		all := stays(tc.wanted, owner, tc.live, gone, at)
 		if (len(all) == 1) != tc.stays {
 			t.Errorf("%s: %v", tc.name, all)
 		}

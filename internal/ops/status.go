@@ -115,6 +115,9 @@ func (s *Stack) Status(ctx context.Context) (*Status, error) {
 			continue
 		}
 		out.Resources++
+		if r.Kind == kind.SSLCertificates.Kind && s.graph.Get(r.ID()) == nil {
+			continue // the one before, which is served until Google has issued the wanted one
+		}
 		out.describe(r, body)
 	}
 	if len(st.Owned) == 0 && out.Resources == 0 {

@@ -9,7 +9,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/difyup/difyup/internal/diff"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/gcp"
@@ -58,7 +60,7 @@ func (s *Stack) compare(ctx context.Context, owner resource.Owner, st *state.Sta
 	if err := s.chosen(ctx, topology.NewlyChosen(s.opts.Spec, live, versions)); err != nil {
 		return nil, err
 	}
-	certificates := stays(s.graph, owner, live, gone)
+	certificates := stays(s.graph, owner, live, gone, time.Now())
 	var urls []string
 	for _, r := range certificates {
 		urls = append(urls, r.URL())
@@ -73,6 +75,11 @@ func (s *Stack) compare(ctx context.Context, owner resource.Owner, st *state.Sta
 	}
 	p.Notes = append(topology.Notes(s.opts.Spec), notes...)
 	serveOn(p, certificates)
+	for _, step := range p.Steps {
+		if step.Res.Kind == kind.Routers.Kind && slices.ContainsFunc(step.Changes, func(f diff.Field) bool { return strings.HasSuffix(string(f.Path), ".enableDynamicPortAllocation") }) {
+			p.Notes = append(p.Notes, "The NAT gets more ports for each instance; connections to the internet that are open then may break off once.")
+		}
+	}
 	if err := unnamed(s.opts.Spec, p, func(r *resource.Resource) (bool, error) { return s.isEmpty(ctx, r) }); err != nil {
 		return nil, err
 	}

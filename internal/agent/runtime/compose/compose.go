@@ -384,6 +384,9 @@ func (e *engine) Run(ctx context.Context, services []dify.Service) error {
 		return err
 	}
 	defer e.guard.keep(ctx, services, e.opts.Look)()
+	if err := e.wake(ctx, services); err != nil {
+		return err
+	}
 	defer e.follow(ctx, services)()
 	_, err := e.compose(ctx, e.opts.Start+short, services, nil, file, "up", "--detach", "--wait", "--wait-timeout", strconv.Itoa(int(e.opts.Start.Seconds())), "--remove-orphans", "--no-build")
 	if ctx.Err() != nil {
@@ -433,6 +436,32 @@ func (e *engine) Run(ctx context.Context, services []dify.Service) error {
 			return failure
 		}
 	}
+}
+
+// wake stops services that were asked to take nothing more by an agent that died before it told them to end: they would run, and do nothing
+// for ever.
+func (e *engine) wake(ctx context.Context, services []dify.Service) error {
+	for _, s := range services {
+		if _, err := os.Stat(e.deaf(s.Name)); err != nil {
+			continue
+		}
+		_, err := e.compose(ctx, 2*short, services, nil, file, "stop", "--timeout", "10", string(s.Name))
+		if err == nil {
+			err = gone(os.Remove(e.deaf(s.Name)))
+		}
+		if err != nil {
+			return fmt.Errorf("start %s again, which takes nothing: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
+// gone is the error of a removal, of which it is none that there was nothing.
+func gone(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // How often in a row something is found wrong, and a container that hangs is started again, until Run gives up.
@@ -485,7 +514,9 @@ func (e *engine) Stop(ctx context.Context, names []dify.Name) error {
 	for i, s := range asked {
 		all.Go(func() {
 			e.quiet(ctx, services, s)
-			errs[1+i] = e.signal(ctx, services, []dify.Service{s})
+			if errs[1+i] = e.signal(ctx, services, []dify.Service{s}); errs[1+i] == nil {
+				errs[1+i] = gone(os.Remove(e.deaf(s.Name)))
+			}
 		})
 	}
 	all.Wait()
@@ -513,11 +544,19 @@ func (e *engine) quiet(ctx context.Context, services []dify.Service, s dify.Serv
 	if most <= 0 {
 		return
 	}
+	// Should the agent die meanwhile, the next Run is to know that this one takes nothing any more.
+	if err := os.WriteFile(e.deaf(s.Name), nil, 0o600); err != nil {
+		e.opts.Log.Warn("a service is not asked to take nothing more, and is told to end now", "service", s.Name, "error", err)
+		return
+	}
 	words := slices.Concat([]string{"exec", "--no-TTY", string(s.Name)}, s.Quiet, []string{strconv.FormatFloat(most.Seconds(), 'f', 0, 64)})
 	if _, err := e.compose(ctx, most+ending/2, services, nil, file, words...); err != nil && ctx.Err() == nil {
 		e.opts.Log.Warn("a service was asked to take nothing more, and is told to end now", "service", s.Name, "error", err)
 	}
 }
+
+// deaf gives the file that is there while a service has been asked to take nothing more, and has not ended.
+func (e *engine) deaf(n dify.Name) string { return filepath.Join(e.opts.Dir, "quiet-"+string(n)) }
 
 // signal tells services to end, and waits until they have.
 func (e *engine) signal(ctx context.Context, services, these []dify.Service) error {

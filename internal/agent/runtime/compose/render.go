@@ -144,8 +144,7 @@ func render(name string, services []dify.Service, pull, authorities string, job 
 			// Not always: after a reboot it is the agent that starts them, when the stores answer.
 			Restart: "on-failure", StopGrace: s.Grace.String(),
 			MemoryLimit: fmt.Sprintf("%dm", s.MemoryMiB), SwapLimit: fmt.Sprintf("%dm", s.MemoryMiB), CPUs: s.CPUs, Shares: s.Shares, PIDs: 4096,
-			// A stream takes three or four, and newer engines give 1024.
-			Ulimits: map[string]int{"nofile": 16384},
+			Ulimits: map[string]int{"nofile": s.Files}, // newer engines give 1024
 			CapDrop: []string{"NET_RAW"},
 			// Without blocking: a disk that is slow must not stop Dify.
 			Logging: logging{"local", map[string]string{"max-size": "20m", "max-file": "3", "mode": "non-blocking", "max-buffer-size": "4m"}},

@@ -59,10 +59,13 @@ func quiet(args []string) error {
 	if err := syscall.Kill(1, syscall.SIGUSR1); err != nil {
 		return err
 	}
-	for end := time.Now().Add(time.Duration(seconds) * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for range 10 * seconds {
 		if _, err := os.Stat(standin.Idle); err == nil {
 			return nil
 		}
+		<-tick.C
 	}
 	return fmt.Errorf("tasks are still in hand")
 }
