@@ -903,6 +903,26 @@ func TestRun(t *testing.T) {
 		}
 	}
 
+	// A worker that runs and takes nothing, since the agent that asked it to died then, is stopped before all are started again.
+	if _, err := e.Docker(ctx, nil, "start", "dify-worker-1"); err != nil {
+		t.Fatal(err)
+	}
+	deaf := filepath.Join(dir, "quiet-worker")
+	if _, err := os.Stat(deaf); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a worker that has ended counts as one that takes nothing: %v", err)
+	}
+	if err := os.WriteFile(deaf, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time there is nothing to do
+		if err := compose.Wake(ctx, r, all); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Stat(deaf); !errors.Is(err, os.ErrNotExist) || !strings.HasSuffix(id(dify.Worker), " exited") {
+		t.Errorf("the worker is %s, %v", id(dify.Worker), err)
+	}
+
 	// One that cannot run is named, with what it said, and without its secrets.
 	broken := slices.Clone(all)
 	broken[1].Environment = maps.Clone(broken[1].Environment)
