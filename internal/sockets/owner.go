@@ -61,7 +61,7 @@ func socket(table io.Reader, peer, here netip.AddrPort) (uid int, found bool, er
 // every address. Found is false where nobody does.
 func ListenerOf(at netip.AddrPort) (uid int, found bool, err error) {
 	for range looks {
-		everywhere, any := 0, false
+		everywhere, wide := 0, false
 		for _, table := range []string{tcpTable, tcp6Table} {
 			f, err := os.Open(table)
 			if os.IsNotExist(err) && table == tcp6Table {
@@ -79,10 +79,10 @@ func ListenerOf(at netip.AddrPort) (uid int, found bool, err error) {
 				return *here, true, nil
 			}
 			if all != nil {
-				everywhere, any = *all, true
+				everywhere, wide = *all, true
 			}
 		}
-		if any {
+		if wide {
 			return everywhere, true, nil
 		}
 	}

@@ -1,12 +1,10 @@
 package frontdoor
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -237,9 +235,13 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if turns := d.turns[service]; turns != nil {
 		// Who is slow to send, or gone, keeps nobody waiting: while something of a body is to come, the server does not notice that a client
 		// has gone.
-		if err := gather(r); err != nil {
-			http.Error(w, "the request's body did not come", http.StatusBadRequest)
-			return
+		if short(r) {
+			body, err := gather(r)
+			if err != nil {
+				http.Error(w, "the request's body did not come", http.StatusBadRequest)
+				return
+			}
+			r.Body = body
 		}
 		if !d.turn(r.Context(), service, turns) {
 			w.Header().Set("Retry-After", "5")
@@ -249,19 +251,6 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer func() { <-turns }()
 	}
 	d.proxies[service].ServeHTTP(w, r)
-}
-
-// gather reads a short body, in place of which the request then has what was read.
-func gather(r *http.Request) error {
-	if r.ContentLength <= 0 || r.ContentLength > maxShort || r.Header.Get("Expect") != "" {
-		return nil
-	}
-	body := make([]byte, r.ContentLength)
-	if _, err := io.ReadFull(r.Body, body); err != nil {
-		return err
-	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	return nil
 }
 
 // turn waits until a service takes one more request, and says whether it does.

@@ -58,19 +58,33 @@ func (l *link) Read(p []byte) (int, error) {
 
 var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 4<<10) }}
 
+// short says whether a request has a body that can be read before anybody is kept waiting for it.
+func short(r *http.Request) bool {
+	return r.ContentLength > 0 && r.ContentLength <= maxShort && r.Header.Get("Expect") == ""
+}
+
+// gather reads a short body, and gives what is to be in its place.
+func gather(r *http.Request) (io.ReadCloser, error) {
+	body := make([]byte, r.ContentLength)
+	if _, err := io.ReadFull(r.Body, body); err != nil {
+		return nil, fmt.Errorf("read the request's body: %w", err)
+	}
+	return io.NopCloser(bytes.NewReader(body)), nil
+}
+
 // RoundTrip is http.RoundTripper's.
 func (h *hop) RoundTrip(r *http.Request) (*http.Response, error) {
 	none := r.Body == nil || r.Body == http.NoBody
-	if !none && (r.ContentLength <= 0 || r.ContentLength > maxShort) || r.Header.Get("Upgrade") != "" || r.Header.Get("Expect") != "" {
+	if !none && !short(r) || r.Header.Get("Upgrade") != "" || r.Header.Get("Expect") != "" {
 		return h.rest.RoundTrip(r)
 	}
 	if !none {
-		body := make([]byte, r.ContentLength)
-		if _, err := io.ReadFull(r.Body, body); err != nil {
-			return nil, fmt.Errorf("read the request's body: %w", err)
+		body, err := gather(r)
+		if err != nil {
+			return nil, err
 		}
 		r = r.WithContext(r.Context()) // a copy
-		r.Body = io.NopCloser(bytes.NewReader(body))
+		r.Body = body
 	}
 	// What changes something is not sent again: the service may have done it before the connection ended.
 	again := none && slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodOptions}, r.Method)

@@ -86,7 +86,10 @@ func instance(host string) error {
 		}
 	})
 	mux.HandleFunc("/sick", func(http.ResponseWriter, *http.Request) { sick.Store(true) })
-	mux.HandleFunc("/die", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
+	mux.HandleFunc("/die", func(http.ResponseWriter, *http.Request) {
+		fmt.Println("this is why")
+		os.Exit(3)
+	})
 	mux.HandleFunc("/burn", func(w http.ResponseWriter, r *http.Request) {
 		for until := time.Now().Add(2 * time.Minute); time.Now().Before(until) && r.Context().Err() == nil; {
 		}
@@ -420,7 +423,7 @@ func TestHealing(t *testing.T) {
 	c.await("the end is noticed", func() bool { return len(c.fleet.Errors(manager)) == 1 })
 	c.awaitSummary(fmt.Sprintf(stable2, "t1"))
 	e := c.fleet.Errors(manager)[0]
-	if !strings.Contains(fmt.Sprint(e["error"]), "exit status 3") {
+	if text := fmt.Sprint(e["error"]); !strings.Contains(text, "exit status 3") || !strings.Contains(text, "it wrote last: this is why") {
 		t.Errorf("error: %v", e)
 	}
 

@@ -494,15 +494,14 @@ const killed = 128 + 9
 func (e *engine) Stop(ctx context.Context, names []dify.Name) error {
 	e.mu.Lock()
 	services := e.all
-	var at []dify.Service // those that the signal to end is enough for
-	var asked []dify.Service
+	var told, asked []dify.Service // those that the signal to end is enough for, and those that are asked to take nothing more before
 	for _, s := range services {
 		if !slices.Contains(names, s.Name) || e.stopped[s.Name] {
 			continue
 		}
 		e.stopped[s.Name] = true
 		if s.Quiet == nil {
-			at = append(at, s)
+			told = append(told, s)
 		} else {
 			asked = append(asked, s)
 		}
@@ -510,7 +509,7 @@ func (e *engine) Stop(ctx context.Context, names []dify.Name) error {
 	e.mu.Unlock()
 	var all sync.WaitGroup
 	errs := make([]error, 1+len(asked))
-	all.Go(func() { errs[0] = e.signal(ctx, services, at) })
+	all.Go(func() { errs[0] = e.signal(ctx, services, told) })
 	for i, s := range asked {
 		all.Go(func() {
 			e.quiet(ctx, services, s)

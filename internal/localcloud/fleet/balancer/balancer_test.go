@@ -229,6 +229,17 @@ func (w *world) url(t *testing.T, path string) string {
 	return fmt.Sprintf("https://%s:%d%s", l.Address, l.Port, path)
 }
 
+// timeout sets how long the backend service lets requests take.
+func (w *world) timeout(t *testing.T, seconds int) {
+	t.Helper()
+	body, _ := w.res.Get(global + "backendServices/web")
+	body["timeoutSec"] = seconds
+	w.res.put(global+"backendServices/web", body)
+	if err := w.b.Refresh(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (w *world) await(t *testing.T, want string) {
 	t.Helper()
 	var got []string
@@ -452,20 +463,11 @@ func TestTimeoutAndRefusedConnection(t *testing.T) {
 	h := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	w.handler[0].Store(&h)
 	w.handler[1].Store(&h)
-	body, _ := w.res.Get(global + "backendServices/web")
-	body["timeoutSec"] = 1
-	w.res.put(global+"backendServices/web", body)
-	if err := w.b.Refresh(); err != nil {
-		t.Fatal(err)
-	}
+	w.timeout(t, 1)
 	if got, _ := get(t, client(false), w.url(t, "/")); got != "504 upstream request timeout" {
 		t.Errorf("too slow: %s", got)
 	}
-	body["timeoutSec"] = 30
-	w.res.put(global+"backendServices/web", body)
-	if err := w.b.Refresh(); err != nil {
-		t.Fatal(err)
-	}
+	w.timeout(t, 30)
 	w.handler[0].Store(nil)
 	w.handler[1].Store(nil)
 	w.backends[0].Listener.Close() // still counts as healthy for a moment
@@ -515,17 +517,8 @@ func TestStalledClients(t *testing.T) {
 	})
 	w.handler[0].Store(&h)
 	w.handler[1].Store(&h)
-	timeout := func(seconds int) {
-		t.Helper()
-		body, _ := w.res.Get(global + "backendServices/web")
-		body["timeoutSec"] = seconds
-		w.res.put(global+"backendServices/web", body)
-		if err := w.b.Refresh(); err != nil {
-			t.Fatal(err)
-		}
-	}
 	for _, h2 := range []bool{false, true} {
-		timeout(1)
+		w.timeout(t, 1)
 		c := client(h2)
 		c.Transport.(*http.Transport).DisableKeepAlives = false // what is left of a deadline would meet the next request
 		t.Cleanup(c.CloseIdleConnections)
@@ -557,7 +550,7 @@ func TestStalledClients(t *testing.T) {
 		}
 		resp.Body.Close()
 		// A client that is in time afterwards is served, by HTTP/2 on the same connection.
-		timeout(60)
+		w.timeout(t, 60)
 		w.await(t, "HEALTHY HEALTHY")
 		resp, err = c.Post(w.url(t, "/upload"), "text/plain", strings.NewReader("all"))
 		if err != nil || resp.StatusCode != http.StatusOK {

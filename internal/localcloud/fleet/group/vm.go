@@ -399,7 +399,7 @@ func (v *vm) live(ctx context.Context) (why error) {
 	case <-life.Done():
 	case <-proc.Done():
 		if err := proc.Err(); err != nil {
-			end(fmt.Errorf("%w: %w", errExited, err))
+			end(fmt.Errorf("%w: %w%s", errExited, err, v.lastWords()))
 		} else {
 			end(errExited)
 		}
@@ -518,6 +518,17 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // serialFile is where the program's output and our own notes go.
 func (v *vm) serialFile() string { return filepath.Join(v.dir(), "serial.log") }
+
+// lastWords gives the last line that the program wrote, as the end of a sentence; "" for none.
+func (v *vm) lastWords() string {
+	text := strings.TrimSpace(v.serial())
+	line := text[strings.LastIndexByte(text, '\n')+1:]
+	if line == "" || strings.Contains(line, " localcloud: ") { // a note of ours
+		return ""
+	}
+	const most = 400
+	return "; it wrote last: " + strings.ToValidUTF8(line[max(0, len(line)-most):], "")
+}
 
 // note writes a line to the serial port.
 func (v *vm) note(format string, args ...any) {
