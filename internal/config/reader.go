@@ -135,6 +135,10 @@ func (o Option) example() string {
 
 // unknown finds out what a key that does not exist was meant to be.
 func (r *reader) unknown(at fault.Position, key, path string, siblings []Option) {
+	if i := strings.IndexFunc(key, wide); i >= 0 {
+		r.wide(r.position(at.Line, at.Column+len([]rune(key[:i]))), key[i:])
+		return
+	}
 	detail := fmt.Sprintf("There is no option %s.", quote(join(path, key)))
 	if before, after, ok := strings.Cut(key, ":"); ok && after != "" && slices.ContainsFunc(siblings, func(o Option) bool { return o.Key == before }) {
 		r.add(at, "Unknown option", detail+" A space is missing after the colon.", "Write:\n    "+before+": "+after)
@@ -252,7 +256,8 @@ func (r *reader) value(n *yaml.Node, o Option, v reflect.Value, path string, key
 				r.wrong(item, Option{Key: o.Key, Type: Section, Children: o.Children}, child, "")
 			default:
 				one := o
-				one.Type = Text
+				one.Type, one.Required = Text, o.Required || o.Default != "" || o.Derived != ""
+				one.Default, one.Derived = "", "" // the list's
 				r.scalar(item, one, all.Index(i), child)
 			}
 		}
@@ -312,7 +317,11 @@ func (r *reader) scalar(n *yaml.Node, o Option, v reflect.Value, path string) bo
 	}
 	tag, text := n.ShortTag(), n.Value
 	if tag == "!!null" {
-		r.at(path, "Missing value", quote(path)+" has no value.", fmt.Sprintf("Write one, or remove the line:\n    %s: %s", o.Key, o.example()))
+		what := "line"
+		if strings.HasSuffix(path, "]") {
+			what = "item"
+		}
+		r.at(path, "Missing value", quote(path)+" has no value.", "Write one, or remove the "+what+":\n    "+written(o, path, o.example()))
 		return false
 	}
 	number := tag == "!!int" || tag == "!!float"
@@ -341,11 +350,14 @@ func (r *reader) scalar(n *yaml.Node, o Option, v reflect.Value, path string) bo
 	case Number:
 		if tag != "!!int" && tag != "!!float" || !wholeNumber.MatchString(text) {
 			hint := ""
+			text := narrow.Replace(text)
 			switch digits := leadingNumber.FindString(text); {
 			case strings.HasPrefix(strings.ToLower(text), "0x") || strings.HasPrefix(strings.ToLower(text), "0o"):
 			case tag == "!!int" && strings.Trim(text, "0_") != "": // 0644 would be 420, and 1_000 is readable in YAML 1.1 only
 				hint = strings.TrimLeft(strings.ReplaceAll(text, "_", ""), "0+")
 			case strings.Contains(strings.ToUpper(text), "E") && number, digits == "":
+			case tag == "!!str" && digits != text:
+				hint = inUnit(o.Key, text)
 			default:
 				hint = strings.TrimLeft(digits, "0")
 			}
@@ -389,6 +401,49 @@ func (r *reader) scalar(n *yaml.Node, o Option, v reflect.Value, path string) bo
 	return o.Type != Text || r.words(path, text, o)
 }
 
+// units are what one of a unit is in the unit that the end of an option's name says.
+var units = map[string]map[string]int{
+	"_seconds": {"s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hr": 3600, "hour": 3600},
+	"_gb":      {"g": 1, "gb": 1, "gib": 1, "t": 1024, "tb": 1024, "tib": 1024},
+	"_days":    {"d": 1, "day": 1, "w": 7, "week": 7},
+}
+
+var numberInUnit = regexp.MustCompile(`^([0-9]{1,9}) ?([A-Za-z]*)$`)
+
+// inUnit gives a number with a unit in the one of an option, or "".
+func inUnit(key, text string) string {
+	m := numberInUnit.FindStringSubmatch(text)
+	if m == nil {
+		return ""
+	}
+	n, err := strconv.Atoi(m[1])
+	if err != nil {
+		return ""
+	}
+	if m[2] == "" {
+		return strconv.Itoa(n)
+	}
+	for end, known := range units {
+		unit := strings.ToLower(m[2])
+		one, ok := known[unit]
+		if !ok {
+			one, ok = known[strings.TrimSuffix(unit, "s")]
+		}
+		if ok && strings.HasSuffix(key, end) {
+			return strconv.Itoa(n * one)
+		}
+	}
+	return ""
+}
+
+// written is how a value is written: behind its key, or as an item of a list.
+func written(o Option, path, value string) string {
+	if strings.HasSuffix(path, "]") {
+		return "- " + value
+	}
+	return o.Key + ": " + value
+}
+
 // wrong reports a value of the wrong type. With a hint it says what to write.
 func (r *reader) wrong(n *yaml.Node, o Option, path, hint string) {
 	if _, ok := r.places[path]; !ok {
@@ -414,12 +469,14 @@ func (r *reader) wrong(n *yaml.Node, o Option, path, hint string) {
 	detail := fmt.Sprintf("%s takes %s. Here it is %s.", quote(path), want, got)
 	remedy := "Write " + want + "."
 	if example := o.example(); example != "…" && n.Kind != yaml.SequenceNode {
-		remedy = "Write " + want + ", for instance:\n    " + o.Key + ": " + example
+		remedy = "Write " + want + ", for instance:\n    " + written(o, path, example)
 	}
 	if hint != "" {
-		remedy = "Write:\n    " + o.Key + ": " + hint
+		remedy = "Write:\n    " + written(o, path, hint)
 	} else {
 		switch {
+		case n.Kind == yaml.ScalarNode && (o.Type == Section || o.Type == Map) && strings.ContainsFunc(n.Value, wide):
+			remedy = "It has a full-width colon or space where YAML takes plain ones. Write:\n    " + o.Key + ":\n      key: value"
 		case n.Kind == yaml.ScalarNode && (o.Type == Section || o.Type == Map) && strings.Contains(n.Value, ":"):
 			before, after, _ := strings.Cut(n.Value, ":")
 			remedy = fmt.Sprintf("A space is missing after the colon. Write:\n    %s:\n      %s: %s", o.Key, before, strings.TrimSpace(after))
@@ -439,7 +496,7 @@ func (r *reader) wrong(n *yaml.Node, o Option, path, hint string) {
 		case o.Type == Switch:
 			remedy = "Write true or false, without quotes."
 		case n.Kind == yaml.SequenceNode && len(n.Content) == 1 && n.Content[0].Kind == yaml.ScalarNode:
-			remedy = "It takes one value, not a list:\n    " + o.Key + ": " + n.Content[0].Value
+			remedy = "It takes one value, not a list:\n    " + written(o, path, n.Content[0].Value)
 		}
 	}
 	r.at(path, "Wrong type", detail, remedy)

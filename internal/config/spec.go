@@ -293,8 +293,9 @@ type Redis struct {
 	MaxmemoryPolicy string `yaml:"maxmemory_policy" default:"noeviction" enum:"noeviction volatile-lru volatile-lfu volatile-random volatile-ttl" change:"in place"`
 }
 
-// Storage is the bucket for uploaded files, plugins and the keys with which Dify encrypts credentials. Nobody but the
-// instances can read it.
+// Storage is the bucket for uploaded files, plugins and the keys with which Dify encrypts credentials. It is closed to the
+// public. Besides the instances, those reach it to whom the project gives it: as Google makes every bucket, the project's
+// owners, editors and viewers.
 type Storage struct {
 	// The name of the bucket, unique in the world.
 	Bucket string `yaml:"bucket" derived:"PROJECT-STACK-files" shape:"bucket" change:"fixed"`

@@ -104,14 +104,22 @@ var lineInError = regexp.MustCompile(`line (\d+): `)
 
 // syntax turns what the YAML parser says into what a person can use.
 func (r *reader) syntax(data []byte) {
-	for i, line := range r.lines {
-		indent := line[:len(line)-len(strings.TrimLeft(line, " \t"))]
-		if tab := strings.IndexByte(indent, '\t'); tab >= 0 && strings.TrimSpace(line) != "" {
+	line, message := complaint(data)
+	for i, text := range r.lines {
+		if line > 0 && i >= line {
+			break // the parser took it
+		}
+		indent := text[:len(text)-len(strings.TrimLeft(text, " \t"))]
+		if tab := strings.IndexByte(indent, '\t'); tab >= 0 && strings.TrimSpace(text) != "" && strings.Contains(message, "cannot start any token") {
 			r.add(r.position(i+1, tab+1), "Tab in the indentation", "YAML takes spaces only at the beginning of a line.", "Replace the tab with two spaces.")
 			return
 		}
+		if m := wideKey.FindStringSubmatchIndex(text); m != nil {
+			begin := max(m[2], m[4], m[6])
+			r.wide(r.position(i+1, 1+len([]rune(text[:begin]))), text[begin:])
+			return
+		}
 	}
-	line, message := complaint(data)
 	if name, ok := strings.CutPrefix(message, "unknown anchor '"); ok {
 		name, _, _ = strings.Cut(name, "'")
 		line = 1 + max(-1, slices.IndexFunc(r.lines, func(l string) bool { return strings.Contains(l, "*"+name) }))
@@ -159,6 +167,26 @@ func (r *reader) syntax(data []byte) {
 		}
 	}
 	r.add(at, "Not valid YAML", detail, remedy)
+}
+
+// wideKey finds what a Japanese keyboard, or a copy from a page, puts where YAML takes a colon or a space: before, in or behind a key.
+var wideKey = regexp.MustCompile(`^[ \t]*([\x{3000}\x{a0}])|^[ ]*(?:- )?[A-Za-z_]+[ ]*(?:([：])|:([\x{3000}\x{a0}]))`)
+
+// narrow writes full-width digits as others.
+var narrow = strings.NewReplacer("０", "0", "１", "1", "２", "2", "３", "3", "４", "4", "５", "5", "６", "6", "７", "7", "８", "8", "９", "9")
+
+// wide says whether a character looks like a colon or a space, and is none to YAML.
+func wide(c rune) bool { return strings.ContainsRune("\u3000\u00a0：", c) }
+
+// wide reports such a character, with which text begins.
+func (r *reader) wide(at fault.Position, text string) {
+	c, _ := utf8.DecodeRuneInString(text)
+	name := map[rune]string{'\u3000': "a full-width space", '\u00a0': "a no-break space", '：': "a full-width colon"}[c]
+	instead := "a space"
+	if c == '：' {
+		instead = "a colon and a space"
+	}
+	r.add(at, "Full-width character", fmt.Sprintf("There is %s here, U+%04X, which YAML takes for a letter.", name, c), "Write "+instead+" of the keyboard's ASCII input in its place.")
 }
 
 // complaint gives the line and the words of the parser about data; line 0 means that it names none.

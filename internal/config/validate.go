@@ -593,6 +593,12 @@ func connections(r *reader, s *Spec) {
 	if err != nil {
 		return // the machine type, or the number of processes, has its own fault
 	}
+	if few := s.Dify.APIDatabaseConnections; few < budget.APIWorkers {
+		r.at("dify.api_database_connections", "Too few database connections",
+			fmt.Sprintf("`dify.api_database_connections` is %d, and an instance's API has %d processes, each of which needs one at least.", few, budget.APIWorkers),
+			fmt.Sprintf("Write %d or more, or fewer `dify.api_workers`.", budget.APIWorkers))
+		return
+	}
 	n := s.Compute.Max + s.Compute.MaxSurge
 	main, vector := budget.Connections(n)
 	for _, d := range []struct {

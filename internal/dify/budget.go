@@ -118,7 +118,7 @@ func Divide(m Machine, t Tuning) (Budget, error) {
 			Remedy: "Choose a machine type with more memory.",
 		}
 	}
-	each := t.APIDatabase / t.APIWorkers
+	each := max(1, t.APIDatabase/t.APIWorkers) // to SQLAlchemy, a pool of 0 is one without a limit
 	b.APIPool = Pool{each - each/2, each / 2}
 	worker := max(20, t.WorkerTasks)
 	b.WorkerPool = Pool{worker - worker/2, worker / 2}

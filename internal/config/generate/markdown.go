@@ -44,7 +44,7 @@ Each option says what an apply does when its value has changed. ` + "`difyup pla
 | **in place** | The setting is changed. Nothing stops. |
 | **rolling** | Instances are replaced, a few at a time, within ` + "`compute.max_surge`" + ` and ` + "`compute.max_unavailable`" + `. |
 | **restart** | The database or the cache restarts: seconds to minutes without it. |
-| **fixed** | It is set when the stack is created. To change it, the resource it belongs to must be created again; resources that hold data are kept unless you name them. |
+| **fixed** | It is set when the stack is created. Another value is refused, with what can be done: another Redis or bucket takes the place of one that you delete by hand, a database takes another stack. |
 
 `
 
