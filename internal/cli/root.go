@@ -207,7 +207,16 @@ func (t *target) aim(c *cobra.Command, err error) error {
 func (t *target) aimed(command, line string) string {
 	rest, ok := strings.CutPrefix(line, "    difyup ")
 	verb, args, _ := strings.Cut(rest, " ")
-	if !ok || !slices.Contains([]string{"plan", "apply", "destroy", "status", "outputs", "smoke", "bundle", "doctor"}, verb) || strings.Contains(args, "--local") || strings.Contains(args, "-f ") || strings.Contains(args, "--dir ") {
+	flags := t.flagsText()
+	switch {
+	case !ok:
+		return line
+	case slices.Contains([]string{"logs", "ssh", "exec"}, verb):
+		flags = t.longFlagsText() // with -f, logs follows
+	case !slices.Contains([]string{"plan", "apply", "destroy", "status", "outputs", "smoke", "bundle", "doctor"}, verb) || strings.Contains(args, "-f "):
+		return line
+	}
+	if strings.Contains(args, "--local") || strings.Contains(args, "--file ") || strings.Contains(args, "--dir ") || strings.Contains(args, "--help") {
 		return line
 	}
 	if args == "--break-lock" {
@@ -216,7 +225,7 @@ func (t *target) aimed(command, line string) string {
 	if args != "" {
 		args = " " + args
 	}
-	return "    difyup " + verb + t.flagsText() + args
+	return "    difyup " + verb + flags + args
 }
 
 // quoted gives a word as a shell takes it.

@@ -87,7 +87,13 @@ func runSmoke(c *cobra.Command, a *app, o smokeOptions) error {
 	if err := a.account(ctx, &prove); err != nil {
 		return err
 	}
+	aim := func(r smoke.Result) {
+		if r.Fault != nil && o.url == "" {
+			_ = o.aim(c, r.Fault) // is shown with the row
+		}
+	}
 	if o.json {
+		prove.Done = aim
 		said, err := smoke.Run(ctx, prove)
 		if said == nil {
 			return err
@@ -104,9 +110,7 @@ func runSmoke(c *cobra.Command, a *app, o smokeOptions) error {
 	show := view.NewSmoke(a.Out, a.colour, prove.URL, what, width)
 	prove.Begin = show.Begin
 	prove.Done = func(r smoke.Result) {
-		if r.Fault != nil && o.url == "" {
-			_ = o.aim(c, r.Fault) // is shown here
-		}
+		aim(r)
 		show.Done(r)
 	}
 	said, err := smoke.Run(ctx, prove)
