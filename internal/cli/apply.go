@@ -23,6 +23,7 @@ import (
 type applyOptions struct {
 	target
 	yes, json, breakLock, noWait, migrate bool
+	recreate                              []string
 	timeout                               time.Duration
 }
 
@@ -39,6 +40,7 @@ where this one stopped. With --local, the local cloud is started if it is not ru
 	c.Flags().BoolVar(&o.json, "json", false, "write the plan, the events and the result as JSON, one object per line; requires --yes")
 	c.Flags().BoolVar(&o.breakLock, "break-lock", false, "take over the lock of another run; use only when that run is certainly dead")
 	c.Flags().BoolVar(&o.migrate, "migrate", false, "let the databases be migrated to another release of Dify while the old one still serves")
+	c.Flags().StringSliceVar(&o.recreate, "recreate", nil, "ID, as shown in the plan, of a resource that somebody deleted, to make again without the data it held; separate several with commas")
 	c.Flags().BoolVar(&o.noWait, "no-wait", false, "do not wait until the instances are healthy")
 	c.Flags().DurationVar(&o.timeout, "timeout", 20*time.Minute, "how long to wait until the instances are healthy")
 	return c
@@ -76,7 +78,7 @@ func runApply(ctx context.Context, a *app, o applyOptions) error {
 		view.Plan(a.Out, a.colour, heading, p)
 		return nil
 	}
-	run := ops.RunOptions{Command: "apply", Args: a.args, BreakLock: o.breakLock, Migrate: o.migrate, Confirm: func(p *plan.Plan) (bool, error) {
+	run := ops.RunOptions{Command: "apply", Args: a.args, BreakLock: o.breakLock, Migrate: o.migrate, Recreate: o.recreate, Confirm: func(p *plan.Plan) (bool, error) {
 		began = time.Now()
 		progress.Expect(len(p.Steps))
 		return true, show(p)
@@ -99,6 +101,12 @@ func runApply(ctx context.Context, a *app, o applyOptions) error {
 			question := "Apply these changes?"
 			if r := shown.Release; r != nil && r.Migrates {
 				question, run.Migrate = "Apply these changes, and migrate the databases to Dify "+r.To+"?", true
+			}
+			if len(shown.Lost) > 0 {
+				question = strings.TrimSuffix(question, "?") + ", and go on without the data that are gone?"
+				for _, id := range shown.Lost {
+					run.Recreate = append(run.Recreate, string(id))
+				}
 			}
 			if ok, err := a.ask(ctx, question); err != nil || !ok {
 				return declined(a, err)

@@ -120,6 +120,9 @@ var provoked = []struct {
 	{"unfinished", func(c *Case) {
 		c.Status.Intent = &state.Intent{Command: "apply", By: "me@here", At: now.Add(-time.Hour)}
 	}, nil},
+	{"lost", func(c *Case) {
+		c.Status.Missing, c.Status.Lost = []string{"sql.instances/demo-main"}, []string{"sql.instances/demo-main"}
+	}, nil},
 	{"missing", func(c *Case) { c.Status.Missing = []string{"storage.buckets/demo-files"} }, nil},
 	{"certificate", live("compute.sslCertificates/demo-managed", `{"managed": {"status": "PROVISIONING", "domainStatus": {"dify.example.com": "FAILED_NOT_VISIBLE"}}}`), nil},
 	{"certificate", live("compute.sslCertificates/demo-managed", `{"managed": {"status": "RENEWAL_FAILED"}}`), nil},

@@ -46,15 +46,27 @@ func Illnesses() []Illness {
 			},
 		},
 		{
-			Code: "missing", Title: "Resources of the stack are not there", Source: Cloud, Grave: true,
-			Sign:   "what the state names does not exist, and nobody is at work",
-			Cause:  "Somebody deleted it, or a run that should have made it failed.",
-			Remedy: "apply makes them again; what a store held comes from its backups only.", Command: "difyup apply",
+			Code: "lost", Title: "Data of the stack are gone", Source: Cloud, Grave: true,
+			Sign:   "a database, the bucket of files or SECRET_KEY was made to its end, does not exist, and nobody is at work",
+			Cause:  "Somebody deleted it.",
+			Remedy: "See in Google's audit logs who did, and ask Google's support soon whether it can be brought back: a bucket can be, within the days of its soft delete. apply makes it again without what it held, and only if it is named with --recreate.",
 			find: func(c *Case) []sight {
 				if c.Status.Lock != nil {
 					return nil
 				}
-				return seen(c.Status.Missing...)
+				return seen(c.Status.Lost...)
+			},
+		},
+		{
+			Code: "missing", Title: "Resources of the stack are not there", Source: Cloud, Grave: true,
+			Sign:   "what the state names does not exist, and nobody is at work",
+			Cause:  "Somebody deleted it, or a run that should have made it failed.",
+			Remedy: "apply makes them again.", Command: "difyup apply",
+			find: func(c *Case) []sight {
+				if c.Status.Lock != nil {
+					return nil
+				}
+				return seen(slices.DeleteFunc(slices.Clone(c.Status.Missing), func(id string) bool { return slices.Contains(c.Status.Lost, id) })...)
 			},
 		},
 		{

@@ -28,6 +28,8 @@ func (a answer) RoundTrip(r *http.Request) (*http.Response, error) {
 // TestAdvice checks that advice names gcloud and the console at Google alone: another cloud has neither.
 func TestAdvice(t *testing.T) {
 	params := map[string]string{"project": "p", "region": "us-east1"}
+	const whenFailed = "If it has run before, do not delete it: its data and its backups would go with it. See its page in the Google Cloud console, and ask Google's support. If it has never run, delete it by hand, then apply again."
+	const whenSuspended = "See the project's billing and the page of the resource in the Google Cloud console. When it runs again, apply again."
 	for _, tc := range []struct {
 		name          string
 		answer        answer
@@ -37,11 +39,15 @@ func TestAdvice(t *testing.T) {
 		{"a database that failed", answer{200, `{"state":"FAILED"}`}, func(c *gcp.Client) error {
 			_, err := c.Await(t.Context(), &resource.Resource{Kind: kind.SQLInstances.Kind, Name: "demo-main", Params: params})
 			return err
-		}, "Delete it, then apply again. Cloud Logging has the reason of the failure.\n    gcloud sql instances delete demo-main --project p", "Delete the stack and create it again:\n    difyup destroy"},
+		}, whenFailed + "\n    gcloud sql instances delete demo-main --project=p", "Delete the stack and create it again:\n    difyup destroy"},
 		{"a cache that failed", answer{200, `{"state":"FAILED"}`}, func(c *gcp.Client) error {
 			_, err := c.Await(t.Context(), &resource.Resource{Kind: kind.RedisInstances.Kind, Name: "demo-redis", Params: params})
 			return err
-		}, "Delete it, then apply again. Cloud Logging has the reason of the failure.\n    gcloud redis instances delete demo-redis --region us-east1 --project p", "Delete the stack and create it again:\n    difyup destroy"},
+		}, whenFailed + "\n    gcloud redis instances delete demo-redis --region=us-east1 --project=p", "Delete the stack and create it again:\n    difyup destroy"},
+		{"a database that is suspended", answer{200, `{"state":"SUSPENDED"}`}, func(c *gcp.Client) error {
+			_, err := c.Await(t.Context(), &resource.Resource{Kind: kind.SQLInstances.Kind, Name: "demo-main", Params: params})
+			return err
+		}, whenSuspended, whenSuspended},
 		{"a project that is not there", answer{404, `{"error":{"code":404,"message":"no"}}`}, func(c *gcp.Client) error {
 			_, err := c.ProjectNumber(t.Context())
 			return err

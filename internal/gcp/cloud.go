@@ -163,11 +163,14 @@ func (c *Client) Await(ctx context.Context, r *resource.Resource) (map[string]an
 			if fmt.Sprint(v) == r.Kind.Ready[p] {
 				continue
 			}
-			if v == "FAILED" {
+			switch v {
+			case "FAILED":
+				return nil, c.failed(r)
+			case "SUSPENDED":
 				return nil, &fault.Fault{
-					Summary: "A resource could not be built",
-					Detail:  fmt.Sprintf("%s is in the state FAILED.", r.ID()),
-					Remedy:  c.deleteByHand(r),
+					Summary: "A resource is suspended",
+					Detail:  fmt.Sprintf("%s is in the state SUSPENDED: Google has stopped it, mostly because of the project's billing.", r.ID()),
+					Remedy:  "See the project's billing and the page of the resource in the Google Cloud console. When it runs again, apply again.",
 				}
 			}
 			waitFor = fmt.Sprintf("%s is %v, waiting for %s", p, v, r.Kind.Ready[p])
@@ -190,20 +193,33 @@ func (c *Client) Await(ctx context.Context, r *resource.Resource) (map[string]an
 	}
 }
 
-// deleteByHand says how to get rid of a resource that cannot be used. Where it is not Google that is called there is neither a
-// console nor gcloud.
-func (c *Client) deleteByHand(r *resource.Resource) string {
-	commands := map[string]string{
-		"sql.instances":   "sql instances delete " + r.Leaf(),
-		"redis.instances": "redis instances delete " + r.Leaf() + " --region " + r.Params["region"],
+// failed says that a resource is FAILED, which Google calls what it could not create, and what an error of its own broke later. A
+// state does not say which it was, and the backups of a database go with it. Where it is not Google that is called there is
+// neither a console nor gcloud.
+func (c *Client) failed(r *resource.Resource) *fault.Fault {
+	f := &fault.Fault{
+		Summary: "A resource does not run",
+		Detail:  fmt.Sprintf("%s is in the state FAILED: it could not be created, or something broke it later. Cloud Logging has the reason.", r.ID()),
 	}
-	switch command, ok := commands[r.Kind.Name]; {
+	by := "in the Google Cloud console"
+	if command := r.DeleteByHand(); command != "" {
+		by = "by hand"
+	}
+	switch {
 	case !c.Google():
-		return "Delete the stack and create it again:\n    difyup destroy"
-	case ok:
-		return "Delete it, then apply again. Cloud Logging has the reason of the failure.\n    gcloud " + command + " --project " + c.Project()
+		f.Detail = fmt.Sprintf("%s is in the state FAILED.", r.ID())
+		f.Remedy = "Delete the stack and create it again:\n    difyup destroy"
+		return f
+	case r.Kind.HoldsData():
+		f.Remedy = "If it has run before, do not delete it: its data and its backups would go with it. See its page in the Google Cloud console, and ask Google's support. " +
+			"If it has never run, delete it " + by + ", then apply again."
+	default:
+		f.Remedy = "Delete it " + by + ", then apply again."
 	}
-	return "Delete it in the Google Cloud console, then apply again. Cloud Logging has the reason of the failure."
+	if command := r.DeleteByHand(); command != "" {
+		f.Remedy += "\n    " + command
+	}
+	return f
 }
 
 // Output gives a value that a resource's body never shows. The value is a secret.

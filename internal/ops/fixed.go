@@ -39,7 +39,18 @@ func fixed(spec *config.Spec, g *resource.Graph, owner resource.Owner, live map[
 			if now := was("transitEncryptionMode") == "SERVER_AUTHENTICATION"; now != o.TransitEncryption {
 				add("redis.transit_encryption", "The encryption of Redis is fixed when it is created",
 					fmt.Sprintf("`redis.transit_encryption` is %t, and %s was created with %t. Google cannot change it, and difyup does not replace a Redis yet: queued tasks would be lost.", o.TransitEncryption, r.ID(), now),
-					fmt.Sprintf("Set `redis.transit_encryption` back to %t. To give up what is in Redis, delete the stack and create it again:\n    difyup destroy --delete-data %s", now, r.ID()))
+					fmt.Sprintf("Set `redis.transit_encryption` back to %t. %s", now, anew(r)))
+			}
+			for _, f := range []struct {
+				path   resource.Path
+				option string
+			}{{"tier", "redis.high_availability"}, {"redisVersion", "redis.version"}} {
+				now := was(f.path)
+				if want, _ := resource.Lookup(r.Body, f.path); now != nil && want != nil && now != want {
+					add(f.option, "A Redis is not changed into another one",
+						fmt.Sprintf("With this `%s`, the %s of %s would be %v. It is %v; difyup does not replace a Redis yet: queued tasks would be lost.", f.option, f.path, r.ID(), want, now),
+						fmt.Sprintf("Change `%s` back. %s", f.option, anew(r)))
+				}
 			}
 		case kind.SQLInstances.Kind:
 			section, version, tls := "database", spec.Database.Version, spec.Database.TLS
@@ -69,6 +80,11 @@ func fixed(spec *config.Spec, g *resource.Graph, owner resource.Owner, live map[
 		}
 	}
 	return faults.Err()
+}
+
+// anew says how to have another Redis in place of one. Its name in the stack's zone stays, so that instances find it.
+func anew(redis *resource.Resource) string {
+	return "To give up what is queued in Redis, and to do without it for some ten minutes, delete it by hand; apply makes the new one:\n    " + byHand(redis) + "\n    difyup apply"
 }
 
 // unnamed refuses to delete what holds data only because the file does not name it any more. What a store gave out, as Redis its

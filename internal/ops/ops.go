@@ -158,7 +158,7 @@ func (s *Stack) plan(ctx context.Context, st *state.State) (*plan.Plan, error) {
 	case err != nil:
 		return nil, err
 	}
-	p.Release = change
+	p.Release, p.Lost = change, s.lost(p, st)
 	if len(faults) > 0 {
 		slices.SortStableFunc(faults, func(a, b *fault.Fault) int { return cmp.Compare(a.At.Line, b.At.Line) })
 		return nil, faults
@@ -215,6 +215,8 @@ type RunOptions struct {
 	Args      []string // as given on the command line, for the state: nothing secret
 	BreakLock bool
 	Migrate   bool // a plan may migrate the databases of a stack that serves
+	// Recreate names what may be made again although what it held is lost, as "sql.instances/demo-main".
+	Recreate []string
 	// Confirm is asked under the lock, when the plan is made and not empty. False ends the run with ErrDeclined.
 	Confirm func(*plan.Plan) (bool, error)
 }
@@ -340,6 +342,9 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 	}
 	destroying := p.Graph == nil
 	if !destroying {
+		if err := again(p.Graph, p.Lost, o.Recreate); err != nil {
+			return res, err
+		}
 		if !s.holdsSchema(p) {
 			st.Schema = nil // it was of databases that are gone
 		}

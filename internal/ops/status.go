@@ -33,6 +33,7 @@ type Status struct {
 	Address   string     `json:"address"` // of the load balancer; "" before it has one
 	Resources int        `json:"resources"`
 	Missing   []string   `json:"missing,omitempty"` // wanted resources that do not exist
+	Lost      []string   `json:"lost,omitempty"`    // of these, those that held data and were made to their end once
 	Stores    []Store    `json:"stores"`
 	Instances []Instance `json:"instances"`
 	Target    int        `json:"target"` // instances the group wants to have
@@ -122,6 +123,9 @@ func (s *Stack) Status(ctx context.Context) (*Status, error) {
 	}
 	if len(st.Owned) == 0 && out.Resources == 0 {
 		return nil, s.absent()
+	}
+	for _, id := range lost(spec, st, all, func(r *resource.Resource) bool { return !slices.Contains(out.Missing, string(r.ID())) }) {
+		out.Lost = append(out.Lost, string(id))
 	}
 	out.Intent = st.Intent
 	if n := len(st.History); n > 0 {

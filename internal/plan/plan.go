@@ -43,6 +43,8 @@ type Plan struct {
 	Unchanged int `json:"unchanged"`
 	// Release is a change of Dify's release that the steps bring; nil when it stays, or nothing ran yet.
 	Release *dify.Change `json:"release,omitempty"`
+	// Lost is what held data, was deleted by somebody else, and is made again without them.
+	Lost []resource.ID `json:"lost,omitempty"`
 	// Notes are what people should know besides the steps.
 	Notes []string `json:"notes,omitempty"`
 	// Graph is what is wanted; nil for a plan that destroys.
@@ -428,7 +430,7 @@ func cannotReplace(r *resource.Resource, stuck []diff.Field) *fault.Fault {
 	}
 	if r.Kind.HoldsData() {
 		f.Detail += "\nIt holds data, which a replacement would lose."
-		f.Remedy = "Revert the change. To give up the data, delete the stack and create it again:\n    difyup destroy --delete-data " + string(r.ID())
+		f.Remedy = "Revert the change. To give up all data of the stack, delete it and create it again:\n    difyup destroy"
 	}
 	return f
 }

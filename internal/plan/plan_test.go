@@ -189,7 +189,7 @@ func TestMakeRefusesReplacement(t *testing.T) {
 	if len(faults) != 2 {
 		t.Fatalf("got %v", err)
 	}
-	if !strings.Contains(faults[0].Detail, "zone: a → b") || !strings.Contains(faults[1].Remedy, "--delete-data sqls/main") {
+	if !strings.Contains(faults[0].Detail, "zone: a → b") || !strings.Contains(faults[1].Remedy, "give up all data of the stack") {
 		t.Errorf("faults: %v\n%v", faults[0], faults[1].Remedy)
 	}
 }

@@ -117,3 +117,14 @@ func userSecrets(s *config.Spec) []string {
 	}
 	return slices.Sorted(maps.Keys(names))
 }
+
+// Secret is the stack's secret with one of the values that instances need, as dify.SecretKey.
+func Secret(s *config.Spec, key string) resource.ID {
+	b := &builder{spec: s}
+	for _, p := range purposes(s) {
+		if p.Key == key {
+			return resource.ID(kind.Secrets.Name + "/" + b.name(p.Name))
+		}
+	}
+	return ""
+}

@@ -56,6 +56,9 @@ func Plan(w io.Writer, c Palette, h Heading, p *plan.Plan) {
 	}
 	printf(w, "%s %s %s%s\n", c.bold(what+" "+h.Stack), c.dim("in project"), h.Project, c.dim(" ("+h.Where+")"))
 	release(w, c, p.Release)
+	for _, id := range p.Lost {
+		printf(w, "\n  %s %s %s\n", c.red("!"), c.bold(string(id)), "is gone, and what it held. It is made again without that; `apply` needs --recreate for it.")
+	}
 	for i, l := range layers {
 		var steps []plan.Step
 		for _, s := range p.Steps {
@@ -216,8 +219,9 @@ func PlanJSON(stack, project string, p *plan.Plan) any {
 		Steps     []planStep    `json:"steps"`
 		Kept      []resource.ID `json:"kept,omitempty"`    // not deleted, for they do not bear the stack's mark
 		Release   *dify.Change  `json:"release,omitempty"` // a change of Dify's release
+		Lost      []resource.ID `json:"lost,omitempty"`    // made again without the data that were in it
 		Notes     []string      `json:"notes,omitempty"`
-	}{stack, project, p.Empty(), p.Count(plan.Create), p.Count(plan.Update), p.Count(plan.Delete), p.Unchanged, steps, kept, p.Release, p.Notes}
+	}{stack, project, p.Empty(), p.Count(plan.Create), p.Count(plan.Update), p.Count(plan.Delete), p.Unchanged, steps, kept, p.Release, p.Lost, p.Notes}
 }
 
 // Applied says what a run did.
