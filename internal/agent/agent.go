@@ -138,7 +138,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	a.vitals = newVitals(o.Dir, a.log)
 	a.runtime = open(Instance{Name: a.name, Address: a.address, Endpoint: a.endpoint, Settings: a.settings, Login: a.login, Lines: lines, Log: a.log})
 	door, err := frontdoor.Open(netip.AddrPortFrom(a.address, Port), frontdoor.Options{
-		Instance: a.name, Log: a.log, Backend: a.runtime.Address, Most: a.settings.Most, Notice: a.scaled(dify.NoticeTime, 0),
+		Instance: a.name, Log: a.log, Backend: a.runtime.Address, Most: a.settings.Most, Upload: a.settings.LargestUpload(), Notice: a.scaled(dify.NoticeTime, 0),
 		Alive: func() (bool, string) { return a.vitals.facts().alive(a.scaled(BootPatience, shortestBoot)) },
 	})
 	if err != nil {

@@ -99,7 +99,11 @@ func environment(r *reader, s *Spec) {
 			return
 		}
 		remedy := "Remove the line."
-		if o := options()[name]; o != "" {
+		o := options()[name]
+		if n == dify.Worker && o == "dify.api_database_connections" {
+			o = "dify.worker_concurrency"
+		}
+		if o != "" {
 			remedy = "Remove the line. What it decides is set by the option " + quote(o) + "."
 		}
 		r.at(path, "Variable of difyup's", fmt.Sprintf("%s of %s cannot be set: %s.", quote(name), quote(string(n)), why), remedy)

@@ -142,12 +142,12 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	sql := config.SQL{
-		Version: 16, Edition: "enterprise", Tier: "db-custom-2-8192", DiskGB: 20, MaxConnections: 600, TLS: "required", DeletionProtection: true,
+		Version: 16, Edition: "enterprise", Tier: "db-custom-2-8192", DiskGB: 20, MaxConnections: 2000, TLS: "required", DeletionProtection: true,
 		Backups: config.Backups{Enabled: true, StartTime: "18:00", Retained: 7, PointInTimeRecovery: true, LogDays: 7},
 	}
 	want := &config.Spec{
 		Stack: "demo", Project: "demo-project", Region: "asia-northeast1",
-		Dify:         config.Dify{Version: "1.17.1", APIWorkers: 2, APIConnections: 100, APIDatabaseConnections: 40, WorkerConcurrency: 8, PrivateServices: []string{}},
+		Dify:         config.Dify{Version: "1.17.1", APIWorkers: 2, APIConnections: 100, APIDatabaseConnections: 80, WorkerConcurrency: 8, PrivateServices: []string{}},
 		Network:      config.Network{CIDR: "10.10.0.0/20", ServicesCIDR: "10.64.0.0/16", SSHRanges: []string{}, IAPSSH: true},
 		LoadBalancer: config.LoadBalancer{Certificate: "self-signed", HTTPRedirect: true, TLSProfile: "modern", MinTLS: "1.2", TimeoutSeconds: 3600, DrainSeconds: 60, AccessLogs: true},
 		Compute: config.Compute{

@@ -64,7 +64,7 @@ type Dify struct {
 	APIConnections int `yaml:"api_connections" derived:"100 for every two vCPUs, shared by the processes; 100 to 400" min:"10" max:"10000" change:"rolling"`
 	// How many connections to the main database an instance's API may have open, over all its processes.
 	// `database.max_connections` must allow those of all instances, which difyup checks.
-	APIDatabaseConnections int `yaml:"api_database_connections" derived:"40" min:"2" max:"1000" change:"rolling"`
+	APIDatabaseConnections int `yaml:"api_database_connections" derived:"40 with one process of the API, 80 with more" min:"2" max:"1000" change:"rolling"`
 	// How many tasks an instance's worker does at the same time: indexing documents, and running workflows whose answers
 	// stream. Dify's own default is 1.
 	WorkerConcurrency int `yaml:"worker_concurrency" derived:"two for every vCPU, 4 to 16" min:"1" max:"200" change:"rolling"`
@@ -75,10 +75,12 @@ type Dify struct {
 	// yourself, in the stack's project, each with the value `USER:PASSWORD`. To Google's registries instances log in as their service
 	// account, which may read those of the stack's project; in another project give it roles/artifactregistry.reader.
 	RegistryCredentials map[string]string `yaml:"registry_credentials" keys:"registry_host" shape:"secret_version" change:"rolling"`
-	// Where plugins and code take Python packages from in place of PyPI: the URL of an index.
+	// Where plugins and code take Python packages from in place of PyPI: the URL of an index. Code reaches it through the proxy, which
+	// leads to no private network, and by https to port 443 alone.
 	PipMirror string `yaml:"pip_mirror" shape:"pip_mirror" change:"rolling"`
 	// What of your private networks the API, the worker and plugins may connect to besides the stores, each as `HOST:PORT`: a mail server, a
-	// model server. All else there is refused to containers. Requests of workflows go through the proxy, which leads to no private network.
+	// model server. All else there is refused to containers. HTTP requests of workflows, custom tools, MCP servers and external knowledge go through the
+	// proxy, which leads to no private network.
 	PrivateServices []string `yaml:"private_services" default:"[]" shape:"host_port" change:"rolling"`
 
 	Images             Images             `yaml:"images"`
@@ -106,7 +108,10 @@ type Images struct {
 
 // Environment is further environment variables of Dify's containers, for each container its own: `api: {NAME: value}`. They
 // stand in the metadata of the instances, which everybody with access to the project can read: what is secret belongs into
-// `environment_secrets`. What difyup sets itself cannot be set here. Values are passed on as they are.
+// `environment_secrets`. Values are passed on as they are. What difyup sets itself cannot be set here, but for what no other container
+// depends on: LOG_LEVEL, CHECK_UPDATE_URL, ENABLE_OAUTH_BEARER and WEB_API_CORS_ALLOW_ORIGINS; of `plugin_daemon`
+// FORCE_VERIFYING_SIGNATURE, without which plugins that nobody has signed can be installed, and PYTHON_ENV_INIT_TIMEOUT; of `sandbox`
+// WORKER_TIMEOUT, the seconds that code may run; of `worker` SQLALCHEMY_POOL_TIMEOUT.
 type Environment struct {
 	// Variables of the API.
 	API map[string]string `yaml:"api" keys:"variable" accept:"numbers" change:"rolling"`
@@ -234,7 +239,7 @@ type SQL struct {
 	// Whether a standby in another zone takes over when the first fails. Doubles the price.
 	HighAvailability bool `yaml:"high_availability" default:"false" change:"restart"`
 	// How many connections PostgreSQL allows. difyup refuses a number that the instances could exceed.
-	MaxConnections int `yaml:"max_connections" default:"600" min:"25" max:"10000" change:"restart"`
+	MaxConnections int `yaml:"max_connections" default:"2000" min:"25" max:"10000" change:"restart"`
 	// How connections to the instance are encrypted. `required`: it refuses those that are not. `verified`: besides, clients refuse
 	// it unless its certificate was signed by an authority of the instance's own, which instances fetch when they start; with it
 	// in one of `database` and `vector`, the clients of both do. `allowed`: it takes connections of other programs that are not

@@ -48,6 +48,16 @@ const (
 	vectorReserved = 10
 )
 
+// What a task of the worker that indexes a document opens: Dify runs up to ten threads for it, each of which holds a connection to the
+// main database until it is done, has one of its own to the vector database, and asks for a second to the main one meanwhile, for as
+// long as a model embeds (indexing_runner.py, cached_embedding.py and the driver for pgvector, 1.14.2 to 1.16.0). So a pool of as many as
+// tasks can hold, with some to spare, gets all of them to their end, if they wait long enough for those: see SQLALCHEMY_POOL_TIMEOUT.
+const (
+	indexing     = 10
+	indexingHeld = indexing + 1
+	poolSpare    = 10
+)
+
 // reserve is what the system, Docker and the agent have of a machine's memory, in MiB.
 const reserve = 700
 
@@ -91,8 +101,8 @@ func Smallest(apiWorkers int) int {
 // the reserve the most to the daemon, in whose container the plugins run. What Tuning leaves open follows from the machine. A
 // machine that this does not fit into is a fault.
 //
-// The connections to the database do not grow with the machine, or a larger one would need a larger database: the processes of
-// the API share 40, and who wants more says so.
+// The connections of the API to the database do not grow with the machine, or a larger one would need a larger database: one process
+// has 40, as with Dify's own settings, and more than one share 80. Who wants more says so.
 func Divide(m Machine, t Tuning) (Budget, error) {
 	if t.APIWorkers == 0 {
 		t.APIWorkers = min(max(m.CPUs/2, 1), 4)
@@ -107,7 +117,7 @@ func Divide(m Machine, t Tuning) (Budget, error) {
 		t.WorkerTasks = min(max(2*m.CPUs, 4), 16)
 	}
 	if t.APIDatabase == 0 {
-		t.APIDatabase = max(40, 2*t.APIWorkers)
+		t.APIDatabase = max(min(40*t.APIWorkers, 80), 2*t.APIWorkers)
 	}
 	b := Budget{Machine: m, Tuning: t, Shares: map[Name]Share{}, SmallestMemory: Smallest(t.APIWorkers)}
 	if m.MemoryMiB < b.SmallestMemory {
@@ -120,7 +130,7 @@ func Divide(m Machine, t Tuning) (Budget, error) {
 	}
 	each := max(1, t.APIDatabase/t.APIWorkers) // to SQLAlchemy, a pool of 0 is one without a limit
 	b.APIPool = Pool{each - each/2, each / 2}
-	worker := max(20, t.WorkerTasks)
+	worker := indexingHeld*t.WorkerTasks + poolSpare
 	b.WorkerPool = Pool{worker - worker/2, worker / 2}
 
 	spare := m.MemoryMiB - b.SmallestMemory
@@ -152,10 +162,10 @@ func count(n int, one, many string) string {
 
 // Connections gives the most connections that n instances can open on the main database's server, and on the vector
 // database's, what the servers themselves need included. The pools bound the first. In the vector database each retrieval and
-// each task has a connection of its own; of the API's requests, as many retrieve at once as half of its connections to the main
-// database let through.
+// each thread that indexes has a connection of its own; of the API's requests, as many retrieve at once as half of its connections to
+// the main database let through.
 func (b Budget) Connections(n int) (main, vector int) {
 	api := (b.APIPool.Size + b.APIPool.Overflow) * b.APIWorkers
 	perInstance := api + b.WorkerPool.Size + b.WorkerPool.Overflow + beatConns + daemonConns
-	return n*perInstance + reservedConns, n*(b.APIDatabase/2+b.WorkerTasks) + vectorReserved
+	return n*perInstance + reservedConns, n*(b.APIDatabase/2+indexing*b.WorkerTasks) + vectorReserved
 }

@@ -122,6 +122,7 @@ func variables(r Release, s Settings, secrets map[string]string, b Budget) []var
 		{"SQLALCHEMY_MAX_OVERFLOW", itoa(b.APIPool.Overflow), api, middleware},
 		{"SQLALCHEMY_POOL_SIZE", itoa(b.WorkerPool.Size), worker, middleware},
 		{"SQLALCHEMY_MAX_OVERFLOW", itoa(b.WorkerPool.Overflow), worker, middleware},
+		{"SQLALCHEMY_POOL_TIMEOUT", "600", worker, middleware + ": 30 without it, for which a model may embed; what indexes waits for its turn"},
 		{"SQLALCHEMY_POOL_SIZE", "1", beat, middleware},
 		{"SQLALCHEMY_MAX_OVERFLOW", itoa(beatConns - 1), beat, middleware},
 		{"SQLALCHEMY_POOL_PRE_PING", "true", apps(), middleware + ": after a failover, connections that are dead would be used"},

@@ -43,7 +43,8 @@ func Project(r Release, s Settings, secrets map[string]string) ([]Service, error
 		{Name: WorkerBeat, Networks: []Network{Outward}, Grace: ToolGrace, Identity: &Identity{}},
 		{
 			Name: Web, Networks: []Network{Outward}, Grace: ServerGrace,
-			Health: &Health{Path: "/", Probe: "node", Start: 2 * time.Minute},
+			// A file, which asks nobody: since 1.15, a page asks the API who is there, and logs that nobody is.
+			Health: &Health{Path: "/favicon.ico", Probe: "node", Start: 2 * time.Minute},
 		},
 		{
 			Name: PluginDaemon, Networks: []Network{Outward}, Grace: ToolGrace, Data: "/app/storage", Identity: &Identity{pluginObjects()},
@@ -97,7 +98,7 @@ func Project(r Release, s Settings, secrets map[string]string) ([]Service, error
 		slices.Sort(svc.Secrets)
 		ours := Variables(r, svc.Name)
 		for name, value := range extra {
-			if slices.Contains(ours, name) {
+			if slices.Contains(ours, name) && !suggested(name) {
 				return nil, fmt.Errorf("%s of %s cannot be set: %s", name, svc.Name, agreed)
 			}
 			svc.Environment[name] = value
@@ -156,14 +157,44 @@ func Variables(r Release, n Name) []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
+// suggested says whether nothing but the service itself depends on what difyup sets: a user may set another value.
+func suggested(name string) bool {
+	return slices.Contains(Suggested(), name)
+}
+
+// Suggested gives the names of what difyup sets for a service that no other one, and no store, has to agree with: users may set other
+// values.
+func Suggested() []string {
+	return []string{
+		"CHECK_UPDATE_URL", "ENABLE_OAUTH_BEARER", "FORCE_VERIFYING_SIGNATURE", "LOG_LEVEL", "PYTHON_ENV_INIT_TIMEOUT", "SQLALCHEMY_POOL_TIMEOUT",
+		"WEB_API_CORS_ALLOW_ORIGINS", "WORKER_TIMEOUT",
+	}
+}
+
+// LargestUpload gives the largest file, in bytes, that Dify lets users upload: 100 MiB, a video or a package, or more if its environment
+// says so.
+func (s Settings) LargestUpload() int64 {
+	largest := int64(100)
+	for name, value := range s.Environment[API] {
+		if n, err := strconv.ParseInt(value, 10, 32); err == nil && strings.HasPrefix(name, "UPLOAD_") && strings.HasSuffix(name, "_SIZE_LIMIT") {
+			largest = max(largest, n)
+		}
+	}
+	return largest << 20
+}
+
 const agreed = "difyup sets it, and it has to agree with what the other containers and the stores are told"
 
 // Reserved says why a user cannot set a variable of a service's, or "". Project refuses what difyup sets; the others are
 // refused where the user writes them.
 func Reserved(r Release, n Name, name string) string {
 	switch {
+	case suggested(name):
+		return ""
 	case slices.Contains(Variables(r, n), name):
 		return agreed
+	case n == SSRFProxy && strings.HasPrefix(name, "SSRF_"):
+		return "difyup writes the proxy's configuration, which reads no variables"
 	case strings.HasPrefix(name, "DIFYUP_"), strings.HasPrefix(name, "STANDIN_"):
 		return "difyup keeps names that begin so for itself"
 	case strings.HasPrefix(name, "GCE_METADATA_"), name == "STORAGE_EMULATOR_HOST":

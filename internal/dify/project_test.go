@@ -238,11 +238,24 @@ func TestProjectRefuses(t *testing.T) {
 	if why := dify.Reserved(r, dify.Web, "PIP_MIRROR_URL"); why != "" {
 		t.Errorf("what is another service's: %s", why)
 	}
+	if dify.Reserved(r, dify.SSRFProxy, "SSRF_PROXY_ALLOW_PRIVATE_IPS") == "" {
+		t.Error("a user may set what the proxy does not read")
+	}
 	s.SecretEnvironment = map[dify.Name]map[string]dify.SecretVersion{dify.API: {"SENTRY_DSN": {Name: "mine", Version: 3}, "ANOTHER": {Name: "mine", Version: 4}}}
 	secrets["mine@3"], secrets["mine@4"] = "MineAndNobodyElses", "x"
 	s.Environment = map[dify.Name]map[string]string{dify.Web: {"MARKETPLACE_URL": "x"}, dify.API: {"PLAIN": "y"}}
 	s.Registry, s.PipMirror = "mirror.example.com/hub/", "https://pypi.example.com/simple"
+	// What nobody else depends on is difyup's to suggest.
+	s.Environment[dify.PluginDaemon] = map[string]string{"FORCE_VERIFYING_SIGNATURE": "false"}
+	for _, name := range dify.Suggested() {
+		if !slices.ContainsFunc(dify.Names(), func(n dify.Name) bool { return slices.Contains(dify.Variables(r, n), name) }) || dify.Reserved(r, dify.API, name) != "" {
+			t.Errorf("%s is not suggested", name)
+		}
+	}
 	services := project(t, dify.Default, s, secrets)
+	if got := services[dify.PluginDaemon].Environment["FORCE_VERIFYING_SIGNATURE"]; got != "false" {
+		t.Errorf("unsigned plugins: %s", got)
+	}
 	if got := services[dify.Web]; got.Environment["MARKETPLACE_URL"] != "x" || got.Image != "mirror.example.com/hub/langgenius/dify-web:"+dify.Default {
 		t.Errorf("got %+v", got)
 	}
@@ -284,7 +297,7 @@ func TestDivide(t *testing.T) {
 			t.Errorf("%+v: %+v", m, b)
 		}
 		// What fits into the databases of one machine type fits for all.
-		if main, vector := b.Connections(7); main > 600 || vector > 600 {
+		if main, vector := b.Connections(7); main > 2000 || vector > 2000 {
 			t.Errorf("%+v: 7 instances open %d and %d connections", m, main, vector)
 		}
 	}
@@ -297,7 +310,7 @@ func TestDivide(t *testing.T) {
 		got[fmt.Sprint(m.CPUs)] = fmt.Sprintf("%d × %d, pools %v, %d tasks, pool %v", b.APIWorkers, b.APIConnections, b.APIPool, b.WorkerTasks, b.WorkerPool)
 	}
 	if d := cmp.Diff(map[string]string{
-		"2": "1 × 100, pools {20 20}, 4 tasks, pool {10 10}", "4": "2 × 100, pools {10 10}, 8 tasks, pool {10 10}", "8": "4 × 100, pools {5 5}, 16 tasks, pool {10 10}",
+		"2": "1 × 100, pools {20 20}, 4 tasks, pool {27 27}", "4": "2 × 100, pools {20 20}, 8 tasks, pool {49 49}", "8": "4 × 100, pools {10 10}, 16 tasks, pool {93 93}",
 	}, got); d != "" {
 		t.Errorf("by vCPUs (-want +got):\n%s", d)
 	}
@@ -311,20 +324,32 @@ func TestDivide(t *testing.T) {
 	}
 }
 
-// TestConnections: four instances, three and one more while rolling: 4 × (20 × 3 + 2 + 15) + 12; and what a user raises counts.
+// TestLargestUpload checks that the front door lets in what Dify is told to take.
+func TestLargestUpload(t *testing.T) {
+	for want, env := range map[int64]map[string]string{
+		100 << 20: {"UPLOAD_FILE_SIZE_LIMIT": "50", "UPLOAD_FILE_BATCH_LIMIT": "1000", "UPLOAD_VIDEO_FILE_SIZE_LIMIT": "much"},
+		500 << 20: {"UPLOAD_VIDEO_FILE_SIZE_LIMIT": "500", "UPLOAD_FILE_SIZE_LIMIT": "300"},
+	} {
+		if got := (dify.Settings{Environment: map[dify.Name]map[string]string{dify.API: env, dify.Web: {"UPLOAD_FILE_SIZE_LIMIT": "900"}}}).LargestUpload(); got != want {
+			t.Errorf("%v: %d, want %d", env, got, want)
+		}
+	}
+}
+
+// TestConnections: four instances, three and one more while rolling: 4 × (80 + 98 + 2 + 15) + 12; and what a user raises counts.
 func TestConnections(t *testing.T) {
 	b, err := dify.Divide(dify.Machine{CPUs: 4, MemoryMiB: 16384}, dify.Tuning{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if main, vector := b.Connections(4); main != 320 || vector != 4*(20+8)+10 {
+	if main, vector := b.Connections(4); main != 4*(80+98+2+15)+12 || vector != 4*(40+80)+10 {
 		t.Errorf("got %d and %d", main, vector)
 	}
 	b, err = dify.Divide(dify.Machine{CPUs: 4, MemoryMiB: 16384}, dify.Tuning{APIDatabase: 100, WorkerTasks: 50})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if main, vector := b.Connections(1); main != 100+50+2+15+12 || vector != 50+50+10 {
+	if main, vector := b.Connections(1); main != 100+(11*50+10)+2+15+12 || vector != 50+10*50+10 {
 		t.Errorf("got %d and %d", main, vector)
 	}
 }

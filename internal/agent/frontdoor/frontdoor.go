@@ -1,6 +1,7 @@
 package frontdoor
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,8 +23,8 @@ import (
 const (
 	// Google's load balancer keeps idle connections for 600 s; a server that closes earlier loses requests.
 	keepAlive = 650 * time.Second
-	// maxBody is the largest request: Dify's largest upload, a video of 100 MiB, with what a form adds to it.
-	maxBody = 110 << 20
+	// formBody is what a form may add to an upload.
+	formBody = 10 << 20
 	// maxHeader is above what Google's load balancer lets through, 64 KiB, and what it adds.
 	maxHeader = 80 << 10
 	// Gunicorn, which is before Dify's API, closes connections that were idle for 2 s. A request that meets that moment
@@ -43,6 +44,8 @@ type Options struct {
 	// Most gives how many requests a service takes at once, 0 for any number; nil = all take any number. Those beyond wait for their turn,
 	// so that a service which is only full still answers who asks for its health.
 	Most func(dify.Name) int
+	// Upload is the largest file that users may upload, in bytes; 0 = 100 MiB.
+	Upload int64
 	// Patience is how long a request waits for its turn; 0 = 30 s.
 	Patience time.Duration
 	// Alive says whether /alive is to say yes, and if not, why. nil = always yes.
@@ -226,7 +229,7 @@ func (d *Door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the path is not one of Dify's", http.StatusBadRequest)
 		return
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	r.Body = http.MaxBytesReader(w, r.Body, cmp.Or(d.opts.Upload, 100<<20)+formBody)
 	service := dify.RouteFor(at).Service
 	if service == "" {
 		http.NotFound(w, r)

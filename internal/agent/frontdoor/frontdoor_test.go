@@ -571,15 +571,19 @@ func TestTooLarge(t *testing.T) {
 	})
 	defer d.Close(t.Context())
 	d.Ready()
-	// Dify takes videos of 100 MiB, to which a form adds a little.
-	for size, want := range map[int64]int{100<<20 + 4096: http.StatusOK, 111 << 20: http.StatusRequestEntityTooLarge} {
-		resp, err := http.Post(url+"/files/upload", "application/octet-stream", io.LimitReader(zeros{}, size))
+	// Dify takes videos of 100 MiB, to which a form adds a little, or larger ones if it is told to.
+	for _, tc := range []struct {
+		upload, size int64
+		want         int
+	}{{0, 100<<20 + 4096, http.StatusOK}, {0, 111 << 20, http.StatusRequestEntityTooLarge}, {120 << 20, 121 << 20, http.StatusOK}, {120 << 20, 131 << 20, http.StatusRequestEntityTooLarge}} {
+		d.SetUpload(tc.upload)
+		resp, err := http.Post(url+"/files/upload", "application/octet-stream", io.LimitReader(zeros{}, tc.size))
 		if err != nil {
 			t.Fatal(err)
 		}
 		resp.Body.Close()
-		if resp.StatusCode != want {
-			t.Errorf("%d bytes: %s, want %d", size, resp.Status, want)
+		if resp.StatusCode != tc.want {
+			t.Errorf("%d bytes, files of %d: %s, want %d", tc.size, tc.upload, resp.Status, tc.want)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package standin
 
 import (
 	"html/template"
+	"io"
 	"net/http"
 )
 
@@ -14,6 +15,10 @@ func (p *web) handler() http.Handler {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set(notDify, "this is the stand-in of difyup, not Dify")
 		switch r.URL.Path {
+		case "/favicon.ico":
+			w.Header().Set("Content-Type", "image/svg+xml")
+			_, _ = io.WriteString(w, icon) // the client may be gone
+			return
 		case "/", "/signin", "/install", "/init", "/apps", "/explore/apps":
 		default:
 			w.WriteHeader(http.StatusNotFound)
@@ -24,6 +29,8 @@ func (p *web) handler() http.Handler {
 		})
 	})
 }
+
+const icon = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="7" fill="#1c2430"/><path d="M8 12V4M4.5 7.5 8 4l3.5 3.5" fill="none" stroke="#fafbfc" stroke-width="2"/></svg>`
 
 var page = template.Must(template.New("page").Parse(`<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
