@@ -147,7 +147,7 @@ func TestDefaults(t *testing.T) {
 	}
 	want := &config.Spec{
 		Stack: "demo", Project: "demo-project", Region: "asia-northeast1",
-		Dify:         config.Dify{Version: "1.17.1", APIWorkers: 2, APIConnections: 100, APIDatabaseConnections: 80, WorkerConcurrency: 8, PrivateServices: []string{}},
+		Dify:         config.Dify{Version: "1.17.1", APIWorkers: 2, APIConnections: 100, APIDatabaseConnections: 80, WorkerConcurrency: 8, PrivateServices: []string{}, ProxiedServices: []string{}},
 		Network:      config.Network{CIDR: "10.10.0.0/20", ServicesCIDR: "10.64.0.0/16", SSHRanges: []string{}, IAPSSH: true},
 		LoadBalancer: config.LoadBalancer{Certificate: "self-signed", HTTPRedirect: true, TLSProfile: "modern", MinTLS: "1.2", TimeoutSeconds: 3600, DrainSeconds: 60, AccessLogs: true},
 		Compute: config.Compute{

@@ -75,13 +75,15 @@ type Dify struct {
 	// yourself, in the stack's project, each with the value `USER:PASSWORD`. To Google's registries instances log in as their service
 	// account, which may read those of the stack's project; in another project give it roles/artifactregistry.reader.
 	RegistryCredentials map[string]string `yaml:"registry_credentials" keys:"registry_host" shape:"secret_version" change:"rolling"`
-	// Where plugins and code take Python packages from in place of PyPI: the URL of an index. Code reaches it through the proxy, which
-	// leads to no private network, and by https to port 443 alone.
+	// Where plugins and code take Python packages from in place of PyPI: the URL of an index.
 	PipMirror string `yaml:"pip_mirror" shape:"pip_mirror" change:"rolling"`
 	// What of your private networks the API, the worker and plugins may connect to besides the stores, each as `HOST:PORT`: a mail server, a
 	// model server. All else there is refused to containers. HTTP requests of workflows, custom tools, MCP servers and external knowledge go through the
-	// proxy, which leads to no private network.
+	// proxy, for which there is `proxied_services`.
 	PrivateServices []string `yaml:"private_services" default:"[]" shape:"host_port" change:"rolling"`
+	// What of your private networks the proxy lets HTTP requests through to, each as `HOST:PORT`, by the name or address that they use: an MCP
+	// server, an API for tools. Whoever may write a workflow, or code in one, can send requests there.
+	ProxiedServices []string `yaml:"proxied_services" default:"[]" shape:"host_port" change:"rolling"`
 
 	Images             Images             `yaml:"images"`
 	Environment        Environment        `yaml:"environment"`

@@ -186,7 +186,8 @@ func network(r *reader, s *Spec) {
 			fmt.Sprintf("Move one of them, for instance:\n    %s: %s", path[len("network."):], apart(other, subnet, services)))
 	}
 	sshRanges(r, s)
-	privateServices(r, s)
+	privateServices(r, "dify.private_services", s.Dify.PrivateServices)
+	privateServices(r, "dify.proxied_services", s.Dify.ProxiedServices)
 }
 
 // apart finds a usual range that overlaps the one at the path other does not.
@@ -269,10 +270,10 @@ func sshRanges(r *reader, s *Spec) {
 }
 
 // privateServices refuses what would lead containers to the machine they are on, or to its metadata server.
-func privateServices(r *reader, s *Spec) {
+func privateServices(r *reader, option string, services []string) {
 	seen := map[string]bool{}
-	for i, text := range s.Dify.PrivateServices {
-		path := fmt.Sprintf("dify.private_services[%d]", i)
+	for i, text := range services {
+		path := fmt.Sprintf("%s[%d]", option, i)
 		host, _, err := net.SplitHostPort(text)
 		if err != nil || !r.ok(path) {
 			continue

@@ -108,7 +108,7 @@ func Project(r Release, s Settings, secrets map[string]string) ([]Service, error
 }
 
 // near gives what a service connects to in private networks, each once. Beat's way to Redis is the agent's relay, and the sandbox
-// has none but the proxy.
+// has none but the proxy, also to a mirror of PyPI.
 func near(settings Settings, n Name) (all []string) {
 	s := settings.Stores
 	add := func(host string, port int) {
@@ -126,6 +126,8 @@ func near(settings Settings, n Name) (all []string) {
 	case PluginDaemon:
 		add(s.Database.Host, s.Database.Port)
 		add(s.Redis.Host, s.Redis.Port)
+	}
+	if n == PluginDaemon || n == SSRFProxy {
 		if mirror, err := url.Parse(settings.PipMirror); err == nil && mirror.Hostname() != "" {
 			port := map[string]int{"http": 80, "https": 443}[mirror.Scheme]
 			if p, err := strconv.Atoi(mirror.Port()); err == nil {
@@ -134,11 +136,16 @@ func near(settings Settings, n Name) (all []string) {
 			add(mirror.Hostname(), port)
 		}
 	}
-	if slices.Contains([]Name{API, Worker, PluginDaemon}, n) {
-		for _, at := range settings.PrivateServices {
-			if !slices.Contains(all, at) {
-				all = append(all, at)
-			}
+	var named []string
+	switch n {
+	case API, Worker, PluginDaemon:
+		named = settings.PrivateServices
+	case SSRFProxy:
+		named = settings.ProxiedServices
+	}
+	for _, at := range named {
+		if !slices.Contains(all, at) {
+			all = append(all, at)
 		}
 	}
 	return all

@@ -393,7 +393,7 @@ func TestNear(t *testing.T) {
 	const db, vector, redis, pip = "db.demo.internal:5432", "vector.demo.internal:5432", "redis.demo.internal:6378", "pip.demo.internal:443"
 	want := map[dify.Name][]string{
 		dify.API: {db, vector, redis}, dify.Worker: {db, vector, redis}, dify.WorkerBeat: {db}, dify.PluginDaemon: {db, redis, pip},
-		dify.Web: nil, dify.Sandbox: nil, dify.SSRFProxy: nil,
+		dify.Web: nil, dify.Sandbox: nil, dify.SSRFProxy: {pip},
 	}
 	got := map[dify.Name][]string{}
 	for n, service := range project(t, dify.Default, s, secrets) {
@@ -409,17 +409,21 @@ func TestNear(t *testing.T) {
 		t.Errorf("what services reach (-want +got):\n%s", d)
 	}
 	const mail = "mail.example.internal:587"
-	s.PrivateServices = []string{mail, db}
+	const tools = "mcp.example.internal:8443"
+	s.PrivateServices, s.ProxiedServices = []string{mail, db}, []string{tools, pip}
 	for n, service := range project(t, dify.Default, s, secrets) {
 		var asked []string
 		if n == dify.API || n == dify.Worker || n == dify.PluginDaemon {
 			asked = []string{mail}
 		}
+		if n == dify.SSRFProxy {
+			asked = []string{tools}
+		}
 		if d := cmp.Diff(append(slices.Clone(want[n]), asked...), service.Near); d != "" {
 			t.Errorf("what %s reaches with a mail server (-want +got):\n%s", n, d)
 		}
 	}
-	s.PrivateServices = nil
+	s.PrivateServices, s.ProxiedServices = nil, nil
 	s.PipMirror = "http://10.0.0.9:8081/simple"
 	if got := project(t, dify.Default, s, secrets)[dify.PluginDaemon].Near; got[len(got)-1] != "10.0.0.9:8081" {
 		t.Errorf("the mirror is at %q", got)

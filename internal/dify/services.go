@@ -66,7 +66,7 @@ type Service struct {
 	Data      string  // a directory that outlives the container; "" for none
 	Networks  []Network
 	Identity  *Identity // whom Google knows it as; nil = it asks Google for nothing
-	Near      []string  // HOST:PORT of what it connects to itself and may be in a private network: stores, and a mirror of PyPI
+	Near      []string  // HOST:PORT of what it connects to itself and may be in a private network: stores, a mirror of PyPI, what the user names
 	// Privileges says that the program gains rights when it starts others, which is forbidden to all that need not.
 	Privileges bool
 }

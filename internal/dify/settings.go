@@ -43,6 +43,8 @@ type Settings struct {
 	PipMirror string `json:"pipMirror,omitempty"`
 	// PrivateServices are what else of private networks the API, the worker and plugins may connect to, each "HOST:PORT".
 	PrivateServices []string `json:"privateServices,omitempty"`
+	// ProxiedServices are what the proxy lets requests through to there, each "HOST:PORT".
+	ProxiedServices []string `json:"proxiedServices,omitempty"`
 	// Environment is what the user adds to the environment of services. What difyup sets itself cannot be set there.
 	Environment map[Name]map[string]string `json:"environment,omitempty"`
 	// SecretEnvironment is the same for values that are in Secret Manager.

@@ -501,8 +501,8 @@ func Illnesses() []Illness {
 		{
 			Code: "private-address", Title: "A private address was asked for, and refused", Source: Logs, Known: "#38443, #25801, #39867",
 			Sign:   "the API or a worker says that access was blocked by SSRF protection",
-			Cause:  "An HTTP node, a tool or a URL of a document leads into a private network. The proxy, through which they go, leads to none, or any user could get there.",
-			Remedy: "What is to be reached so needs an address on the internet. `dify.private_services` is for what the API, workers and plugins ask by themselves, such as a model server.", Command: "difyup logs -c api --since 24h",
+			Cause:  "An HTTP node, a tool or a URL of a document leads into a private network. The proxy, through which they go, leads to what the description names there, and to nothing else.",
+			Remedy: "Name what is to be reached so in `dify.proxied_services`; any user can then. `dify.private_services` is for what the API, workers and plugins ask by themselves, such as a model server.", Command: "difyup logs -c api --since 24h",
 			marks: []mark{{python, []string{"was blocked by SSRF protection"}}},
 		},
 		{

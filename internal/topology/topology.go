@@ -146,7 +146,7 @@ func (b *builder) settings() dify.Settings {
 		},
 		Secrets:     map[string]dify.SecretVersion{},
 		Environment: s.Variables(), SecretEnvironment: s.SecretVariables(),
-		Machine: s.Machine(), Tuning: s.Tuning(), Images: s.Images(), Registry: s.Dify.Registry, RegistryCredentials: s.RegistryCredentials(), PipMirror: s.Dify.PipMirror, PrivateServices: s.Dify.PrivateServices, Pins: b.given.Pins,
+		Machine: s.Machine(), Tuning: s.Tuning(), Images: s.Images(), Registry: s.Dify.Registry, RegistryCredentials: s.RegistryCredentials(), PipMirror: s.Dify.PipMirror, PrivateServices: s.Dify.PrivateServices, ProxiedServices: s.Dify.ProxiedServices, Pins: b.given.Pins,
 	}
 	if s.Domain == "" {
 		out.Edge = b.host("edge")

@@ -144,10 +144,13 @@ func TestSquidGuards(t *testing.T) {
 	}
 	t.Cleanup(func() { n.Close() })
 	const client, metadata, private, internet = "198.18.240.5", "169.254.169.254", "10.64.0.3", "93.184.215.14"
-	if err := n.Up("lo", client+"/32", metadata+"/32", private+"/32", internet+"/32"); err != nil {
+	const mcp, mirror = "10.64.0.7", "10.64.0.8" // what the user names
+	if err := n.Up("lo", client+"/32", metadata+"/32", private+"/32", internet+"/32", mcp+"/32", mirror+"/32"); err != nil {
 		t.Fatal(err)
 	}
-	for _, at := range []string{"127.0.0.1:80", client + ":80", metadata + ":80", private + ":80", internet + ":80", internet + ":22"} {
+	for _, at := range []string{
+		"127.0.0.1:80", client + ":80", metadata + ":80", private + ":80", internet + ":80", internet + ":22", mcp + ":80", mcp + ":8443", mirror + ":80", mirror + ":8081",
+	} {
 		l, err := n.Listen(at)
 		if err != nil {
 			t.Fatal(err)
@@ -163,6 +166,7 @@ func TestSquidGuards(t *testing.T) {
 		t.Cleanup(func() { server.Close() })
 	}
 	s, secrets := settings("the-secret")
+	s.PipMirror, s.ProxiedServices = "http://"+mirror+":8081/simple", []string{"mcp.demo.internal:8443", "metadata.demo.internal:80"}
 	files, err := compose.Render("dify", services(t, dify.Default, s, secrets), "never", "")
 	if err != nil {
 		t.Fatal(err)
@@ -171,7 +175,7 @@ func TestSquidGuards(t *testing.T) {
 	dir := servers.Dir(t) // squid runs as another user
 	file := filepath.Join(dir, "squid.conf")
 	extra := "pid_filename none\ndns_nameservers " + client + "\ncache_log stdio:/dev/null\nhosts_file " + dir + "/hosts\ncoredump_dir " + dir + "\n"
-	hosts := metadata + " metadata.google.internal\n" + metadata + " innocent.example.com\n" + private + " db.demo.internal\n" + internet + " www.example.com\n"
+	hosts := mcp + " mcp.demo.internal\n" + mcp + " other.demo.internal\n" + metadata + " metadata.demo.internal\n" + metadata + " metadata.google.internal\n" + metadata + " innocent.example.com\n" + private + " db.demo.internal\n" + internet + " www.example.com\n"
 	if err := errors.Join(os.WriteFile(file, append(files.Squid, extra...), 0o644), os.WriteFile(filepath.Join(dir, "hosts"), []byte(hosts), 0o644)); err != nil {
 		t.Fatal(err)
 	}
@@ -228,6 +232,14 @@ func TestSquidGuards(t *testing.T) {
 		"GET http://0.0.0.0/":                                     "403",
 		"GET http://" + private + "/":                             "403",
 		"GET http://db.demo.internal/":                            "403",
+		"GET http://mcp.demo.internal:8443/":                      "200", // named
+		"CONNECT mcp.demo.internal:8443":                          "200",
+		"GET http://mcp.demo.internal/":                           "403", // another port
+		"GET http://other.demo.internal:8443/":                    "403", // another name
+		"GET http://" + mcp + ":8443/":                            "403",
+		"GET http://" + mirror + ":8081/":                         "200", // the mirror
+		"GET http://" + mirror + "/":                              "403",
+		"GET http://metadata.demo.internal/":                      "403", // a name that leads there, though it is named
 		"GET http://" + client + "/":                              "403", // another container
 		"CONNECT " + metadata + ":443":                            "403",
 		"CONNECT " + internet + ":22":                             "403",

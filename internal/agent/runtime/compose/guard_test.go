@@ -15,11 +15,11 @@ import (
 // TestGuardText compares the rules for what containers may reach: before the stores are known, and with them.
 func TestGuardText(t *testing.T) {
 	s, secrets := settings("the-secret")
-	s.Stores.Redis.Port = 6378
+	s.Stores.Redis.Port, s.ProxiedServices = 6378, []string{"mcp.demo.internal:8443"}
 	all := services(t, dify.Default, s, secrets)
 	at := map[string][]netip.Addr{}
 	for name, a := range map[string]string{
-		"db.demo.internal": "10.64.0.3", "vector.demo.internal": "10.64.0.4", "redis.demo.internal": "10.65.0.2", "other.demo.internal": "10.66.0.2",
+		"db.demo.internal": "10.64.0.3", "vector.demo.internal": "10.64.0.4", "redis.demo.internal": "10.65.0.2", "other.demo.internal": "10.66.0.2", "mcp.demo.internal": "10.67.0.2",
 	} {
 		at[name] = []netip.Addr{netip.MustParseAddr(a)}
 	}

@@ -96,7 +96,7 @@ func published(n dify.Name) bool {
 	return false
 }
 
-// Who connects to stores, or to the agent's relay, which is at the machine's own address in the outward network, is told there by
+// Who connects to stores, to the agent's relay or to what the user names, which is at the machine's own address in the outward network, is told there by
 // its own, which no other container gets: the engine takes those of the range for them.
 const (
 	machineAt    = "198.18.240.1"
@@ -106,7 +106,7 @@ const (
 // outwardAt gives the address of a service's container in the outward network, or of its job's, which may run beside it; not valid
 // for a service that has any of the others.
 func outwardAt(n dify.Name, job bool) netip.Addr {
-	host := map[dify.Name]byte{dify.WorkerBeat: 129, dify.API: 130, dify.Worker: 131, dify.PluginDaemon: 132}[n]
+	host := map[dify.Name]byte{dify.WorkerBeat: 129, dify.API: 130, dify.Worker: 131, dify.PluginDaemon: 132, dify.SSRFProxy: 133}[n]
 	if host == 0 {
 		return netip.Addr{}
 	}
@@ -220,7 +220,13 @@ func render(name string, services []dify.Service, pull, authorities string, job 
 	if err := enc.Encode(p); err != nil {
 		return Files{}, fmt.Errorf("write compose.yaml: %w", err)
 	}
-	return Files{Compose: b.Bytes(), Squid: []byte(squid())}, nil
+	var near []string
+	for _, s := range services {
+		if s.Name == dify.SSRFProxy {
+			near = s.Near
+		}
+	}
+	return Files{Compose: b.Bytes(), Squid: []byte(squid(near))}, nil
 }
 
 // check asks from inside, with a program that the image has.

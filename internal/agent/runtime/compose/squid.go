@@ -2,6 +2,8 @@ package compose
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"strings"
 
 	"github.com/difyup/difyup/internal/dify"
@@ -19,8 +21,8 @@ func forbidden() []string {
 }
 
 // squid gives the configuration of the SSRF proxy. It lets the instance's containers out to the internet, to the ports that
-// the web has, and to nothing that is near. Names are resolved before the addresses are looked at.
-func squid() string {
+// the web has, and to nothing that is near but what the user names, each "HOST:PORT". Names are resolved before the addresses are looked at.
+func squid(named []string) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("# Written by difyup's agent.")
@@ -38,6 +40,21 @@ func squid() string {
 	line("http_access deny manager")
 	line("http_access deny itself")
 	line("http_access deny to_localhost")
+	line("acl metadata dst 169.254.0.0/16")
+	line("http_access deny metadata") // whatever a name says
+	for i, at := range named {
+		host, port, err := net.SplitHostPort(at)
+		if err != nil {
+			continue // an address without a port leads nowhere
+		}
+		kind := "dstdomain -n"
+		if _, err := netip.ParseAddr(host); err == nil {
+			kind = "dst"
+		}
+		line("acl named%d %s %s", i, kind, host)
+		line("acl named%d-port port %s", i, port)
+		line("http_access allow containers named%d named%d-port", i, i)
+	}
 	line("http_access deny private")
 	line("http_access deny near")
 	line("http_access deny !web")

@@ -148,7 +148,7 @@ func reach(way string) error {
 }
 
 var (
-	page = regexp.MustCompile(`http://[0-9.]+:[0-9]+[-/a-z_]*`)
+	page = regexp.MustCompile(`http://[0-9.]+:[0-9]+[-/a-z_.]*`)
 	port = regexp.MustCompile(`/dev/tcp/(127\.0\.0\.1)/([0-9]+)`)
 )
 
