@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -31,7 +32,7 @@ type guard struct {
 
 	mu       sync.Mutex                 // held while the machine's table is looked at or replaced
 	services map[dify.Name]dify.Service // that were said, each as it was last
-	known    map[string][]netip.Addr    // the last addresses of stores' names
+	known    map[string][]netip.Addr    // the last addresses of stores' names, also before this process
 	text     string                     // of the table that was set up last; "" = none was
 	listed   string                     // what nft said of it then
 	saved    string                     // the text of the table that is in the file
@@ -54,6 +55,8 @@ type way struct {
 // at what is forwarded to them. To accept here is not to accept in the tables of others; to refuse is final, whatever those say.
 //
 // What goes in the direction in which a connection was begun is judged, and not only when it begins; answers are let through.
+//
+// Its first lines say where stores are, for recall.
 func Guard(services []dify.Service, at map[string][]netip.Addr) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
@@ -77,6 +80,11 @@ func Guard(services []dify.Service, at map[string][]netip.Addr) string {
 		}
 	}
 	line("# Written by difyup's agent, which puts it back.")
+	for _, host := range hosts(services) {
+		if len(at[host]) > 0 {
+			line("%s%q %s", storeMark, host, strings.Trim(fmt.Sprint(slices.SortedFunc(slices.Values(at[host]), netip.Addr.Compare)), "[]"))
+		}
+	}
 	line("table inet %s {}", guardTable)
 	line("delete table inet %s", guardTable)
 	line("table inet %s {", guardTable)
@@ -125,6 +133,44 @@ func Guard(services []dify.Service, at map[string][]netip.Addr) string {
 	return b.String()
 }
 
+// storeMark begins a line of the table's that says where a store is; for nft it is a comment.
+const storeMark = "# store "
+
+// recall gives the addresses of stores' names that Guard made a table of.
+func recall(table string) map[string][]netip.Addr {
+	at := map[string][]netip.Addr{}
+	for text := range strings.Lines(table) {
+		rest, ok := strings.CutPrefix(text, storeMark)
+		words := strings.Fields(rest)
+		if !ok || len(words) == 0 {
+			continue
+		}
+		host, err := strconv.Unquote(words[0])
+		if err != nil {
+			continue
+		}
+		for _, w := range words[1:] {
+			if a, err := netip.ParseAddr(w); err == nil {
+				at[host] = append(at[host], a)
+			}
+		}
+	}
+	return at
+}
+
+// hosts gives the names of services' stores.
+func hosts(services []dify.Service) (all []string) {
+	for _, s := range services {
+		for _, store := range s.Near {
+			if host, _, err := net.SplitHostPort(store); err == nil {
+				all = append(all, host)
+			}
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // ways gives which containers, and jobs, connect to which store, by the addresses of the stores' names.
 func ways(services []dify.Service, at map[string][]netip.Addr) (all []way) {
 	for _, s := range services {
@@ -150,26 +196,27 @@ func ways(services []dify.Service, at map[string][]netip.Addr) (all []way) {
 	return slices.Compact(all)
 }
 
-// find asks where the stores are. One whose name leads nowhere now is where it was.
-func (g *guard) find(ctx context.Context) {
-	if g.known == nil {
-		g.known = map[string][]netip.Addr{}
-	}
-	hosts := map[string]bool{}
-	for _, s := range g.services {
-		for _, store := range s.Near {
-			if host, _, err := net.SplitHostPort(store); err == nil {
-				hosts[host] = true
+// find asks where the stores of services are, of all at the same time: one whose name is not answered for takes no time from the others.
+// One whose name leads nowhere now is where it was.
+func (g *guard) find(ctx context.Context, services []dify.Service) {
+	var (
+		mu  sync.Mutex
+		all sync.WaitGroup
+	)
+	for _, host := range hosts(services) {
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			found, err := g.lookup(ctx, host)
+			if err != nil {
+				return
 			}
-		}
-	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	for host := range hosts {
-		if found, err := g.lookup(ctx, host); err == nil {
+			mu.Lock()
+			defer mu.Unlock()
 			g.known[host] = found
-		}
+		})
 	}
+	all.Wait()
 }
 
 // set has the machine have the guard for services, besides those that were said before: after it, no container of the project's
@@ -179,12 +226,16 @@ func (g *guard) set(ctx context.Context, services []dify.Service) error {
 	defer g.mu.Unlock()
 	if g.services == nil {
 		g.services = map[dify.Name]dify.Service{}
+		// Of an agent before this one, whose containers may run. Without it, nothing is known.
+		before, _ := os.ReadFile(g.file)
+		g.known = recall(string(before))
 	}
 	for _, s := range services {
 		g.services[s.Name] = s
 	}
-	g.find(ctx)
-	text := Guard(slices.Collect(maps.Values(g.services)), g.known)
+	said := slices.Collect(maps.Values(g.services))
+	g.find(ctx, said)
+	text := Guard(said, g.known)
 	now, err := g.list(ctx)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -389,6 +390,71 @@ func TestGuardIsOurs(t *testing.T) {
 			t.Errorf("with %q each time: %v", change, err)
 		}
 	}
+}
+
+// TestGuardHangs has the name of one store not be answered for: containers reach all others from the first, and, when an agent begins
+// again, also where that one was.
+func TestGuardHangs(t *testing.T) {
+	s, secrets := settings("the-secret")
+	all := services(t, dify.Default, s, secrets)
+	at := map[string]netip.Addr{
+		"db.demo.internal": netip.MustParseAddr(storesAt), "vector.demo.internal": netip.MustParseAddr("10.65.0.4"), "redis.demo.internal": netip.MustParseAddr("10.65.0.2"),
+	}
+	type lookup func(context.Context, string) ([]netip.Addr, error)
+	answers := func(ctx context.Context, host string) ([]netip.Addr, error) { return []netip.Addr{at[host]}, ctx.Err() }
+	without := func(hangs string) lookup {
+		return func(ctx context.Context, host string) ([]netip.Addr, error) {
+			if host == hangs {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return answers(ctx, host)
+		}
+	}
+	fails := func(context.Context, string) ([]netip.Addr, error) {
+		return nil, errors.New("the name server does not answer")
+	}
+	// reached begins an agent anew, and gives the stores that its first table lets containers through to.
+	reached := func(t *testing.T, dir string, look lookup) map[string]bool {
+		t.Helper()
+		table := filepath.Join(dir, "table") // of a machine that has no other
+		r := compose.New(compose.Options{
+			Dir: dir, Project: "dify", Docker: "difyup-no-such-docker", Lookup: look, Log: slog.New(slog.DiscardHandler),
+			Nft: []string{"sh", "-c", `if [ "$1" = -f ]; then exec cat >"$0"; else exec cat "$0"; fi`, table},
+		})
+		if err := r.Prepare(t.Context(), all); err == nil || !strings.Contains(err.Error(), "there is no program difyup-no-such-docker") {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]bool{}
+		for host, a := range at {
+			got[host] = strings.Contains(string(text), " . "+a.String()+" . ")
+		}
+		return got
+	}
+	synctest.Test(t, func(t *testing.T) {
+		for hangs := range at {
+			for range 3 { // in whichever order names are looked up
+				dir := t.TempDir()
+				want := map[string]bool{}
+				for host := range at {
+					want[host] = host != hangs
+				}
+				for _, life := range []struct {
+					what   string
+					lookup lookup
+				}{{"from the first", without(hangs)}, {"when it is answered for", answers}, {"when it hangs after that", without(hangs)}, {"when all fail", fails}} {
+					if d := cmp.Diff(want, reached(t, dir, life.lookup)); d != "" {
+						t.Errorf("%s hangs, %s (-want +got):\n%s", hangs, life.what, d)
+					}
+					want[hangs] = true
+				}
+			}
+		}
+	})
 }
 
 // TestWithoutNft has no service start on a machine that cannot guard.
