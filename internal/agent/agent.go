@@ -91,6 +91,7 @@ type agent struct {
 
 	// Only serve uses these.
 	provided map[string]bool   // the stores that hold and allow all that Dify needs
+	broken   time.Time         // when it last counted that the runtime cannot prepare
 	logins   map[string]string // USER:PASSWORD for registries, by host; what Prepare calls may read it
 
 	authorities authorities
@@ -317,22 +318,12 @@ func (a *agent) serve(ctx, life context.Context) {
 		if a.try(ctx, report.Stores, "the stores", func(ctx context.Context) error {
 			// While the stores come to be, images are fetched.
 			if !prepared {
-				if err := a.runtime.Prepare(ctx, services); err != nil {
-					var of *unready
-					if errors.As(err, &of) {
-						return of
-					}
-					return &unready{"the runtime", words(err), hide(err, secrets).Error()}
+				if err := a.prepare(ctx, services, secrets, a.answer); err != nil {
+					return err
 				}
 				prepared = true
 			}
-			err := a.trust(ctx)
-			if err == nil {
-				err = a.reach(ctx, secrets)
-			}
-			if err == nil {
-				err = a.provide(ctx, secrets)
-			}
+			err := a.answer(ctx, secrets)
 			a.vitals.stores(err == nil)
 			return err
 		}) != nil {
@@ -366,6 +357,46 @@ func (a *agent) serve(ctx, life context.Context) {
 		}
 		wait = min(2*wait, time.Minute)
 	}
+}
+
+// countEvery is how often it counts as a restart of the runtime, at most, that it cannot prepare.
+const countEvery = time.Minute
+
+// prepare has the runtime prepare. That it cannot, as when its engine is broken, counts as that it ended does: meanwhile nobody else tries
+// whether the stores answer, without which nothing would be known of the cause. A registry that gives no image is as a store that is away.
+func (a *agent) prepare(ctx context.Context, services []dify.Service, secrets map[string]string, answer func(context.Context, map[string]string) error) error {
+	err := a.runtime.Prepare(ctx, services)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	var fetch *runtime.Unfetched
+	switch {
+	case errors.As(err, &fetch):
+		a.vitals.stores(false)
+	case time.Since(a.broken) >= countEvery:
+		a.broken = time.Now()
+		well := answer(ctx, secrets) == nil
+		if a.vitals.stores(well); well {
+			a.vitals.restarted()
+		}
+	}
+	var of *unready
+	if errors.As(err, &of) {
+		return of
+	}
+	return &unready{"the runtime", words(err), hide(err, secrets).Error()}
+}
+
+// answer gives the first error of what Dify needs outside of this machine.
+func (a *agent) answer(ctx context.Context, secrets map[string]string) error {
+	err := a.trust(ctx)
+	if err == nil {
+		err = a.reach(ctx, secrets)
+	}
+	if err == nil {
+		err = a.provide(ctx, secrets)
+	}
+	return err
 }
 
 // located gives the settings with the stack's address, where there is no domain that users and links come by.

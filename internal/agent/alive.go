@@ -19,7 +19,7 @@ const (
 	shortestBoot = time.Minute
 
 	silentFor     = 10 * time.Minute // though every store could be reached
-	silentThrough = 3                // restarts of the runtime
+	silentThrough = 3                // restarts of the runtime, or minutes in which it could not be started
 	// What was found of the stores longer ago says nothing: the checks are a minute apart.
 	storesKnown = 3 * time.Minute
 )
@@ -95,7 +95,7 @@ func (v *vitals) served() {
 	}
 }
 
-// restarted notes that the runtime is started again, because it ended or did not answer.
+// restarted notes that the runtime is started again, because it ended or did not answer, or that it cannot be.
 func (v *vitals) restarted() {
 	v.mu.Lock()
 	defer v.mu.Unlock()

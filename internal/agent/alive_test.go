@@ -105,6 +105,53 @@ func TestVitals(t *testing.T) {
 	})
 }
 
+// unprepared is a runtime that cannot prepare.
+type unprepared struct {
+	runtime.Runtime
+	why error
+}
+
+func (u unprepared) Prepare(context.Context, []dify.Service) error { return u.why }
+
+// TestUnprepared has the runtime of an instance that served never prepare. It is replaced where that helps.
+func TestUnprepared(t *testing.T) {
+	engine := errors.New("docker ps: exit status 1: Cannot connect to the Docker daemon")
+	pull := &runtime.Unfetched{Err: errors.New("pull langgenius/dify-api: the registry does not answer")}
+	for _, tc := range []struct {
+		name   string
+		why    error
+		stores error
+		want   string // why it is not alive in the end; "" = it is
+	}{
+		{"the engine is broken", engine, nil, "every store can be reached, and the runtime has not answered for 10m"},
+		{"the engine is broken, and a store is away", engine, errors.New("the database does not answer"), ""},
+		{"images cannot be fetched", errors.Join(pull, pull), nil, ""},
+		{"a secret cannot be read by which images are fetched", &runtime.Unfetched{Err: &unready{"the secret mine@2", "is disabled", "is disabled"}}, nil, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := slog.New(slog.DiscardHandler)
+				a := &agent{log: log, runtime: unprepared{why: tc.why}, vitals: newVitals("", log)}
+				a.vitals.served()
+				answer := func(context.Context, map[string]string) error { return tc.stores }
+				go a.try(t.Context(), report.Stores, "the stores", func(ctx context.Context) error { return a.prepare(ctx, nil, nil, answer) })
+				time.Sleep(silentFor - time.Second)
+				if ok, why := a.vitals.facts().alive(BootPatience); !ok {
+					t.Errorf("it is not given the time that it has: %s", why)
+				}
+				time.Sleep(30 * time.Second)
+				ok, why := a.vitals.facts().alive(BootPatience)
+				if ok != (tc.want == "") || !strings.HasPrefix(why, tc.want) {
+					t.Errorf("%t %q, want %q", ok, why, tc.want)
+				}
+				if n := a.vitals.facts().Restarts; n > int(silentFor/countEvery)+1 {
+					t.Errorf("it counts as %d restarts", n)
+				}
+			})
+		})
+	}
+}
+
 // deaf is a runtime of which Health is all that is asked. It answers while well is true.
 type deaf struct {
 	runtime.Runtime

@@ -26,7 +26,7 @@ import (
 type Runtime interface {
 	// Prepare does what can be done before the stores answer: it checks that the services can be run, and fetches what they
 	// are made of. Of jobs that an earlier runtime left when it died, none is left then. It may be repeated, and costs little when
-	// there is nothing to do.
+	// there is nothing to do. Its error is an *Unfetched where nothing else is wrong than that something cannot be fetched.
 	Prepare(ctx context.Context, services []dify.Service) error
 	// Run starts the services, in the order of their needs, and keeps them running until ctx ends; then it stops them, those
 	// that need others first, and returns nil. Its error is that they cannot be kept running, a *Failure where one service is
@@ -126,6 +126,12 @@ type Result struct {
 	Status int    // exit status; above 128 it was a signal, less 128
 	Lines  string // the last lines of what it said, without secret values
 }
+
+// Unfetched is that what services are made of cannot be fetched, for which others than this machine may be the cause.
+type Unfetched struct{ Err error }
+
+func (u *Unfetched) Error() string { return u.Err.Error() }
+func (u *Unfetched) Unwrap() error { return u.Err }
 
 // Failure is that one service does not run or answer.
 type Failure struct {

@@ -221,6 +221,11 @@ func (e *engine) Prepare(ctx context.Context, services []dify.Service) error {
 		})
 	}
 	_ = pulls.Wait() // the errors are gathered
+	for _, err := range errs {
+		if fetch := (*runtime.Unfetched)(nil); err != nil && !errors.As(err, &fetch) {
+			return err
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -243,7 +248,7 @@ func (e *engine) have(ctx context.Context, image string) error {
 	case !strings.Contains(missing.Error(), "No such image"):
 		return missing
 	case e.opts.Pull == "never":
-		return fmt.Errorf("the image %s is not on this machine, and nothing is pulled", image)
+		return &runtime.Unfetched{Err: fmt.Errorf("the image %s is not on this machine, and nothing is pulled", image)}
 	}
 	e.mu.Lock()
 	f := e.failed[image]
@@ -259,7 +264,7 @@ func (e *engine) have(ctx context.Context, image string) error {
 		delete(e.failed, image)
 		return nil
 	}
-	f.err = fmt.Errorf("pull %s: %w", image, err)
+	f.err = &runtime.Unfetched{Err: fmt.Errorf("pull %s: %w", image, err)}
 	f.wait = min(max(2*f.wait, firstPull), lastPull)
 	f.again = time.Now().Add(f.wait)
 	e.failed[image] = f

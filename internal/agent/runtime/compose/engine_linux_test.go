@@ -533,6 +533,9 @@ func TestPull(t *testing.T) {
 			}
 		}
 		err := compose.New(o).Prepare(ctx, services(t, dify.Default, s, secrets))
+		if fetch := (*runtime.Unfetched)(nil); err != nil && !errors.As(err, &fetch) {
+			t.Errorf("the engine is said to be the cause: %v", err)
+		}
 		left, globbed := filepath.Glob(filepath.Join(memory, "*"))
 		if globbed != nil || len(left) > 0 {
 			t.Errorf("after %s, %v is left, %v", image, left, globbed)

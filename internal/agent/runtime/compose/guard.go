@@ -228,7 +228,7 @@ func (g *guard) set(ctx context.Context, services []dify.Service) error {
 		g.services = map[dify.Name]dify.Service{}
 		// Of an agent before this one, whose containers may run. Without it, nothing is known.
 		before, _ := os.ReadFile(g.file)
-		g.known = recall(string(before))
+		g.saved, g.known = string(before), recall(string(before))
 	}
 	for _, s := range services {
 		g.services[s.Name] = s

@@ -392,6 +392,44 @@ func TestGuardIsOurs(t *testing.T) {
 	}
 }
 
+type lookup func(context.Context, string) ([]netip.Addr, error)
+
+// guarded begins an agent on a machine without an engine, which has no other table than in a file, and gives that and what ends its Prepare.
+func guarded(t *testing.T, dir string, look lookup, all []dify.Service) (table string, err error) {
+	t.Helper()
+	table = filepath.Join(dir, "table")
+	err = compose.New(compose.Options{
+		Dir: dir, Project: "dify", Docker: "difyup-no-such-docker", Lookup: look, Log: slog.New(slog.DiscardHandler),
+		Nft: []string{"sh", "-c", `if [ "$1" = -f ]; then exec cat >"$0"; else exec cat "$0"; fi`, table},
+	}).Prepare(t.Context(), all)
+	if err == nil {
+		t.Fatal("it is prepared without an engine")
+	}
+	return table, err
+}
+
+// TestGuardOnFullDisk has an agent begin again on a machine whose disk takes nothing more: what is in the file already need not be
+// written, and what is not is an error.
+func TestGuardOnFullDisk(t *testing.T) {
+	s, secrets := settings("the-secret")
+	all := services(t, dify.Default, s, secrets)
+	at := func(a string) lookup {
+		return func(context.Context, string) ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr(a)}, nil }
+	}
+	dir := t.TempDir()
+	for _, life := range []struct{ at, want string }{
+		{storesAt, "there is no program difyup-no-such-docker"}, {storesAt, "there is no program difyup-no-such-docker"},
+		{otherAt, "keep the rules for what containers may reach on the disk"},
+	} {
+		if _, err := guarded(t, dir, at(life.at), all); !strings.Contains(err.Error(), life.want) {
+			t.Errorf("with stores at %s: %v, want %s", life.at, err, life.want)
+		}
+		if err := os.MkdirAll(filepath.Join(dir, compose.GuardFile+".next"), 0o700); err != nil { // in the place of the new file
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestGuardHangs has the name of one store not be answered for: containers reach all others from the first, and, when an agent begins
 // again, also where that one was.
 func TestGuardHangs(t *testing.T) {
@@ -400,7 +438,6 @@ func TestGuardHangs(t *testing.T) {
 	at := map[string]netip.Addr{
 		"db.demo.internal": netip.MustParseAddr(storesAt), "vector.demo.internal": netip.MustParseAddr("10.65.0.4"), "redis.demo.internal": netip.MustParseAddr("10.65.0.2"),
 	}
-	type lookup func(context.Context, string) ([]netip.Addr, error)
 	answers := func(ctx context.Context, host string) ([]netip.Addr, error) { return []netip.Addr{at[host]}, ctx.Err() }
 	without := func(hangs string) lookup {
 		return func(ctx context.Context, host string) ([]netip.Addr, error) {
@@ -417,12 +454,8 @@ func TestGuardHangs(t *testing.T) {
 	// reached begins an agent anew, and gives the stores that its first table lets containers through to.
 	reached := func(t *testing.T, dir string, look lookup) map[string]bool {
 		t.Helper()
-		table := filepath.Join(dir, "table") // of a machine that has no other
-		r := compose.New(compose.Options{
-			Dir: dir, Project: "dify", Docker: "difyup-no-such-docker", Lookup: look, Log: slog.New(slog.DiscardHandler),
-			Nft: []string{"sh", "-c", `if [ "$1" = -f ]; then exec cat >"$0"; else exec cat "$0"; fi`, table},
-		})
-		if err := r.Prepare(t.Context(), all); err == nil || !strings.Contains(err.Error(), "there is no program difyup-no-such-docker") {
+		table, err := guarded(t, dir, look, all)
+		if !strings.Contains(err.Error(), "there is no program difyup-no-such-docker") {
 			t.Fatal(err)
 		}
 		text, err := os.ReadFile(table)
