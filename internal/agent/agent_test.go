@@ -124,6 +124,43 @@ func TestVersionsThatCannotBeRead(t *testing.T) {
 	}
 }
 
+// TestRefusedToken has Google take a token no longer, as when it ended while the machine was suspended: the next request has another one.
+// Until when a token is good is told by the clock that goes on then.
+func TestRefusedToken(t *testing.T) {
+	tokens := 0
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /computeMetadata/v1/instance/service-accounts/default/token", func(w http.ResponseWriter, _ *http.Request) {
+		tokens++
+		fmt.Fprintf(w, `{"access_token":"token-%d","expires_in":3600,"token_type":"Bearer"}`, tokens)
+	})
+	mux.HandleFunc("GET /v1/thing", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") == "Bearer token-1" {
+			http.Error(w, "Invalid Credentials", http.StatusUnauthorized)
+			return
+		}
+		fmt.Fprint(w, r.Header.Get("Authorization"))
+	})
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	g := &google{host: server.Listener.Addr().String(), client: server.Client()}
+	for _, want := range []string{"the thing: 401 Unauthorized", "Bearer token-2", "Bearer token-2"} {
+		raw, err := g.call(t.Context(), server.URL, request{Method: http.MethodGet, Path: "/v1/thing", What: "the thing"})
+		got := string(raw)
+		if err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if tokens != 2 {
+		t.Errorf("the metadata server was asked for %d tokens", tokens)
+	}
+	if g.expires != g.expires.Round(0) {
+		t.Errorf("the token is good until %s", g.expires)
+	}
+}
+
 func TestWaitingEndsWithItsContext(t *testing.T) {
 	a, _ := world(t, config, 1<<60)
 	ctx, cancel := context.WithCancel(t.Context())

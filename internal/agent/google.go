@@ -116,6 +116,15 @@ func (g *google) bearer(ctx context.Context) (string, error) {
 	return g.token, nil
 }
 
+// forget has bearer ask for another token than one that is not taken.
+func (g *google) forget(token string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.token == token {
+		g.expires = time.Time{}
+	}
+}
+
 // fresh gives the token that the metadata server has now, which has another one 5 minutes before the end of one.
 func (g *google) fresh(ctx context.Context) (identity.Token, error) {
 	asked := time.Now()
@@ -130,7 +139,7 @@ func (g *google) fresh(ctx context.Context) (identity.Token, error) {
 	if err := json.Unmarshal([]byte(raw), &answer); err != nil || answer.Token == "" {
 		return identity.Token{}, errors.New("the metadata server's token cannot be read") // the answer is not shown
 	}
-	return identity.Token{Value: answer.Token, Expires: asked.Add(time.Duration(answer.Seconds) * time.Second)}, nil
+	return identity.Token{Value: answer.Token, Expires: asked.Add(time.Duration(answer.Seconds) * time.Second).Round(0)}, nil
 }
 
 // request is one to an API of Google's.
@@ -161,7 +170,11 @@ func (g *google) call(ctx context.Context, endpoint string, r request) ([]byte, 
 	if r.Type != "" {
 		req.Header.Set("Content-Type", r.Type)
 	}
-	return g.do(req, r.What)
+	raw, err := g.do(req, r.What)
+	if status := (*statusError)(nil); errors.As(err, &status) && status.Code == http.StatusUnauthorized {
+		g.forget(token) // whatever it is that ended it
+	}
+	return raw, err
 }
 
 // secret gives the value of one version of a secret. Endpoint is the root of all APIs, "" on Google.

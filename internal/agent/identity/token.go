@@ -16,7 +16,7 @@ import (
 // Token is an access token, and until when it is good.
 type Token struct {
 	Value   string
-	Expires time.Time
+	Expires time.Time // without a monotonic reading, which stands still while the machine is suspended
 }
 
 // How long a token must still be good for it to be given without looking for a better one: clients of Google's ask for another
@@ -151,6 +151,7 @@ func (s *Source) exchange(ctx context.Context, own Token) (Token, error) {
 	if end := asked.Add(time.Duration(answer.Seconds) * time.Second); answer.Seconds > 0 && end.Before(t.Expires) {
 		t.Expires = end
 	}
+	t.Expires = t.Expires.Round(0)
 	return t, nil
 }
 

@@ -99,6 +99,21 @@ func TestToken(t *testing.T) {
 	})
 }
 
+// TestByTheWallClock: a token ends while the machine is suspended, in which the monotonic clock stands still. In synctest's there is none.
+func TestByTheWallClock(t *testing.T) {
+	for what, s := range map[string]*Source{
+		"the exchange says when it ends": source(&google{life: time.Hour}),
+		"the machine's own ends before it": {Endpoint: "https://sts.example/", Client: &http.Client{Transport: &google{own: Token{Expires: time.Now().Add(time.Hour)}}}, Boundary: "{}", Own: func(context.Context) (Token, error) {
+			return Token{"own", time.Now().Add(time.Minute)}, nil
+		}},
+	} {
+		got, err := s.Token(t.Context())
+		if err != nil || got.Expires != got.Expires.Round(0) {
+			t.Errorf("%s: %v, %v", what, got.Expires, err)
+		}
+	}
+}
+
 // TestShortLives: with less than 5 minutes from the start there is nothing better to be had, and what can be had is given.
 func TestShortLives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
