@@ -253,8 +253,8 @@ func (e *engine) read(ctx context.Context, engine *api, id string, name dify.Nam
 	// The engine gives what is not older: the last lines that were taken come again.
 	now := place{container: from.container}
 	skipped := 0
-	skip := func() bool {
-		if !e.opts.Lines.Skip(string(name), 1) {
+	skip := func(begins bool) bool {
+		if begins && !e.opts.Lines.Skip(string(name), 1) {
 			return false
 		}
 		if skipped++; skipped == stormLines {
@@ -278,7 +278,7 @@ func (e *engine) read(ctx context.Context, engine *api, id string, name dify.Nam
 	return err
 }
 
-// stormLines is how many lines of a container are left out until its log is left alone, to the next look at it: to hand a line
+// stormLines is how many lines of a container, or pieces of long ones, are left out until its log is left alone, to the next look at it: to hand a line
 // over costs the engine more than to have it, and us as much again. To read on, but slowly, would not do: the engine (20.10)
 // then gave nothing any more after the storm, whose files had come round meanwhile.
 //
@@ -309,46 +309,73 @@ func parsePlace(id string) (place, bool) {
 	return place{parts[0], at, n}, err == nil && also == nil
 }
 
-// lines reads the engine's stream of a log: frames of eight bytes that say how long they are, with text, which may be a part of a line.
-// What is a whole line is not looked at if skip says so.
-func lines(r io.Reader, skip func() bool, give func(at time.Time, text string)) error {
+// longestLine is where a line is cut that does not end.
+const longestLine = 256 << 10
+
+// begun is what came of a line that has not ended.
+type begun struct {
+	stamp []byte // its time, as the engine writes it
+	text  []byte
+	size  int  // of what came, also of what is left out
+	out   bool // it is left out
+}
+
+// lines reads the engine's stream of a log: frames of eight bytes that say how long they are, with text, which may be a piece of a line. A
+// line's pieces have the same time. It ends with a newline, with the next one, or with the log: of a container that ends in the midst of a
+// line, and of what was cut into pieces (by 20.10), no piece has a newline. A line is not looked at if skip says so, which is asked at its beginning,
+// and told of its other pieces.
+func lines(r io.Reader, skip func(begins bool) bool, give func(at time.Time, text string)) error {
+	unknown := errors.New("the engine's log is in no form that is known")
 	in := bufio.NewReaderSize(r, 64<<10)
 	var head [8]byte
 	var frame []byte
-	var part [3][]byte // by the stream, of 1 and 2
-	var began [3]time.Time
-	for {
-		if _, err := io.ReadFull(in, head[:]); err != nil {
-			if errors.Is(err, io.EOF) {
-				err = nil
+	var open [3]begun // by the stream, of 1 and 2
+	end := func(l *begun) error {
+		text := bytes.TrimSuffix(bytes.TrimSuffix(l.text, []byte("\n")), []byte("\r"))
+		if len(text) > 0 {
+			at, err := time.Parse(time.RFC3339Nano, string(l.stamp))
+			if err != nil {
+				return unknown
 			}
+			give(at, string(text))
+		}
+		l.text, l.size = l.text[:0], 0
+		return nil
+	}
+	for {
+		if _, err := io.ReadFull(in, head[:]); errors.Is(err, io.EOF) {
+			return errors.Join(end(&open[0]), end(&open[1]), end(&open[2]))
+		} else if err != nil {
 			return err
 		}
 		stream, size := head[0], binary.BigEndian.Uint32(head[4:])
 		if stream > 2 || size > 1<<20 {
-			return errors.New("the engine's log is in no form that is known")
+			return unknown
 		}
 		frame = slices.Grow(frame[:0], int(size))[:size]
 		if _, err := io.ReadFull(in, frame); err != nil {
 			return err
 		}
-		if len(part[stream]) == 0 && bytes.HasSuffix(frame, []byte("\n")) && skip() {
-			continue
-		}
 		stamp, text, _ := bytes.Cut(frame, []byte(" "))
-		at, err := time.Parse(time.RFC3339Nano, string(stamp))
-		if err != nil {
-			return errors.New("the engine's log is in no form that is known")
-		}
-		if len(part[stream]) == 0 {
-			began[stream] = at
-		}
-		part[stream] = append(part[stream], text...)
-		if whole, ok := strings.CutSuffix(string(part[stream]), "\n"); ok || len(part[stream]) > 256<<10 {
-			if whole = strings.TrimSuffix(whole, "\r"); whole != "" {
-				give(began[stream], whole)
+		l := &open[stream]
+		if l.size > 0 && !bytes.Equal(stamp, l.stamp) {
+			if err := end(l); err != nil {
+				return err
 			}
-			part[stream] = part[stream][:0]
+		}
+		if l.size == 0 {
+			l.stamp, l.out = append(l.stamp[:0], stamp...), skip(true)
+		} else if l.out {
+			skip(false)
+		}
+		l.size += len(text)
+		if !l.out {
+			l.text = append(l.text, text...)
+		}
+		if bytes.HasSuffix(text, []byte("\n")) || l.size > longestLine {
+			if err := end(l); err != nil {
+				return err
+			}
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package compose
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -20,49 +22,143 @@ import (
 	"github.com/difyup/difyup/internal/dify"
 )
 
-// stormed takes lines as they come, but those of a worker while it storms.
-type stormed struct {
-	many chan struct{} // closed when so many were left out that nobody should read on
-
-	mu      sync.Mutex
-	skipped int
-	calm    bool
-	lines   []string
+// taken takes lines as they come, but those of a worker while it storms.
+type taken struct {
+	mu     sync.Mutex
+	storms bool
+	lines  []string
+	last   string
 }
 
-func (s *stormed) Skip(source string, lines int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if source != string(dify.Worker) || s.calm {
-		return false
+func (t *taken) Skip(source string, _ int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.storms && source == string(dify.Worker)
+}
+
+func (t *taken) Add(l runtime.Line) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lines, t.last = append(t.lines, l.Source+": "+l.Text), l.ID
+}
+
+func (t *taken) Last(string) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.last
+}
+
+// frame writes text as the engine does, a line or a piece of one; at is when the line was begun.
+func frame(w io.Writer, at time.Time, text string) error {
+	text = at.UTC().Format(time.RFC3339Nano) + " " + text
+	_, err := w.Write(append(binary.BigEndian.AppendUint32([]byte{1, 0, 0, 0}, uint32(len(text))), text...))
+	return err
+}
+
+// docker serves an engine's API, and gives what a docker program finds it by.
+func docker(t *testing.T, api http.Handler) (environ []string) {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "docker.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if s.skipped += lines; s.skipped == stormLines {
-		close(s.many)
+	server := httptest.NewUnstartedServer(api)
+	server.Listener.Close()
+	server.Listener = listener
+	server.Start()
+	t.Cleanup(server.Close)
+	return []string{"DOCKER_HOST=unix://" + socket}
+}
+
+// TestLines has a container's log come in pieces, and end in the midst of a line.
+func TestLines(t *testing.T) {
+	x, y := strings.Repeat("x", 16<<10), strings.Repeat("y", 100)
+	type piece struct {
+		line int // which it is of
+		text string
 	}
-	return true
+	for _, tc := range []struct {
+		name   string
+		pieces []piece
+		cut    int // bytes that are missing at the end
+		want   []string
+	}{
+		{"whole lines", []piece{{1, "one\n"}, {2, "\n"}, {3, "three\r\n"}}, 0, []string{"one", "three"}},
+		{"pieces", []piece{{1, x}, {1, x}, {1, y + "\n"}, {2, "two\n"}}, 0, []string{x + x + y, "two"}},
+		{"pieces of which none ends, as of 20.10", []piece{{1, x}, {1, y}, {2, "two\n"}, {3, x}, {3, y}}, 0, []string{x + y, "two", x + y}},
+		{"the last words", []piece{{1, "one\n"}, {2, "and"}}, 0, []string{"one", "and"}},
+		{"a frame that is cut", []piece{{1, "one\n"}, {2, "and"}}, 1, []string{"one"}},
+		{"a line without an end", slices.Repeat([]piece{{1, x}}, 18), 0, []string{strings.Repeat(x, 17), x}},
+	} {
+		var log bytes.Buffer
+		began := time.Now()
+		for _, p := range tc.pieces {
+			if err := frame(&log, began.Add(time.Duration(p.line)), p.text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		log.Truncate(log.Len() - tc.cut)
+		var got []string
+		err := lines(&log, func(bool) bool { return false }, func(_ time.Time, text string) { got = append(got, text) })
+		if (err != nil) != (tc.cut > 0) {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+		if d := cmp.Diff(tc.want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%.4000s", tc.name, d)
+		}
+	}
 }
 
-func (s *stormed) Add(l runtime.Line) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.lines = append(s.lines, l.Source+": "+l.Text)
+// TestLastWords has a container end in the midst of a line, and begin again. Its log, which is read once for each life, is not read as if
+// the one life had gone on with what the other began.
+func TestLastWords(t *testing.T) {
+	began := time.Now()
+	lives := 0
+	took := &taken{}
+	e := New(Options{Lines: took, Log: slog.New(slog.DiscardHandler), Environ: docker(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		lives++
+		for life := range lives { // what is not older than what was taken last comes again
+			if life == lives-1 {
+				_ = frame(w, began.Add(time.Duration(2*life)), "it begins\n")
+			}
+			_ = frame(w, began.Add(time.Duration(2*life+1)), "the last wor")
+		}
+	}))}).(*engine)
+	api, err := newAPI(e.opts.Environ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer api.client.CloseIdleConnections()
+	for range 2 {
+		if err := e.read(t.Context(), api, "apiapiapiapi", dify.API, nil, time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d := cmp.Diff([]string{"api: it begins", "api: the last wor", "api: it begins", "api: the last wor"}, took.lines); d != "" {
+		t.Errorf("lines (-want +got):\n%s", d)
+	}
 }
-
-func (*stormed) Last(string) string { return "" }
 
 // TestLeftAlone has a worker storm and end, as when an instance is told to stop: its log was left alone, and of what it wrote then
 // the last lines are taken. The log of another container is read once.
 func TestLeftAlone(t *testing.T) {
-	took := &stormed{many: make(chan struct{})}
+	piece := strings.Repeat("x", 16<<10)
+	for name, storm := range map[string][]string{ // what a line comes in
+		"of lines": {"a line of a storm\n"}, "of long lines": {piece, piece[:1<<10] + "\n"}, "of long lines, as of 20.10": {piece, piece[:1<<10]},
+		"without an end": slices.Repeat([]string{piece}, stormLines),
+	} {
+		t.Run(name, func(t *testing.T) { leftAlone(t, storm) })
+	}
+}
+
+func leftAlone(t *testing.T, storm []string) {
+	took := &taken{storms: true}
 	var (
 		mu    sync.Mutex
 		asked []string
 	)
-	frame := func(w io.Writer, text string) error {
-		text = time.Now().UTC().Format(time.RFC3339Nano) + " " + text + "\n"
-		_, err := w.Write(append(binary.BigEndian.AppendUint32([]byte{1, 0, 0, 0}, uint32(len(text))), text...))
-		return err
-	}
+	alone := make(chan struct{}) // when nobody reads the storm any more
 	ended := make(chan struct{}) // when nothing runs any more
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /containers/json", func(w http.ResponseWriter, req *http.Request) {
@@ -83,32 +179,30 @@ func TestLeftAlone(t *testing.T) {
 		mu.Unlock()
 		switch {
 		case req.PathValue("id") == "apiapiapiapi":
-			_ = frame(w, "hello")
+			_ = frame(w, time.Now(), "hello\n")
 			_ = http.NewResponseController(w).Flush()
 			<-ended
 		case query.Has("tail"):
 			took.mu.Lock()
-			took.calm = true
+			took.storms = false
 			took.mu.Unlock()
-			_ = frame(w, "the last words")
+			_ = frame(w, time.Now(), "the last words\n")
 		default:
-			for frame(w, "a line of a storm") == nil { // until nobody reads
+			defer close(alone)
+			for n := 0; n < 10*stormLines; { // what nobody has read is less
+				at := time.Now()
+				for _, text := range storm {
+					if n++; frame(w, at, text) != nil {
+						return
+					}
+				}
 			}
+			t.Error("it is read on and on")
 		}
 	})
-	socket := filepath.Join(t.TempDir(), "docker.sock")
-	listener, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewUnstartedServer(mux)
-	server.Listener.Close()
-	server.Listener = listener
-	server.Start()
-	defer server.Close()
-	e := New(Options{Environ: []string{"DOCKER_HOST=unix://" + socket}, Lines: took, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}).(*engine)
+	e := New(Options{Environ: docker(t, mux), Lines: took, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}).(*engine)
 	end := e.follow(t.Context(), []dify.Service{{Name: dify.API}, {Name: dify.Worker}})
-	<-took.many
+	<-alone
 	close(ended)
 	end()
 	slices.Sort(asked)
