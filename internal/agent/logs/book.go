@@ -53,6 +53,7 @@ type Book struct {
 	full     int64 // lines lost because the spool was full, not told yet
 	refused  int64 // lines that were not taken for what they are, not told yet
 	told     time.Time
+	unsaved  bool // the cursor could not be kept, which was told
 	buffer   bytes.Buffer
 }
 
@@ -225,8 +226,17 @@ func (b *Book) note(at time.Time, severity string, text string) {
 	b.add(runtime.Line{Source: report.AgentLog, At: at, Text: text}, severity)
 }
 
+// add takes a line, or counts it.
 func (b *Book) add(l runtime.Line, severity string) {
 	s := b.of(l.Source)
+	fits, lost := b.take(s, l, severity)
+	if b.full += lost; !fits {
+		s.dropped++
+	}
+}
+
+// take writes the entries of a source's line. It says whether the source may write as much, and how many of the entries are lost.
+func (b *Book) take(s *source, l runtime.Line, severity string) (fits bool, lost int64) {
 	if l.ID == "" {
 		b.count++
 		l.ID = b.prefix + strconv.FormatInt(b.count, 36)
@@ -235,8 +245,7 @@ func (b *Book) add(l runtime.Line, severity string) {
 	b.credit(s)
 	cost := float64(len(l.Text) + overhead)
 	if s.credit < cost {
-		s.dropped++
-		return
+		return false, 0
 	}
 	s.credit -= cost
 	text := l.Text
@@ -256,9 +265,12 @@ func (b *Book) add(l runtime.Line, severity string) {
 		if parts > 0 {
 			e.InsertID += "+" + strconv.Itoa(parts)
 		}
-		b.write(e)
+		if !b.write(e) {
+			lost++
+		}
 	}
 	b.wake()
+	return true, lost
 }
 
 // credit reckons what a source may write now.
@@ -286,19 +298,18 @@ const some = 4 << 10
 // overhead is what an entry takes besides its text, about.
 const overhead = 120
 
-func (b *Book) write(e entry) {
+// write adds an entry to the spool, and says whether it is in it.
+func (b *Book) write(e entry) bool {
 	b.buffer.Reset()
 	enc := json.NewEncoder(&b.buffer)
 	enc.SetEscapeHTML(false)
 	if enc.Encode(e) != nil { // texts always encode
-		b.full++
-		return
+		return false
 	}
 	n := int64(b.buffer.Len())
 	if b.segments[len(b.segments)-1].size+n > min(mostSegment, b.opts.Most/4) {
 		if err := b.begin(b.segments[len(b.segments)-1].number + 1); err != nil {
-			b.full++
-			return
+			return false
 		}
 	}
 	for b.size+n > b.opts.Most && len(b.segments) > 1 {
@@ -307,11 +318,11 @@ func (b *Book) write(e entry) {
 	}
 	last := &b.segments[len(b.segments)-1]
 	if _, err := b.file.Write(b.buffer.Bytes()); err != nil {
-		b.full++
 		_ = b.file.Truncate(last.size) // half a line would spoil the next
-		return
+		return false
 	}
 	last.size, last.lines, b.size = last.size+n, last.lines+1, b.size+n
+	return true
 }
 
 // shift forgets the oldest segment.
@@ -324,7 +335,7 @@ func (b *Book) shift() {
 // tellEvery is how often what was left out is told, at most.
 const tellEvery = 10 * time.Second
 
-// tell adds a line about what was left out since the last one.
+// tell adds a line about what was left out since the last one. What cannot be told now is counted on.
 func (b *Book) tell(now bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -332,6 +343,14 @@ func (b *Book) tell(now bool) {
 		return
 	}
 	b.told = time.Now()
+	say := func(count *int64, format string, args ...any) {
+		n := *count
+		text := fmt.Sprintf("%d lines ", n) + fmt.Sprintf(format, args...)
+		fits, lost := b.take(b.of(report.AgentLog), runtime.Line{Source: report.AgentLog, At: b.told, Text: text}, "WARNING")
+		if fits && lost == 0 {
+			*count -= n // to write it may have cost some more
+		}
+	}
 	var names []string
 	for name, s := range b.sources {
 		if s.dropped > 0 {
@@ -340,20 +359,13 @@ func (b *Book) tell(now bool) {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		s := b.sources[name]
-		text := fmt.Sprintf("%d lines of %s were left out: it writes more than %d KiB a second", s.dropped, name, b.opts.Rate>>10)
-		s.dropped = 0
-		b.note(b.told, "WARNING", text)
+		say(&b.sources[name].dropped, "of %s were left out: it writes more than %d KiB a second", name, b.opts.Rate>>10)
 	}
 	if b.full > 0 {
-		text := fmt.Sprintf("%d lines were lost before they were sent: more than %d MiB waited, or the disk took no more", b.full, b.opts.Most>>20)
-		b.full = 0
-		b.note(b.told, "WARNING", text)
+		say(&b.full, "were lost before they were sent: more than %d MiB waited, or the disk took no more", b.opts.Most>>20)
 	}
 	if b.refused > 0 {
-		text := fmt.Sprintf("%d lines were refused by Cloud Logging, and are lost", b.refused)
-		b.refused = 0
-		b.note(b.told, "WARNING", text)
+		say(&b.refused, "were refused by Cloud Logging, and are lost")
 	}
 }
 

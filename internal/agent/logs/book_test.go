@@ -252,6 +252,32 @@ func TestBounded(t *testing.T) {
 	}
 }
 
+// TestUnsaved has a disk that takes no other cursor: all that waits is sent, and what that means for the next agent is told once.
+func TestUnsaved(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "cursor.json.next"), 0o700); err != nil { // in its place
+		t.Fatal(err)
+	}
+	b := open(t, logs.Options{Dir: dir, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	var want []string
+	for i := range 5000 {
+		b.Add(line("worker", fmt.Sprint(i)))
+		want = append(want, fmt.Sprint("worker: ", i))
+	}
+	to := &taker{}
+	for range 2 {
+		if err := b.Flush(t.Context(), to.take); err != nil {
+			t.Fatal(err)
+		}
+		b.Add(line("worker", "one more"))
+	}
+	own := func(l string) bool { return strings.HasPrefix(l, "agent: WARNING") }
+	if n := len(to.lines) - len(slices.DeleteFunc(slices.Clone(to.lines), own)); n != 1 {
+		t.Errorf("that it is not noted is told %d times", n)
+	}
+	check(t, slices.DeleteFunc(to.lines, own), append(want, "worker: one more"))
+}
+
 // TestCatchesUp has much wait for Cloud Logging, as after some minutes of refusal: it is taken as fast as it goes, not one batch for
 // every time that lines are waited for.
 func TestCatchesUp(t *testing.T) {

@@ -117,7 +117,11 @@ func (b *Book) once(ctx context.Context, send func(context.Context, Batch) error
 	if err != nil {
 		return true, err
 	}
-	return more, b.done(batch)
+	if err := b.done(batch); err != nil {
+		b.log.Warn("how far logs are sent cannot be noted: the next agent sends some again", "error", err)
+		more = true
+	}
+	return more, nil
 }
 
 // next reads the oldest entries that wait, of one segment.
@@ -158,7 +162,7 @@ func (b *Book) next() (Batch, bool, error) {
 	return batch, batch.end < first.size || len(b.segments) > 1, nil
 }
 
-// done notes that a batch was taken.
+// done notes that a batch was taken. Its error is that the next process will not know, and is given once until that works again.
 func (b *Book) done(batch Batch) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -169,7 +173,11 @@ func (b *Book) done(batch Batch) error {
 	for len(b.segments) > 1 && b.at >= b.segments[0].size {
 		b.shift()
 	}
-	return b.save()
+	err, before := b.save(), b.unsaved
+	if b.unsaved = err != nil; before {
+		return nil
+	}
+	return err
 }
 
 // pause waits, and is false when ctx has ended.
