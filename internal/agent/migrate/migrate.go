@@ -305,22 +305,24 @@ func until(ctx context.Context, o Options, what string, do func(context.Context)
 func run(ctx context.Context, c *pgx.Conn, o Options, m dify.Migration) (sure bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	watched := make(chan struct{})
+	ended, watched := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(watched)
 		tick := time.NewTicker(o.Ping)
 		defer tick.Stop()
 		for {
 			select {
-			case <-ctx.Done():
+			case <-ended:
 				return
 			case <-tick.C:
 			}
-			ping, done := context.WithTimeout(ctx, stores.Patience)
+			// One that is under way when the job ends is not broken off: that would close the connection, and the lock with it.
+			ping, done := context.WithTimeout(context.WithoutCancel(ctx), stores.Patience)
 			err := c.Ping(ping)
 			done()
-			if err != nil && ctx.Err() == nil {
+			if err != nil {
 				cancel(fmt.Errorf("the lock for migrations was lost: %w", err))
+				return
 			}
 		}
 	}()
@@ -329,11 +331,10 @@ func run(ctx context.Context, c *pgx.Conn, o Options, m dify.Migration) (sure bo
 		environment[name] = value
 	}
 	result, err := o.Job(ctx, runtime.Job{Service: m.Service, Command: m.Command, Environment: environment})
-	lost := context.Cause(ctx)
 	sure = err == nil || err == ctx.Err()
-	cancel(nil)
+	close(ended)
 	<-watched // the connection is ours again
-	switch {
+	switch lost := context.Cause(ctx); {
 	case lost != nil:
 		return sure, lost
 	case err != nil:

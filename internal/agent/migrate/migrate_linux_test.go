@@ -1,11 +1,13 @@
 package migrate_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -228,6 +230,94 @@ func TestLostHolder(t *testing.T) {
 	}
 	if most.Load() != 1 {
 		t.Errorf("%d migrations ran at the same time", most.Load())
+	}
+}
+
+// TestSlowPing has each job end while the session with the lock is used, and the server take its time to answer: nothing is lost, and
+// nothing is done twice.
+func TestSlowPing(t *testing.T) {
+	w := newWorld(t)
+	config := w.database()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var relaying sync.WaitGroup
+	defer relaying.Wait()
+	defer l.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var hold, held atomic.Bool // the answer to the next ping is to be held; and that to what is asked now
+	asked, answer := make(chan struct{}), make(chan struct{}, 1)
+	relay := func(from, to net.Conn, look func([]byte)) {
+		defer to.Close()
+		for buf := make([]byte, 64<<10); ; {
+			n, err := from.Read(buf)
+			look(buf[:n])
+			if _, failed := to.Write(buf[:n]); err != nil || failed != nil {
+				return
+			}
+		}
+	}
+	relaying.Go(func() {
+		for {
+			near, err := l.Accept()
+			if err != nil {
+				return // closed
+			}
+			far, err := net.Dial("tcp", net.JoinHostPort(w.at, "5432"))
+			if err != nil {
+				t.Error(err)
+				near.Close()
+				continue
+			}
+			relaying.Go(func() {
+				relay(near, far, func(question []byte) {
+					if bytes.Contains(question, []byte("-- ping")) && hold.CompareAndSwap(true, false) {
+						held.Store(true)
+					}
+				})
+			})
+			relaying.Go(func() {
+				relay(far, near, func([]byte) {
+					if !held.CompareAndSwap(true, false) {
+						return
+					}
+					for _, c := range []chan struct{}{asked, answer} {
+						select {
+						case <-c:
+						case <-ctx.Done():
+						}
+					}
+				})
+			})
+		}
+	})
+	var jobs []dify.Name
+	job := func(ctx context.Context, j runtime.Job) (runtime.Result, error) {
+		jobs = append(jobs, j.Service.Name)
+		err := execute(ctx, config, to("c3f1a9b2e6d4")...)
+		hold.Store(true)
+		select {
+		case asked <- struct{}{}:
+		case <-ctx.Done():
+			return runtime.Result{}, ctx.Err()
+		}
+		time.AfterFunc(200*time.Millisecond, func() { answer <- struct{}{} }) // long after the job has ended
+		return runtime.Result{}, err
+	}
+	slow := config.Copy()
+	slow.Host, slow.Port = "127.0.0.1", uint16(l.Addr().(*net.TCPAddr).Port)
+	for range 2 {
+		o := options(t, slow, "1.17.1", "vm-1", job)
+		o.Ping = 10 * time.Millisecond
+		schema, err := migrate.Run(t.Context(), o)
+		if err != nil || schema != (migrate.Schema{Version: "1.17.1", Head: "c3f1a9b2e6d4"}) {
+			t.Errorf("%v, %v", schema, err)
+		}
+	}
+	if want := []dify.Name{dify.API, dify.PluginDaemon}; !slices.Equal(jobs, want) {
+		t.Errorf("the jobs were %q, want %q", jobs, want)
 	}
 }
 
