@@ -556,6 +556,36 @@ func TestRollingUpdateLosesNoRequest(t *testing.T) {
 	}
 }
 
+// TestOnceHealthyIsAvailable changes the health check together with the version: what was healthy before stays, though the new
+// check has not found it healthy yet and the new release never serves.
+func TestOnceHealthyIsAvailable(t *testing.T) {
+	c := newCloud(t)
+	c.group(2, c.template("t1", "one"))
+	c.awaitSummary(fmt.Sprintf(stable2, "t1"))
+	old := c.names()
+
+	c.set(global+"healthChecks/heal", map[string]any{"checkIntervalSec": 300, "healthyThreshold": 10})
+	c.await("they are probed by the new check", func() bool {
+		for _, m := range c.fleet.Managed(manager) {
+			if m["instanceHealth"].([]any)[0].(map[string]any)["detailedHealthState"] == "HEALTHY" {
+				return false
+			}
+		}
+		return true
+	})
+	c.set(manager, map[string]any{"versions": []any{map[string]any{"instanceTemplate": c.template("t2", "broken")}}})
+	c.await("the broken release is reported", func() bool { return len(c.fleet.Errors(manager)) >= 2 })
+	var left []string
+	for _, m := range c.fleet.Managed(manager) {
+		if m["instanceStatus"] == "RUNNING" && m["currentAction"] == "NONE" {
+			left = append(left, m["name"].(string))
+		}
+	}
+	if d := cmp.Diff(old, left); d != "" {
+		t.Errorf("those that serve (-want +got):\n%s", d)
+	}
+}
+
 func TestAutoscaler(t *testing.T) {
 	c := newCloud(t)
 	c.group(1, c.template("t1", "one"))

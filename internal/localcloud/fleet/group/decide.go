@@ -31,7 +31,7 @@ type Wanted struct {
 type Member struct {
 	Name, Zone, Template, Version string
 
-	Ready   bool // running, and healthy where the group has a health check
+	Ready   bool // running, and where the group has a health check found healthy at least once, by whatever check
 	Leaving bool // being deleted
 }
 

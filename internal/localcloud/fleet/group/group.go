@@ -95,7 +95,7 @@ func (g *group) members() []Member {
 	var all []Member
 	for _, v := range g.sorted() {
 		all = append(all, Member{Name: v.name, Zone: v.zone, Template: v.template, Version: v.version, Leaving: v.leaving,
-			Ready: v.status == statusRunning && v.pending == nil && (!g.healing.ok || v.health.Verdict == probe.Healthy)})
+			Ready: v.status == statusRunning && v.pending == nil && (!g.healing.ok || v.everHealthy)})
 	}
 	return all
 }
