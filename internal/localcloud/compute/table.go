@@ -773,6 +773,9 @@ func fillBackendService(_ *Service, _ *front.Request, _ string, body, _ map[stri
 		return err
 	}
 	backends, _ := body["backends"].([]any)
+	if len(backends) > 0 && empty(body["healthChecks"]) {
+		return bad("healthChecks", "", "A backend service with instance group backends must have a health check.")
+	}
 	seen := map[string]bool{}
 	for i, v := range backends {
 		b, _ := v.(map[string]any)

@@ -349,6 +349,7 @@ func (c *clients) testCompute() {
 	_, err = hcs.Delete(project, "hc").Do()
 	c.refused("deleting a health check in use", err, 400, "The health_check resource 'projects/conformance/global/healthChecks/hc' is already being used by 'projects/conformance/global/backendServices/be'")
 	c.must("delete", c.done(c.compute.BackendServices.Delete(project, "be").Do()))
+	c.testEdge(got.SelfLink)
 	c.must("delete", c.done(hcs.Delete(project, "hc").Do()))
 	list, err := networks.List(project).MaxResults(1).Do()
 	if err != nil || len(list.Items) != 1 || list.NextPageToken == "" {
@@ -373,6 +374,45 @@ func (c *clients) testCompute() {
 		Name: "range", Purpose: "VPC_PEERING", AddressType: "INTERNAL", PrefixLength: 16, Network: got.SelfLink,
 	}).Do()))
 	c.must("connect", c.peered("range"))
+}
+
+// testEdge has a backend service stand before a group in a network, and checks what it needs.
+func (c *clients) testEdge(network string) {
+	groups, services := c.compute.RegionInstanceGroupManagers, c.compute.BackendServices
+	c.must("template", c.done(c.compute.InstanceTemplates.Insert(project, &compute.InstanceTemplate{Name: "t", Properties: &compute.InstanceProperties{
+		MachineType: "e2-small", NetworkInterfaces: []*compute.NetworkInterface{{Network: network}},
+		Disks: []*compute.AttachedDisk{{Boot: true, InitializeParams: &compute.AttachedDiskInitializeParams{SourceImage: "projects/debian-cloud/global/images/family/debian-12"}}},
+	}}).Do()))
+	c.must("group", c.done(groups.Insert(project, "us-west1", &compute.InstanceGroupManager{
+		Name: "g", InstanceTemplate: "global/instanceTemplates/t", ForceSendFields: []string{"TargetSize"},
+	}).Do()))
+	group, err := groups.Get(project, "us-west1", "g").Do()
+	c.must("get group", err)
+
+	const want = "Invalid value for field 'resource.healthChecks': ''."
+	be := &compute.BackendService{Name: "be", LoadBalancingScheme: "EXTERNAL_MANAGED"}
+	c.must("neither backends nor a health check", c.done(services.Insert(project, be).Do()))
+	s, err := services.Get(project, "be").Do()
+	c.must("get", err)
+	backends := []*compute.Backend{{Group: group.InstanceGroup}}
+	_, err = services.Patch(project, "be", &compute.BackendService{Fingerprint: s.Fingerprint, Backends: backends}).Do()
+	c.refused("a group for a service without a health check", err, 400, want)
+	c.must("delete", c.done(services.Delete(project, "be").Do()))
+	be.Backends = backends
+	_, err = services.Insert(project, be).Do()
+	c.refused("a group without a health check", err, 400, want)
+	be.HealthChecks = []string{"global/healthChecks/hc"}
+	c.must("a group with a health check", c.done(services.Insert(project, be).Do()))
+	s, err = services.Get(project, "be").Do()
+	c.must("get", err)
+	for _, cleared := range []*compute.BackendService{{ForceSendFields: []string{"HealthChecks"}}, {NullFields: []string{"HealthChecks"}}} {
+		cleared.Fingerprint = s.Fingerprint
+		_, err = services.Patch(project, "be", cleared).Do()
+		c.refused("taking the health check away", err, 400, want)
+	}
+	c.must("delete", c.done(services.Delete(project, "be").Do()))
+	c.must("delete", c.done(groups.Delete(project, "us-west1", "g").Do()))
+	c.must("delete", c.done(c.compute.InstanceTemplates.Delete(project, "t").Do()))
 }
 
 // peered makes the private connection of the network "net".
