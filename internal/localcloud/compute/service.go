@@ -343,6 +343,11 @@ func (s *Service) users(key string) []string {
 			}
 		}
 	}
+	if address, ok := s.Get(key); ok && kindOf(key) == "addresses" {
+		for _, rule := range s.rulesAt(address) {
+			found = append(found, relative("", fmt.Sprint(rule["selfLink"])))
+		}
+	}
 	if kindOf(key) == "instanceTemplates" && s.fleet != nil {
 		for _, group := range s.store.Collection("instanceGroupManagers").Keys("") {
 			for _, m := range s.fleet.Managed(group) {

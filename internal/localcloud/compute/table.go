@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -417,14 +418,17 @@ func (s *Service) chooseRange(key, network string, bits int, wanted any) (string
 
 func showAddress(s *Service, _ string, body map[string]any) {
 	var users []any
-	for _, rule := range s.List("forwardingRules") {
-		if rule["IPAddress"] == body["address"] {
-			users = append(users, rule["selfLink"])
-		}
+	for _, rule := range s.rulesAt(body) {
+		users = append(users, rule["selfLink"])
 	}
 	if users != nil {
 		body["users"], body["status"] = users, "IN_USE"
 	}
+}
+
+// rulesAt gives the forwarding rules that use an address: they keep what it is, and not its link.
+func (s *Service) rulesAt(address map[string]any) []map[string]any {
+	return slices.DeleteFunc(s.List("forwardingRules"), func(rule map[string]any) bool { return rule["IPAddress"] != address["address"] })
 }
 
 func (s *Service) reserved(ip string) bool {

@@ -376,7 +376,7 @@ func (c *clients) testCompute() {
 	c.must("connect", c.peered("range"))
 }
 
-// testEdge has a backend service stand before a group in a network, and checks what it needs.
+// testEdge has a load balancer stand before a group in a network, and checks what it needs.
 func (c *clients) testEdge(network string) {
 	groups, services := c.compute.RegionInstanceGroupManagers, c.compute.BackendServices
 	c.must("template", c.done(c.compute.InstanceTemplates.Insert(project, &compute.InstanceTemplate{Name: "t", Properties: &compute.InstanceProperties{
@@ -410,6 +410,23 @@ func (c *clients) testEdge(network string) {
 		_, err = services.Patch(project, "be", cleared).Do()
 		c.refused("taking the health check away", err, 400, want)
 	}
+	c.must("URL map", c.done(c.compute.UrlMaps.Insert(project, &compute.UrlMap{Name: "m", DefaultService: "global/backendServices/be"}).Do()))
+	c.must("proxy", c.done(c.compute.TargetHttpProxies.Insert(project, &compute.TargetHttpProxy{Name: "p", UrlMap: "global/urlMaps/m"}).Do()))
+	c.must("address", c.done(c.compute.GlobalAddresses.Insert(project, &compute.Address{Name: "front"}).Do()))
+	front, err := c.compute.GlobalAddresses.Get(project, "front").Do()
+	c.must("get address", err)
+	for _, use := range []string{front.Address, front.SelfLink} {
+		c.must("rule", c.done(c.compute.GlobalForwardingRules.Insert(project, &compute.ForwardingRule{
+			Name: "r", IPAddress: use, PortRange: "80", Target: "global/targetHttpProxies/p", LoadBalancingScheme: "EXTERNAL_MANAGED",
+		}).Do()))
+		_, err = c.compute.GlobalAddresses.Delete(project, "front").Do()
+		c.refused("deleting an address that a rule uses as "+use, err, 400,
+			"The address resource 'projects/conformance/global/addresses/front' is already being used by 'projects/conformance/global/forwardingRules/r'")
+		c.must("delete", c.done(c.compute.GlobalForwardingRules.Delete(project, "r").Do()))
+	}
+	c.must("delete", c.done(c.compute.GlobalAddresses.Delete(project, "front").Do()))
+	c.must("delete", c.done(c.compute.TargetHttpProxies.Delete(project, "p").Do()))
+	c.must("delete", c.done(c.compute.UrlMaps.Delete(project, "m").Do()))
 	c.must("delete", c.done(services.Delete(project, "be").Do()))
 	c.must("delete", c.done(groups.Delete(project, "us-west1", "g").Do()))
 	c.must("delete", c.done(c.compute.InstanceTemplates.Delete(project, "t").Do()))
