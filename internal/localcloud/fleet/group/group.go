@@ -91,10 +91,13 @@ func (g *group) spec() (Spec, error) {
 	return SpecOf(m), nil
 }
 
+// members gives the instances as decisions see them, one with an order as what it is going to be: it takes a while until its
+// old life has ended. The group is locked.
 func (g *group) members() []Member {
 	var all []Member
 	for _, v := range g.sorted() {
-		all = append(all, Member{Name: v.name, Zone: v.zone, Template: v.template, Version: v.version, Leaving: v.leaving,
+		template, version := v.target()
+		all = append(all, Member{Name: v.name, Zone: v.zone, Template: template, Version: version, Leaving: v.leaving,
 			Ready: v.status == statusRunning && v.pending == nil && (!g.healing.ok || v.everHealthy)})
 	}
 	return all
@@ -174,7 +177,7 @@ func (g *group) reconcile(ctx context.Context) bool {
 		case Recreate, Restart:
 			g.vms[s.Name].order(order{act: s.Act, template: s.Template, version: s.Version})
 		case Relabel:
-			g.vms[s.Name].version = s.Version
+			g.vms[s.Name].relabel(s.Version)
 		}
 	}
 	if len(steps) > 0 {

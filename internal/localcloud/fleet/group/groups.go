@@ -309,7 +309,7 @@ func (g *Groups) Recreate(_ context.Context, manager string, names []string) err
 	}
 	for _, n := range names {
 		v := gr.vms[wire.Name(n)]
-		template, version := v.template, v.version
+		template, version := v.target()
 		if len(spec.Versions) == 1 {
 			template, version = spec.Versions[0].Template, spec.Versions[0].Name
 		}

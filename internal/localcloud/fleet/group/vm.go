@@ -106,10 +106,14 @@ func (v *vm) leave() {
 	}
 }
 
-// order has the instance begin a new life. The group is locked.
+// order has the instance begin a new life. While its old one ends, a newer order takes the place of an older one; a restart
+// does not when it is to be recreated. The group is locked.
 func (v *vm) order(o order) {
-	if v.leaving || v.pending != nil {
+	if v.leaving {
 		return
+	}
+	if v.pending != nil && v.pending.act == Recreate {
+		o.act = Recreate
 	}
 	v.pending = &o
 	v.action = actionRecreating
@@ -117,6 +121,23 @@ func (v *vm) order(o order) {
 		v.action = actionRestarting
 	}
 	v.poke()
+}
+
+// relabel notes that the instance is of another version, in the life that is ordered if one is. The group is locked.
+func (v *vm) relabel(version string) {
+	if v.pending != nil {
+		v.pending.version = version
+		return
+	}
+	v.version = version
+}
+
+// target gives the version that the instance is of once it has done what is ordered. The group is locked.
+func (v *vm) target() (template, version string) {
+	if v.pending != nil {
+		return v.pending.template, v.pending.version
+	}
+	return v.template, v.version
 }
 
 func (v *vm) opts() *Options { return &v.g.all.opts }
