@@ -27,7 +27,7 @@ type Service struct {
 	records *store.Collection
 	changes *store.Collection
 
-	mu sync.Mutex // one change of records at a time
+	mu sync.Mutex // one new zone and one change of records at a time
 }
 
 // Register serves Cloud DNS on s.
@@ -77,9 +77,15 @@ func (v *Service) create(_ context.Context, r *front.Request) (any, error) {
 		return nil, err
 	}
 	k := "projects/" + r.Path["project"] + "/managedZones/" + name
-	for _, other := range v.zones.List("projects/" + r.Path["project"] + "/managedZones/") {
-		if body.String(other, "dnsName") == dnsName && body.String(other, "name") != name {
-			return nil, front.Invalid("The zone '%s' has the DNS name '%s' already.", body.String(other, "name"), dnsName)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, other := range v.zones.Keys("projects/") {
+		switch b, ok := v.zones.Get(other); {
+		case !ok || other == k || body.String(b, "dnsName") != dnsName:
+		case strings.HasPrefix(other, "projects/"+r.Path["project"]+"/"):
+			return nil, front.Invalid("The zone '%s' has the DNS name '%s' already.", body.String(b, "name"), dnsName)
+		default: // all instances ask one name server
+			return nil, front.Unserved("The local cloud has one zone of a DNS name in all its projects, and '%s' has '%s' already.", other, dnsName)
 		}
 	}
 	b["kind"], b["id"], b["creationTime"] = "dns#managedZone", v.server.Ops().ID(), body.Millis(time.Now())
@@ -370,12 +376,20 @@ func (v *Service) listChanges(_ context.Context, r *front.Request) (any, error) 
 	return page(r, "dns#changesListResponse", "changes", all)
 }
 
-// Lookup gives the records of a name, lower case with its final dot, and whether the name exists in any zone.
+// seen says whether a zone, which is private, answers anybody.
+func seen(zone map[string]any) bool {
+	return len(body.Maps(zone, "privateVisibilityConfig.networks")) > 0
+}
+
+// Lookup gives the records of a name, lower case with its final dot, and whether the name exists in any zone that a network sees.
 func (v *Service) Lookup(name, qtype string) (data []string, ttl int, ok bool) {
 	for _, key := range v.records.Keys("projects/") {
-		_, rest, _ := strings.Cut(key, "/rrsets/")
+		zone, rest, _ := strings.Cut(key, "/rrsets/")
 		found, rtype, _ := strings.Cut(rest, "/")
 		if found != name {
+			continue
+		}
+		if z, _ := v.zones.Get(zone); !seen(z) {
 			continue
 		}
 		ok = true
@@ -388,11 +402,13 @@ func (v *Service) Lookup(name, qtype string) (data []string, ttl int, ok bool) {
 	return nil, 0, ok
 }
 
-// Zones gives the DNS names of the zones, longest first.
+// Zones gives the DNS names of the zones that a network sees, longest first.
 func (v *Service) Zones() []string {
 	var out []string
 	for _, z := range v.zones.List("projects/") {
-		out = append(out, body.String(z, "dnsName"))
+		if seen(z) {
+			out = append(out, body.String(z, "dnsName"))
+		}
 	}
 	slices.SortFunc(out, func(a, b string) int { return cmp.Or(len(b)-len(a), cmp.Compare(a, b)) })
 	return out
