@@ -123,7 +123,7 @@ type server struct {
 	addr     netip.Addr
 	password string // of admin
 	flags    map[string]string
-	process  *Process
+	process  *Process // what answered last; who stops it has its keeper give up
 
 	authorities *authority.Set
 	encrypted   bool // connections that are not encrypted are refused
@@ -367,7 +367,6 @@ func (e *SQL) start(ctx context.Context, s *server) error {
 	if err != nil {
 		return err
 	}
-	s.process = p
 	limited, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	// Where it found its address taken it ends, and a stranger there may keep a connection waiting for ever.
@@ -377,6 +376,7 @@ func (e *SQL) start(ctx context.Context, s *server) error {
 	for {
 		err := s.do(alive, "postgres", func(*pgx.Conn) error { return nil })
 		if err == nil {
+			s.process = p
 			e.supervisor.keep(p, func(ctx context.Context) error {
 				s.mu.Lock()
 				defer s.mu.Unlock()

@@ -66,7 +66,7 @@ type cache struct {
 	addr     netip.Addr
 	password string
 	config   map[string]string
-	process  *Process
+	process  *Process // what answered last; who stops it has its keeper give up
 
 	authorities *authority.Set // nil = connections are not encrypted
 }
@@ -179,7 +179,6 @@ func (e *Cache) start(ctx context.Context, c *cache) error {
 	if err != nil {
 		return err
 	}
-	c.process = p
 	limited, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	for {
@@ -193,6 +192,7 @@ func (e *Cache) start(ctx context.Context, c *cache) error {
 					return errors.Join(err, p.Stop(ctx, 0))
 				}
 			}
+			c.process = p
 			e.supervisor.keep(p, func(ctx context.Context) error {
 				c.mu.Lock()
 				defer c.mu.Unlock()
