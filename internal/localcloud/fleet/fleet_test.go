@@ -65,6 +65,24 @@ func ask(host, path string) (string, error) {
 	return string(data), err
 }
 
+// publish writes a guest attribute.
+func publish(host, path, value string) error {
+	req, err := http.NewRequest("PUT", "http://"+host+"/computeMetadata/v1/instance/guest-attributes/"+path, strings.NewReader(value))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Metadata-Flavor", "Google")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", path, resp.Status)
+	}
+	return nil
+}
+
 func instance(host string) error {
 	facts := map[string]string{}
 	for _, path := range []string{"instance/name", "instance/network-interfaces/0/ip", "instance/attributes/release", "instance/service-accounts/default/token"} {
@@ -84,6 +102,19 @@ func instance(host string) error {
 		if sick.Load() {
 			w.WriteHeader(http.StatusInternalServerError)
 		}
+	})
+	kept := filepath.Join(os.Getenv("HOME"), "kept")
+	mux.HandleFunc("/keep", func(w http.ResponseWriter, r *http.Request) {
+		err := os.WriteFile(kept, nil, 0o600)
+		if err == nil {
+			err = publish(host, "test/kept", "yes")
+		}
+		fmt.Fprint(w, err)
+	})
+	mux.HandleFunc("/kept", func(w http.ResponseWriter, r *http.Request) {
+		_, err := os.Stat(kept)
+		id, askErr := ask(host, "instance/id")
+		fmt.Fprint(w, id, err == nil, askErr)
 	})
 	mux.HandleFunc("/sick", func(http.ResponseWriter, *http.Request) { sick.Store(true) })
 	mux.HandleFunc("/die", func(http.ResponseWriter, *http.Request) {
@@ -273,7 +304,7 @@ func (c *cloud) set(key string, fields map[string]any) {
 func (c *cloud) template(name, release string) string {
 	sum := sha256.Sum256(c.agent)
 	items := []any{}
-	for _, kv := range [][2]string{{"difyup-agent", "gs://p-files/agent/difyup-agent-1"}, {"difyup-agent-sha256", hex.EncodeToString(sum[:])}, {"release", release}} {
+	for _, kv := range [][2]string{{"difyup-agent", "gs://p-files/agent/difyup-agent-1"}, {"difyup-agent-sha256", hex.EncodeToString(sum[:])}, {"release", release}, {"enable-guest-attributes", "TRUE"}} {
 		items = append(items, map[string]any{"key": kv[0], "value": kv[1]})
 	}
 	key := global + "instanceTemplates/" + name
@@ -450,6 +481,71 @@ func TestHealing(t *testing.T) {
 	c.awaitSummary(fmt.Sprintf(stable2, "t1"))
 	if err := c.fleet.Recreate(t.Context(), manager, []string{"nobody"}); err == nil {
 		t.Error("an unknown instance is recreated")
+	}
+}
+
+// TestRecreatedIsNew ends an instance's life in every way: where Google deletes the machine and creates one of the same name, nothing
+// of it is left.
+func TestRecreatedIsNew(t *testing.T) {
+	c := newCloud(t)
+	template := c.template("t1", "one")
+	c.group(1, template)
+	c.set(manager, map[string]any{"updatePolicy": map[string]any{"type": "PROACTIVE", "minimalAction": "RESTART", "maxSurge": map[string]any{"fixed": 0}, "maxUnavailable": map[string]any{"fixed": 1}}})
+	const stable = "stable=true reached=true RUNNING/NONE@t1"
+	c.awaitSummary(stable)
+	name := c.names()[0]
+	body := func() map[string]any {
+		b, _ := c.st.Collection("instances").Get("projects/p/zones/r-a/instances/" + name)
+		return b
+	}
+	tell := func(path string) string {
+		t.Helper()
+		resp, err := http.Get(fmt.Sprintf("http://%s:1080%s", body()["networkInterfaces"].([]any)[0].(map[string]any)["networkIP"], path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		data, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	for _, tc := range []struct {
+		how string
+		end func() error
+		new bool
+	}{
+		{"the program ends", func() error { c.call(name, "/die"); return nil }, false},
+		{"it is restarted", func() error {
+			c.set(manager, map[string]any{"versions": []any{map[string]any{"name": "2", "instanceTemplate": template}}})
+			return nil
+		}, false},
+		{"it is recreated", func() error { return c.fleet.Recreate(t.Context(), manager, []string{name}) }, true},
+		{"it is unhealthy", func() error { c.call(name, "/sick"); return nil }, true},
+	} {
+		if said := tell("/keep"); said != "<nil>" {
+			t.Fatalf("%s: %s", tc.how, said)
+		}
+		if got := c.fleet.GuestAttributes(wire.Key(body()["selfLink"].(string)))["test"]["kept"]; got != "yes" {
+			t.Fatalf("%s: before, it has published %q", tc.how, got)
+		}
+		before := body()
+		if err := tc.end(); err != nil {
+			t.Fatal(err)
+		}
+		c.await(tc.how, func() bool { return body()["lastStartTimestamp"] != before["lastStartTimestamp"] })
+		c.awaitSummary(stable)
+		after := body()
+		if (after["id"] != before["id"]) != tc.new || (after["creationTimestamp"] != before["creationTimestamp"]) != tc.new {
+			t.Errorf("%s: it was %v of %v, and is %v of %v", tc.how, before["id"], before["creationTimestamp"], after["id"], after["creationTimestamp"])
+		}
+		if got, want := tell("/kept"), fmt.Sprint(after["id"], !tc.new, nil); got != want {
+			t.Errorf("%s: it says %q, want %q", tc.how, got, want)
+		}
+		if got := len(c.fleet.GuestAttributes(wire.Key(after["selfLink"].(string)))); (got == 0) != tc.new {
+			t.Errorf("%s: it has published in %d namespaces", tc.how, got)
+		}
 	}
 }
 

@@ -27,7 +27,7 @@ type group struct {
 
 	mu       sync.Mutex
 	vms      map[string]*vm // by name
-	seq      int            // instances ever made
+	seq      int            // machines ever made
 	deleting bool
 	healing  healing
 	errors   []map[string]any // oldest first, at most maxErrors

@@ -65,15 +65,16 @@ type order struct {
 	template, version string
 }
 
-// vm is one instance: a name, an address and a directory, through one or more lives.
+// vm is one instance: a name, an address and a directory, through one or more lives, of one machine or several.
 type vm struct {
-	g                       *group
-	project, zone, name, id string
-	key                     string
-	created                 time.Time
-	wake                    chan struct{} // holds at most one: look at leaving and pending
+	g                   *group
+	project, zone, name string
+	key                 string
+	wake                chan struct{} // holds at most one: look at leaving and pending
 
 	// Guarded by group.mu.
+	id                string
+	created           time.Time
 	template, version string
 	status, action    string
 	addr              netip.Addr
@@ -85,6 +86,7 @@ type vm struct {
 	everHealthy       bool // in this life
 	leaving           bool
 	pending           *order
+	another           bool // the next life is another machine's
 	pid               int
 	vcpus             int
 	lastError         map[string]any
@@ -132,6 +134,17 @@ func (v *vm) relabel(version string) {
 	v.version = version
 }
 
+// take makes the ordered life the next one, and tells whether one was ordered. The group is locked.
+func (v *vm) take() bool {
+	o := v.pending
+	if o == nil || v.leaving {
+		return false
+	}
+	v.template, v.version, v.pending = o.template, o.version, nil
+	v.another = v.another || o.act == Recreate
+	return true
+}
+
 // target gives the version that the instance is of once it has done what is ordered. The group is locked.
 func (v *vm) target() (template, version string) {
 	if v.pending != nil {
@@ -163,16 +176,14 @@ func (v *vm) run(ctx context.Context) {
 			err = v.live(ctx)
 		}
 		v.g.mu.Lock()
-		leaving, pending, wasHealthy := v.leaving || ctx.Err() != nil, v.pending, v.everHealthy
-		v.pending, v.everHealthy, v.health = nil, false, probe.Count{}
-		if pending != nil && !leaving {
-			v.template, v.version = pending.template, pending.version
-		}
+		leaving, wasHealthy := v.leaving || ctx.Err() != nil, v.everHealthy
+		v.everHealthy, v.health = false, probe.Count{}
+		ordered := v.take()
 		v.g.mu.Unlock()
 		switch {
 		case leaving:
 			return
-		case pending != nil:
+		case ordered:
 			wait = 0
 			continue
 		}
@@ -200,15 +211,12 @@ func (v *vm) pause(ctx context.Context, d time.Duration) bool {
 	}
 	for {
 		v.g.mu.Lock()
-		leaving, pending := v.leaving, v.pending
-		if pending != nil && !leaving {
-			v.template, v.version, v.pending = pending.template, pending.version, nil
-		}
+		leaving, ordered := v.leaving, v.take()
 		v.g.mu.Unlock()
 		if leaving || ctx.Err() != nil {
 			return false
 		}
-		if pending != nil {
+		if ordered {
 			return true
 		}
 		select {
@@ -241,16 +249,20 @@ func (v *vm) repair(err error) bool {
 		v.template, v.version = spec.Versions[0].Template, spec.Versions[0].Name
 	}
 	v.action = actionRecreating
+	v.another = v.another || errors.Is(err, errUnhealthy)
 	return true
 }
 
-// equip gives the instance its address, directory and metadata server, once.
+// equip gives the instance its address, directory and metadata server, once, and what another machine has not got anew.
 func (v *vm) equip() error {
 	v.g.mu.Lock()
-	equipped := v.metadata != nil
+	server, another := v.metadata, v.another
 	addr, uid := v.addr, v.uid
 	v.g.mu.Unlock()
-	if equipped {
+	if server != nil && another {
+		return v.renew(server, uid)
+	}
+	if server != nil {
 		return nil
 	}
 	if uid == 0 {
@@ -279,8 +291,23 @@ func (v *vm) equip() error {
 		return fmt.Errorf("start metadata server of instance %s: %w", v.name, err)
 	}
 	v.g.mu.Lock()
-	v.metadata = server
+	v.metadata, v.another = server, false
 	v.g.mu.Unlock()
+	return nil
+}
+
+// renew makes the instance another machine of the same name and address: nothing is on its disk, and nothing published.
+func (v *vm) renew(server *metadata.Server, uid int) error {
+	if err := errors.Join(os.RemoveAll(v.home()), v.house(uid)); err != nil {
+		return fmt.Errorf("make directory of instance %s anew: %w", v.name, err)
+	}
+	server.Forget()
+	v.g.mu.Lock()
+	defer v.g.mu.Unlock()
+	v.another = false
+	v.g.seq++
+	_, v.id = identity(v.g.key, v.g.seq)
+	v.created = time.Now()
 	return nil
 }
 
@@ -687,12 +714,12 @@ func (v *vm) email(t wire.InstanceTemplate, n int) string {
 // document is what the metadata server tells.
 func (v *vm) document() metadata.Document {
 	v.g.mu.Lock()
-	template, addr := v.template, v.addr
+	id, template, addr := v.id, v.template, v.addr
 	v.g.mu.Unlock()
 	t, _ := wire.Get[wire.InstanceTemplate](v.opts().Resources, template)
 	d := metadata.Document{
 		ProjectID: v.project, ProjectNumber: v.opts().Number(v.project), ProjectAttributes: v.opts().Project(v.project),
-		ID: v.id, Name: v.name, Zone: v.zone, MachineType: wire.Name(t.Properties.MachineType), Address: addr, Network: "default",
+		ID: id, Name: v.name, Zone: v.zone, MachineType: wire.Name(t.Properties.MachineType), Address: addr, Network: "default",
 		Tags: t.Properties.Tags.Items, Attributes: map[string]string{"created-by": wire.Key(v.g.key), "instance-template": template},
 	}
 	if n := t.Properties.NetworkInterfaces; len(n) > 0 && n[0].Network != "" {

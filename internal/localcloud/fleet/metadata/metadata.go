@@ -117,6 +117,14 @@ func (s *Server) GuestAttributes() map[string]map[string]string {
 	return all
 }
 
+// Forget takes away what the instance has published, as if it had never written any.
+func (s *Server) Forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.guest)
+	s.written = nil
+}
+
 const root = "/computeMetadata/v1"
 
 // ServeHTTP answers one question.
