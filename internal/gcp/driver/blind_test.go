@@ -298,3 +298,60 @@ func TestInsideOfAnAbsentInstance(t *testing.T) {
 		})
 	}
 }
+
+// TestHiddenAccount checks that a service account of which IAM says no more than that it may not be seen is absent only if the
+// project's whole list, which can be had, lacks it.
+func TestHiddenAccount(t *testing.T) {
+	const (
+		list   = "/v1/projects/demo-project/serviceAccounts"
+		one    = list + "/demo-vm@demo-project.iam.gserviceaccount.com"
+		denied = `403 {"error":{"code":403,"status":"PERMISSION_DENIED","message":"Permission 'iam.serviceAccounts.get' denied on resource (or it may not exist).","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"IAM_PERMISSION_DENIED"}]}}`
+		first  = `200 {"accounts":[{"name":"projects/demo-project/serviceAccounts/other@demo-project.iam.gserviceaccount.com","email":"other@demo-project.iam.gserviceaccount.com"}],"nextPageToken":"2"}`
+		ours   = `200 {"accounts":[{"name":"projects/demo-project/serviceAccounts/demo-vm@demo-project.iam.gserviceaccount.com","email":"demo-vm@demo-project.iam.gserviceaccount.com"}]}`
+	)
+	account := kind.ServiceAccounts.New("demo-vm", params(), nil)
+	t.Run("the local cloud", func(t *testing.T) {
+		info := cloud.Start(t)
+		c := connect(t, info.URL, info.Token)
+		services := kind.Services.New("enabled", params(), &kind.ServiceList{Services: []string{"iam.googleapis.com"}})
+		must(t, c.Create(t.Context(), services, services.Body))
+		must(t, c.Do(t.Context(), gcp.Call{API: kind.IAMAPI, Method: http.MethodPost, Path: "projects/demo-project/serviceAccounts", Body: map[string]any{"accountId": "demo-vm"}}))
+		must(t, c.Delete(t.Context(), account))
+		err := c.Do(t.Context(), gcp.Call{API: kind.IAMAPI, Method: http.MethodGet, Path: strings.TrimPrefix(one, "/v1/")})
+		if e := (*gcp.Error)(nil); !errors.As(err, &e) || e.Code != 403 || e.Reason != "IAM_PERMISSION_DENIED" {
+			t.Errorf("the local cloud does not answer as IAM does: %v", err)
+		}
+		if live, err := c.Read(t.Context(), account); err != nil || live != nil {
+			t.Errorf("deleted: %v, %v", live, err)
+		}
+		must(t, c.Delete(t.Context(), account))
+	})
+	for _, tc := range []struct {
+		name  string
+		lists []string
+		asked int // requests in all
+		fails bool
+	}{
+		{"deleted", []string{first, "200 {}"}, 3, false},
+		{"there, and not for us", []string{first, ours}, 3, true},
+		{"hidden altogether", []string{denied}, 2, true},
+	} {
+		for _, method := range []string{http.MethodGet, http.MethodDelete} {
+			t.Run(tc.name+", "+method, func(t *testing.T) {
+				c, a := scripted(t, map[string][]string{method + " " + one: {denied}, "GET " + list: tc.lists})
+				live, err := map[string]any(nil), error(nil)
+				if method == http.MethodGet {
+					live, err = c.Read(t.Context(), account)
+				} else {
+					err = c.Delete(t.Context(), account)
+				}
+				if live != nil || tc.fails != gcp.Is(err, http.StatusForbidden) || !tc.fails && err != nil || tc.fails && !strings.Contains(err.Error(), "(or it may not exist)") {
+					t.Errorf("got %v, %v", live, err)
+				}
+				if len(a.asked) != tc.asked {
+					t.Errorf("asked %q", a.asked)
+				}
+			})
+		}
+	}
+}

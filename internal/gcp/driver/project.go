@@ -151,17 +151,44 @@ func (d *connection) Delete(ctx context.Context, r *resource.Resource) error {
 	return err
 }
 
-// serviceAccount differs in that its name is an email made of the account's ID and the project.
+// serviceAccount differs in that its name is an email made of the account's ID and the project, and in that IAM may answer
+// 403 for one that was deleted.
 type serviceAccount struct{ gcp.REST }
 
+func (d *serviceAccount) email(r *resource.Resource) string {
+	return r.Leaf() + "@" + d.Project() + ".iam.gserviceaccount.com"
+}
+
 func (d *serviceAccount) path(r *resource.Resource) string {
-	return r.CollectionPath() + "/" + r.Leaf() + "@" + d.Project() + ".iam.gserviceaccount.com"
+	return r.CollectionPath() + "/" + d.email(r)
+}
+
+func (d *serviceAccount) Pick(r *resource.Resource, items []map[string]any) map[string]any {
+	i := slices.IndexFunc(items, func(item map[string]any) bool { return item["email"] == d.email(r) })
+	if i < 0 {
+		return nil
+	}
+	return items[i]
 }
 
 func (d *serviceAccount) Read(ctx context.Context, r *resource.Resource) (map[string]any, error) {
 	var live map[string]any
 	err := d.Do(ctx, gcp.Call{API: r.Kind.API, Method: http.MethodGet, Path: d.path(r), Out: &live, For: r.ID()})
+	if d.hidden(ctx, r, err) {
+		return nil, nil
+	}
 	return gcp.Absent(live, err)
+}
+
+// hidden says whether what IAM refused to show or to delete "(or it may not exist)" does not exist: the project's accounts
+// can be listed, and it is not among them.
+func (d *serviceAccount) hidden(ctx context.Context, r *resource.Resource, err error) bool {
+	var e *gcp.Error
+	if !gcp.Is(err, http.StatusForbidden) || !errors.As(err, &e) || e.Reason != "IAM_PERMISSION_DENIED" {
+		return false
+	}
+	items, err := d.List(ctx, r.Kind, r.CollectionPath(), nil)
+	return err == nil && d.Pick(r, items) == nil
 }
 
 func (d *serviceAccount) Create(ctx context.Context, r *resource.Resource, body map[string]any) error {
@@ -183,7 +210,11 @@ func (d *serviceAccount) Update(ctx context.Context, r *resource.Resource, body,
 }
 
 func (d *serviceAccount) Delete(ctx context.Context, r *resource.Resource) error {
-	return d.DeleteAt(ctx, r, d.path(r), nil)
+	err := d.DeleteAt(ctx, r, d.path(r), nil)
+	if d.hidden(ctx, r, err) {
+		return nil
+	}
+	return err
 }
 
 // policy is what one member, the stack's service account, may do with a project, a bucket or a secret. Everybody

@@ -6,7 +6,6 @@ import (
 	"hash/fnv"
 	"regexp"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -56,11 +55,22 @@ func (v *Service) find(r *front.Request) (key string, account map[string]any, er
 			return body.String(a, "name"), a, nil
 		}
 	}
-	if project == "-" {
-		verb := r.Method.ID[strings.LastIndexByte(r.Method.ID, '.')+1:]
-		return "", nil, front.Forbidden("Permission 'iam.serviceAccounts.%s' denied on resource (or it may not exist).", verb)
+	if project == "-" || v.wasDeleted(project, id) {
+		permission := permissionFor(r.Method.ID)
+		e := front.Forbidden("Permission '%s' denied on resource (or it may not exist).", permission)
+		e.Details = []any{map[string]any{
+			"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "IAM_PERMISSION_DENIED", "domain": "iam.googleapis.com", "metadata": map[string]any{"permission": permission},
+		}}
+		return "", nil, e
 	}
 	return "", nil, unknown()
+}
+
+// wasDeleted says whether an account is one that can be undeleted.
+func (v *Service) wasDeleted(project, id string) bool {
+	return slices.ContainsFunc(v.deleted.List(""), func(a map[string]any) bool {
+		return a["projectId"] == project && (a["email"] == id || a["uniqueId"] == id)
+	})
 }
 
 func checkTexts(a map[string]any) error {
