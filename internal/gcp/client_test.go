@@ -289,6 +289,32 @@ func TestAdopt(t *testing.T) {
 	})
 }
 
+// TestExists checks how each service says that what is to be created is there: Cloud SQL has words of its own for databases, and
+// more conflicts than that one.
+func TestExists(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		api  *resource.API
+		line string
+		want bool
+	}{
+		{"a network", kind.ComputeAPI, refusal(409, "alreadyExists", "The resource 'n' already exists"), true},
+		{"in an operation", kind.ComputeAPI, computeFailed("RESOURCE_ALREADY_EXISTS", "The resource 'n' already exists"), true},
+		{"a secret", kind.SecretManagerAPI, newer(409, "ALREADY_EXISTS", "", "Secret [s] already exists."), true},
+		{"an instance", kind.SQLAPI, refusal(409, "instanceAlreadyExists", "The Cloud SQL instance already exists."), true},
+		{"a database", kind.SQLAPI, refusal(400, "invalid", `Invalid request: failed to create database dify. Detail: pq: database "dify" already exists.`), true},
+		{"a database, in an operation", kind.SQLAPI, sqlFailed("ERROR_RDBMS", `failed to create database dify. Detail: pq: database "dify" already exists.`), true},
+		{"a database that cannot be", kind.SQLAPI, refusal(400, "invalid", `Invalid request: failed to create database dify. Detail: pq: permission denied.`), false},
+		{"another network", kind.ComputeAPI, refusal(400, "invalid", "A peering of this name already exists"), false},
+	} {
+		c, _, _ := client(t, tc.line)
+		_, err := c.Mutate(t.Context(), gcp.Call{API: tc.api, Method: http.MethodPost, Path: "projects/p/things"})
+		if err == nil || gcp.Exists(tc.api, err) != tc.want {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+	}
+}
+
 func TestUpdate(t *testing.T) {
 	done := `200 {"kind":"compute#operation","status":"DONE"}`
 	r := &resource.Resource{Kind: kind.BackendServices.Kind, Name: "b", Params: map[string]string{"project": "p"}}

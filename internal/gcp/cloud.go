@@ -3,6 +3,7 @@ package gcp
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -41,7 +42,8 @@ func (c *Client) Read(ctx context.Context, r *resource.Resource) (map[string]any
 }
 
 // ReadAll gives the live bodies of those that exist, in one parallel round: several resources of one collection are
-// read with one list, the others one by one.
+// read with one list, the others one by one. What lies in a Cloud SQL instance that does not run cannot be seen, and is given as it is wanted:
+// it is there for all that is known, and nothing can be done to it.
 func (c *Client) ReadAll(ctx context.Context, rs []*resource.Resource) (map[resource.ID]map[string]any, error) {
 	groups := map[string][]*resource.Resource{}
 	for _, r := range rs {
@@ -59,6 +61,17 @@ func (c *Client) ReadAll(ctx context.Context, rs []*resource.Resource) (map[reso
 			live[r.ID()] = body
 		}
 	}
+	unseen := func(err error, group ...*resource.Resource) error {
+		if !errors.Is(err, errStopped) {
+			return err
+		}
+		for _, r := range group {
+			body := map[string]any{}
+			maps.Copy(body, r.Body)
+			put(r, body)
+		}
+		return nil
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for _, key := range slices.Sorted(maps.Keys(groups)) {
@@ -70,7 +83,7 @@ func (c *Client) ReadAll(ctx context.Context, rs []*resource.Resource) (map[reso
 				g.Go(func() error {
 					body, err := c.Read(ctx, r)
 					put(r, body)
-					return err
+					return unseen(err, r)
 				})
 			}
 			continue
@@ -78,7 +91,7 @@ func (c *Client) ReadAll(ctx context.Context, rs []*resource.Resource) (map[reso
 		g.Go(func() error {
 			items, err := c.List(ctx, kind, group[0].CollectionPath(), nil)
 			if err != nil {
-				return fmt.Errorf("list %s: %w", kind.Name, err)
+				return unseen(fmt.Errorf("list %s: %w", kind.Name, err), group...)
 			}
 			for _, r := range group {
 				put(r, picker.Pick(r, items))

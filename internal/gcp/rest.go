@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -53,24 +54,48 @@ func (d *REST) Read(ctx context.Context, r *resource.Resource) (map[string]any, 
 // Absent turns Google's ways of saying that something is not there, the API being disabled among them, into nil.
 func Absent(body map[string]any, err error) (map[string]any, error) {
 	var e *Error
-	if !isFault(err) && errors.As(err, &e) && (e.Code == 404 || e.Disabled() || e.Code == 400 && strings.Contains(e.Message, "instance is not running")) {
+	if !isFault(err) && errors.As(err, &e) && (e.Code == 404 || e.Disabled()) {
 		return nil, nil
 	}
 	return body, err
 }
 
+// errStopped says that what lies in a Cloud SQL instance cannot be seen, because that does not run.
+var errStopped = errors.New("the instance does not run")
+
 // unhide gives the error of a call to what may lie in a Cloud SQL instance as it is meant. Whether an instance is not there
-// or may not be seen, Cloud SQL answers the same 403 to a question about its users and databases: then the instance itself
-// is asked for, and one that is not there makes a 404 of it.
+// or may not be seen, Cloud SQL answers the same 403 to a question about its users and databases; and whether it is stopped or
+// not even made, the same 400. Then the instance itself is asked for: if it is not there, or nothing can be in it yet, the error
+// becomes a 404.
 func (c *Client) unhide(ctx context.Context, call Call, err error) error {
 	var e *Error
 	parent, inside := instanceOf(call)
-	if !inside || !errors.As(err, &e) || e.Code != http.StatusForbidden || e.Reason != "notAuthorized" {
+	if !inside || !errors.As(err, &e) {
 		return err
 	}
-	ask := c.Do(ctx, Call{API: call.API, Method: http.MethodGet, Path: parent, For: call.For})
-	if ask != nil && !Is(ask, http.StatusForbidden) {
+	stopped := e.Code == http.StatusBadRequest && strings.Contains(e.Message, "instance is not running")
+	if !stopped && (e.Code != http.StatusForbidden || e.Reason != "notAuthorized") {
+		return err
+	}
+	var instance struct{ State string }
+	ask := c.Do(ctx, Call{API: call.API, Method: http.MethodGet, Path: parent, Out: &instance, For: call.For})
+	switch {
+	case ask != nil && !Is(ask, http.StatusForbidden):
 		return ask
+	case stopped && instance.State == "PENDING_CREATE":
+		return &Error{Code: http.StatusNotFound, Message: parent + " is being created, and nothing is in it"}
+	case stopped:
+		f := &fault.Fault{
+			Summary: "A Cloud SQL instance does not run",
+			Detail:  fmt.Sprintf("The users and databases of %s can neither be read nor changed while it is stopped or suspended.", parent),
+			Remedy:  "Apply, which starts it:\n    difyup apply",
+			Cause:   fmt.Errorf("%w: %w", errStopped, err),
+		}
+		if c.Google() {
+			f.Remedy = "Start it, if it is not suspended for its project's billing, then run the command again:\n" +
+				"    gcloud sql instances patch " + path.Base(parent) + " --activation-policy=ALWAYS --project=" + c.opts.Project
+		}
+		return f
 	}
 	return &fault.Fault{
 		Summary: "Cloud SQL does not let you see what is in an instance",
@@ -124,7 +149,7 @@ func (d *REST) Insert(ctx context.Context, r *resource.Resource, body map[string
 		API: r.Kind.API, Method: http.MethodPost, Path: path, Query: query, Body: body, For: r.ID(),
 		Clear: func(ctx context.Context) error { return d.clear(ctx, r, body) },
 	})
-	if Exists(err) || errors.Is(err, errThere) {
+	if Exists(r.Kind.API, err) || errors.Is(err, errThere) {
 		return d.Adopt(ctx, r, body)
 	}
 	return err
@@ -157,10 +182,17 @@ func broken(k *resource.Kind, live map[string]any) bool {
 	return false
 }
 
-// Exists says whether a creation was refused because the resource is there.
-func Exists(err error) bool {
+// Exists says whether a creation was refused because the resource is there. Cloud SQL has other conflicts beside that, and repeats
+// of what is inside what PostgreSQL says.
+func Exists(api *resource.API, err error) bool {
 	var e *Error
-	return errors.As(err, &e) && (e.Code == 409 && e.Reason != "operationInProgress" || e.Reason == "RESOURCE_ALREADY_EXISTS")
+	switch {
+	case !errors.As(err, &e):
+		return false
+	case api.Operation == resource.SQL:
+		return e.Reason == "instanceAlreadyExists" || (e.Code == http.StatusBadRequest || e.Operation) && like(e.Message, "failed to create*already exists")
+	}
+	return e.Code == http.StatusConflict && e.Reason != "operationInProgress" || e.Reason == "RESOURCE_ALREADY_EXISTS"
 }
 
 // Adopt takes over a resource that exists already: it waits until it can be seen and is ready, makes sure that it is

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/api/sqladmin/v1"
 
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/gcp"
@@ -353,5 +354,55 @@ func TestHiddenAccount(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestInsideOfAStoppedInstance checks that what lies in a Cloud SQL instance that does not run is not taken for absent, since nobody
+// can see it: it counts as wanted. In one that is being created there is nothing yet.
+func TestInsideOfAStoppedInstance(t *testing.T) {
+	const (
+		instance = "/v1/projects/demo-project/instances/demo-main"
+		stopped  = `400 {"error":{"code":400,"message":"Invalid request: Invalid request since instance is not running.","errors":[{"reason":"invalid"}]}}`
+		gone     = `404 {"error":{"code":404,"message":"The Cloud SQL instance does not exist.","errors":[{"reason":"instanceDoesNotExist"}]}}`
+		denied   = `403 {"error":{"code":403,"message":"The client is not authorized to make this request.","errors":[{"reason":"notAuthorized"}]}}`
+	)
+	inside := params("instance", "demo-main")
+	one := kind.SQLDatabases.New("demo-main/dify", inside, &sqladmin.Database{Name: "dify", Charset: "UTF8"})
+	two := kind.SQLDatabases.New("demo-main/dify_plugin", inside, &sqladmin.Database{Name: "dify_plugin", Charset: "UTF8"})
+	user := kind.SQLUsers.New("demo-main/dify", inside, &sqladmin.User{Name: "dify"})
+	orphan := &resource.Resource{Kind: kind.SQLUsers.Kind, Name: "demo-main/former", Params: inside} // known from the state alone
+	asWanted := map[resource.ID]map[string]any{one.ID(): one.Body, two.ID(): two.Body, user.ID(): user.Body, orphan.ID(): {}}
+	for _, tc := range []struct {
+		name, instance string
+		want           map[resource.ID]map[string]any
+		fault          bool
+	}{
+		{"stopped by its owner", `200 {"state":"RUNNABLE","settings":{"activationPolicy":"NEVER"}}`, asWanted, true},
+		{"suspended", `200 {"state":"SUSPENDED"}`, asWanted, true},
+		{"not for us", denied, asWanted, true},
+		{"being created", `200 {"state":"PENDING_CREATE"}`, map[resource.ID]map[string]any{}, false},
+		{"gone meanwhile", gone, map[resource.ID]map[string]any{}, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, _ := scripted(t, map[string][]string{
+				"GET " + instance + "/databases": {stopped}, "GET " + instance + "/users": {stopped}, "GET " + instance + "/databases/dify": {stopped},
+				"DELETE " + instance + "/users": {stopped}, "GET " + instance: {tc.instance},
+			})
+			live, err := c.ReadAll(t.Context(), []*resource.Resource{one, two, user, orphan})
+			must(t, err)
+			if d := cmp.Diff(tc.want, live); d != "" {
+				t.Errorf("read (-want +got):\n%s", d)
+			}
+			if live, err := c.ReadAll(t.Context(), []*resource.Resource{one}); err != nil || (live[one.ID()] != nil) != tc.fault {
+				t.Errorf("one alone: %v, %v", live, err)
+			}
+			var f *fault.Fault
+			if _, err := c.Read(t.Context(), one); errors.As(err, &f) != tc.fault || tc.fault && f.Summary != "A Cloud SQL instance does not run" || !tc.fault && err != nil {
+				t.Errorf("by itself: %v", err)
+			}
+			if err := c.Delete(t.Context(), user); errors.As(err, &f) != tc.fault || !tc.fault && err != nil {
+				t.Errorf("deleted: %v", err)
+			}
+		})
 	}
 }

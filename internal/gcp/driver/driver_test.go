@@ -333,6 +333,10 @@ func TestInstanceCalls(t *testing.T) {
 		want          []string
 	}{
 		{"a tier", "ENTERPRISE", []resource.Path{"settings.tier"}, []string{`{"settings":{"days":7,"edition":"ENTERPRISE","tier":"t"}}`}},
+		{"a start", "ENTERPRISE", []resource.Path{"settings.activationPolicy"}, []string{`{"settings":{"activationPolicy":"ALWAYS"}}`}},
+		{"a start, a version and a tier", "ENTERPRISE", []resource.Path{"databaseVersion", "settings.activationPolicy", "settings.tier"}, []string{
+			`{"settings":{"activationPolicy":"ALWAYS"}}`, `{"databaseVersion":"POSTGRES_17"}`, `{"settings":{"days":7,"edition":"ENTERPRISE","tier":"t"}}`,
+		}},
 		{"a disk", "ENTERPRISE", []resource.Path{"settings.dataDiskSizeGb"}, []string{`{"settings":{"dataDiskSizeGb":"20","days":7,"edition":"ENTERPRISE","tier":"t"}}`}},
 		{"a version", "ENTERPRISE", []resource.Path{"databaseVersion"}, []string{`{"databaseVersion":"POSTGRES_17"}`}},
 		{"a version and a tier", "ENTERPRISE", []resource.Path{"databaseVersion", "settings.tier"}, []string{`{"databaseVersion":"POSTGRES_17"}`, `{"settings":{"days":7,"edition":"ENTERPRISE","tier":"t"}}`}},
@@ -343,6 +347,9 @@ func TestInstanceCalls(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			sent = nil
 			body := map[string]any{"databaseVersion": "POSTGRES_17", "settings": map[string]any{"edition": tc.edition, "tier": "t", "days": 7, "dataDiskSizeGb": "20"}}
+			if slices.Contains(tc.changed, "settings.activationPolicy") {
+				body["settings"].(map[string]any)["activationPolicy"] = "ALWAYS"
+			}
 			r := &resource.Resource{Kind: kind.SQLInstances.Kind, Name: "demo-main", Params: params(), Body: body}
 			must(t, c.Driver(r.Kind).Update(t.Context(), r, body, map[string]any{}, tc.changed))
 			if d := cmp.Diff(tc.want, sent); d != "" {

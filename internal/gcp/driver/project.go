@@ -194,7 +194,7 @@ func (d *serviceAccount) hidden(ctx context.Context, r *resource.Resource, err e
 func (d *serviceAccount) Create(ctx context.Context, r *resource.Resource, body map[string]any) error {
 	_, err := d.Mutate(ctx, gcp.Call{API: r.Kind.API, Method: http.MethodPost, Path: r.CollectionPath(), Body: map[string]any{"accountId": r.Leaf(), "serviceAccount": body}, For: r.ID()})
 	d.MadeAccount()
-	if gcp.Exists(err) {
+	if gcp.Exists(r.Kind.API, err) {
 		return d.Adopt(ctx, r, body)
 	}
 	return err

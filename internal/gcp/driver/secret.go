@@ -64,7 +64,7 @@ func (d *secret) Create(ctx context.Context, r *resource.Resource, body map[stri
 		API: r.Kind.API, Method: http.MethodPost, Path: r.CollectionPath(), Query: url.Values{"secretId": {r.Leaf()}}, For: r.ID(),
 		Body: map[string]any{"replication": map[string]any{"automatic": map[string]any{}}, "labels": body["labels"]},
 	})
-	if err != nil && !gcp.Exists(err) {
+	if err != nil && !gcp.Exists(r.Kind.API, err) {
 		return err
 	}
 	if err != nil {
@@ -227,7 +227,7 @@ func (d *certificate) Create(ctx context.Context, r *resource.Resource, body map
 		want["selfManaged"] = map[string]any{"certificate": string(cert), "privateKey": string(key)}
 	}
 	_, err := d.Mutate(ctx, gcp.Call{API: r.Kind.API, Method: http.MethodPost, Path: r.CollectionPath(), Body: want, For: r.ID()})
-	if gcp.Exists(err) {
+	if gcp.Exists(r.Kind.API, err) {
 		// Its name follows what is wanted of it. The certificate itself is another at each attempt, and any will do.
 		return d.Adopt(ctx, r, body)
 	}

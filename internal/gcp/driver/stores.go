@@ -78,16 +78,16 @@ type sqlCall struct {
 	changed []resource.Path
 }
 
-// sqlCalls splits an update into what Cloud SQL takes at once: a new version of PostgreSQL goes alone, and so does an edition with
-// the tier that it needs. The size of the disk is sent when it changes only, since the wanted one may be less than what it has grown to.
+// sqlCalls splits an update into what Cloud SQL takes at once: one that is stopped is started before anything else, a new version of
+// PostgreSQL goes alone, and so does an edition with the tier that it needs. The size of the disk is sent when it changes only, since the wanted one may be less than what it has grown to.
 func sqlCalls(body map[string]any, changed []resource.Path) []sqlCall {
-	const version, edition, tier, size = "databaseVersion", "settings.edition", "settings.tier", "settings.dataDiskSizeGb"
+	const policy, version, edition, tier, size = "settings.activationPolicy", "databaseVersion", "settings.edition", "settings.tier", "settings.dataDiskSizeGb"
 	rest := sqlCall{body: resource.Clone(body)}
 	settings, _ := rest.body["settings"].(map[string]any)
 	has := func(p resource.Path) bool { return slices.Contains(changed, p) }
-	moves := has(edition)
+	moves, starts := has(edition), has(policy) && settings["activationPolicy"] == "ALWAYS"
 	for _, p := range changed {
-		if p != version && (!moves || p != edition && p != tier) {
+		if p != version && (!starts || p != policy) && (!moves || p != edition && p != tier) {
 			rest.changed = append(rest.changed, p)
 		}
 	}
@@ -95,6 +95,10 @@ func sqlCalls(body map[string]any, changed []resource.Path) []sqlCall {
 		delete(settings, "dataDiskSizeGb")
 	}
 	var calls []sqlCall
+	if starts {
+		calls = append(calls, sqlCall{body: map[string]any{"settings": map[string]any{"activationPolicy": "ALWAYS"}}, changed: []resource.Path{policy}})
+		delete(settings, "activationPolicy")
+	}
 	if has(version) {
 		calls = append(calls, sqlCall{body: body, changed: []resource.Path{version}})
 	}
@@ -149,7 +153,7 @@ func (d *sqlUser) Read(ctx context.Context, r *resource.Resource) (map[string]an
 func (d *sqlUser) Create(ctx context.Context, r *resource.Resource, body map[string]any) error {
 	// Inserting a user that exists sets its password, so that a repetition is harmless.
 	_, err := d.Mutate(ctx, gcp.Call{API: r.Kind.API, Method: http.MethodPost, Path: r.CollectionPath(), Body: body, For: r.ID()})
-	if gcp.Exists(err) {
+	if gcp.Exists(r.Kind.API, err) {
 		return d.Update(ctx, r, body, nil, nil)
 	}
 	return err

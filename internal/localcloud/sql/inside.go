@@ -25,7 +25,7 @@ func (v *Service) running(r *front.Request) (string, error) {
 	switch {
 	case !ok:
 		return "", hidden()
-	case body.String(b, "state") != "RUNNABLE":
+	case body.String(b, "state") != "RUNNABLE", body.String(b, "settings.activationPolicy") == "NEVER":
 		return "", invalid("Invalid request since instance is not running.")
 	}
 	return k, nil
@@ -55,7 +55,7 @@ func (v *Service) insertDatabase(_ context.Context, r *front.Request) (any, erro
 		return nil, invalid("The local cloud's databases have the charset UTF8, not %s.", c)
 	}
 	if _, ok := v.databases.Get(k + "/databases/" + name); ok {
-		return nil, front.AlreadyExists("database %q already exists.", name)
+		return nil, invalid("failed to create database %s. Detail: pq: database %q already exists.", name, name)
 	}
 	return v.run(r, "CREATE_DATABASE", userTime, func(ctx context.Context, k string) error {
 		if err := v.engine.CreateDatabase(ctx, engineName(k), name); err != nil {
@@ -67,9 +67,9 @@ func (v *Service) insertDatabase(_ context.Context, r *front.Request) (any, erro
 }
 
 func (v *Service) getDatabase(_ context.Context, r *front.Request) (any, error) {
-	k := key(r)
-	if _, ok := v.instances.Get(k); !ok {
-		return nil, hidden()
+	k, err := v.running(r)
+	if err != nil {
+		return nil, err
 	}
 	b, ok := v.databases.Get(k + "/databases/" + r.Path["database"])
 	if !ok {
@@ -83,9 +83,9 @@ func (v *Service) listDatabases(_ context.Context, r *front.Request) (any, error
 }
 
 func (v *Service) listBelow(r *front.Request, c *store.Collection, part, kind string) (any, error) {
-	k := key(r)
-	if _, ok := v.instances.Get(k); !ok {
-		return nil, hidden()
+	k, err := v.running(r)
+	if err != nil {
+		return nil, err
 	}
 	answer := map[string]any{"kind": kind}
 	if items := c.List(k + part); len(items) > 0 {
