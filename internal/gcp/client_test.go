@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -174,18 +175,27 @@ func TestOperations(t *testing.T) {
 	}{
 		{"compute", kind.ComputeAPI, []string{
 			"200 " + fmt.Sprintf(compute, "PENDING", ""), refusal(404, "notFound", "not yet"), "200 " + fmt.Sprintf(compute, "RUNNING", ""), "200 " + fmt.Sprintf(compute, "DONE", ""),
-		}, []string{"POST /compute/v1/projects/p/global/operations/o/wait", "POST /compute/v1/projects/p/global/operations/o/wait", "POST /compute/v1/projects/p/global/operations/o/wait"}, ""},
+		}, []string{"POST /compute/v1/projects/p/global/operations/o/wait", "GET /compute/v1/projects/p/global/operations/o", "POST /compute/v1/projects/p/global/operations/o/wait"}, ""},
+		{"compute, not seen for a while", kind.ComputeAPI, slices.Concat(
+			[]string{"200 " + fmt.Sprintf(compute, "PENDING", "")}, slices.Repeat([]string{refusal(404, "notFound", "not yet")}, 10), []string{"200 " + fmt.Sprintf(compute, "DONE", "")},
+		), slices.Concat([]string{"POST /compute/v1/projects/p/global/operations/o/wait"}, slices.Repeat([]string{"GET /compute/v1/projects/p/global/operations/o"}, 10)), ""},
 		{"compute, failed", kind.ComputeAPI, []string{
 			"200 " + fmt.Sprintf(compute, "DONE", `,"httpErrorStatusCode":400,"error":{"errors":[{"code":"QUOTA_EXCEEDED","message":"Quota 'CPUS' exceeded."}]}`),
 		}, nil, "Quota 'CPUS' exceeded. (400 QUOTA_EXCEEDED)"},
 		{"sql", kind.SQLAPI, []string{
 			`200 {"kind":"sql#operation","name":"o","status":"PENDING"}`, `200 {"kind":"sql#operation","name":"o","status":"DONE"}`,
 		}, []string{"GET /v1/projects/p/operations/o"}, ""},
+		{"sql, not seen at first", kind.SQLAPI, []string{
+			`200 {"kind":"sql#operation","name":"o","status":"PENDING"}`, refusal(404, "operationDoesNotExist", "not yet"), `200 {"kind":"sql#operation","name":"o","status":"DONE"}`,
+		}, []string{"GET /v1/projects/p/operations/o", "GET /v1/projects/p/operations/o"}, ""},
 		{"sql, failed", kind.SQLAPI, []string{
 			`200 {"kind":"sql#operation","name":"o","status":"RUNNING"}`, `200 {"kind":"sql#operation","name":"o","status":"DONE","error":{"errors":[{"code":"invalidFlag","message":"no such flag"}]}}`,
 		}, []string{"GET /v1/projects/p/operations/o"}, "no such flag"},
 		{"long-running", kind.RedisAPI, []string{
 			`200 {"name":"projects/p/locations/r/operations/o"}`, `200 {"name":"projects/p/locations/r/operations/o","done":false}`, `200 {"name":"x","done":true,"response":{}}`,
+		}, []string{"GET /v1/projects/p/locations/r/operations/o", "GET /v1/projects/p/locations/r/operations/o"}, ""},
+		{"long-running, not seen at first", kind.RedisAPI, []string{
+			`200 {"name":"projects/p/locations/r/operations/o"}`, newer(404, "NOT_FOUND", "", "not yet"), `200 {"name":"x","done":true,"response":{}}`,
 		}, []string{"GET /v1/projects/p/locations/r/operations/o", "GET /v1/projects/p/locations/r/operations/o"}, ""},
 		{"long-running, failed", kind.RedisAPI, []string{
 			`200 {"name":"projects/p/locations/r/operations/o","done":true,"error":{"code":9,"message":"still in use"}}`,

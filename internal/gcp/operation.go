@@ -69,7 +69,7 @@ func (c *Client) waitCompute(ctx context.Context, call Call, op map[string]any) 
 	link, _ := op["selfLink"].(string)
 	path := resource.CanonicalLink(link)
 	tell := c.teller(call.For)
-	for misses, try := 0, 0; op["status"] != "DONE"; try++ {
+	for try := 0; op["status"] != "DONE"; try++ {
 		tell(fmt.Sprint("operation ", op["operationType"], " is ", op["status"]))
 		began := time.Now()
 		var next map[string]any
@@ -79,14 +79,10 @@ func (c *Client) waitCompute(ctx context.Context, call Call, op map[string]any) 
 			next = nil
 			err = c.Do(ctx, Call{API: call.API, Method: http.MethodGet, Path: path, Out: &next, For: call.For})
 		}
-		switch {
-		case Is(err, 404) && misses < 5: // not visible everywhere yet
-			misses++
-		case err != nil:
+		if err != nil {
 			return err
-		default:
-			op = next
 		}
+		op = next
 		// Best effort may mean at once: then do not spin.
 		if op["status"] != "DONE" && time.Since(began) < 100*time.Millisecond {
 			if err := Sleep(ctx, Backoff(try, 10*time.Millisecond, 3*time.Second)); err != nil {

@@ -109,6 +109,10 @@ func (r *rule) matches(at place, call Call, e *Error, c *Client) bool {
 		if !c.madeAccount.Load() {
 			return false
 		}
+	case operation:
+		if !strings.Contains(call.Path, "operations/") {
+			return false
+		}
 	case atGoogle, atEndpoint:
 		if (c.opts.Endpoint == "") != (r.only == atGoogle) {
 			return false

@@ -21,10 +21,11 @@ type when string
 
 const (
 	always     when = ""
-	enabled    when = "enabled"  // this run enabled the service that was called
-	newAccount when = "account"  // this run made a service account
-	atGoogle   when = "google"   // no endpoint of the caller's is set
-	atEndpoint when = "endpoint" // one is: a local cloud
+	enabled    when = "enabled"   // this run enabled the service that was called
+	newAccount when = "account"   // this run made a service account
+	atGoogle   when = "google"    // no endpoint of the caller's is set
+	atEndpoint when = "endpoint"  // one is: a local cloud
+	operation  when = "operation" // it is an operation that is asked for
 )
 
 // rule says of one kind of failure that it passes by itself, for how long that is worth waiting for, and what is said.
@@ -75,6 +76,11 @@ var (
 		summary: "The local cloud does not answer",
 		detail:  "It was asked several times (SERVICE): CAUSE. Its process has ended, is stopped, or the machine is too busy.",
 		remedy:  "See whether it runs, and start it again if it does not. What was in it is gone then:\n    difyup local status\n    difyup local down\n    difyup apply --local",
+	}
+	noOperation = &advice{
+		summary: "An operation cannot be found",
+		detail:  "SERVICE.googleapis.com said that it is at work, and does not know of it any more: CAUSE.",
+		remedy:  "Run the command again, which looks at what became of it.",
 	}
 	notGoogle = &advice{
 		summary: "Something else answers in Google's place",
@@ -209,6 +215,12 @@ var rules = []rule{
 		in: []place{inAnswer}, service: []string{"iam"}, code: []int{http.StatusForbidden}, text: []string{"iam.serviceAccounts.*(or it may not exist)"}, only: newAccount,
 		within: 2 * time.Minute, first: 200 * time.Millisecond, most: 5 * time.Second,
 		say: "the service account was just created and is not known everywhere",
+	},
+	{
+		name: "an operation that cannot be seen yet", source: "provider, tpgresource/common_operation.go: an operation that is not found is asked for again, as long as it may take",
+		in: []place{inAnswer}, code: []int{http.StatusNotFound}, only: operation,
+		within: 2 * time.Minute, first: 100 * time.Millisecond, most: 5 * time.Second,
+		say: "the operation is not seen everywhere yet", never: noOperation,
 	},
 	{
 		name: "rate", source: "Compute's API quotas: per minute; provider: rateLimitExceeded, CONCURRENT_OPERATIONS_QUOTA_EXCEEDED",

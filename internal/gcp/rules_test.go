@@ -90,6 +90,7 @@ func newer(code int, status, reason, message string) string {
 type world struct {
 	api     *resource.API
 	method  string // "" is POST
+	path    string // "" is one of some things
 	line    string
 	enabled string // by this run
 	account bool   // made by this run
@@ -97,11 +98,14 @@ type world struct {
 }
 
 func (w world) call() gcp.Call {
-	method := w.method
-	if method == "" {
-		method = http.MethodPost
+	call := gcp.Call{API: w.api, Method: w.method, Path: w.path, For: "k/n"}
+	if call.Method == "" {
+		call.Method = http.MethodPost
 	}
-	return gcp.Call{API: w.api, Method: method, Path: "projects/p/global/things", For: "k/n"}
+	if call.Path == "" {
+		call.Path = "projects/p/global/things"
+	}
+	return call
 }
 
 // run sends one request into the world, in which until answers are bad. It gives what was said, how long it took, and how
@@ -283,6 +287,19 @@ func TestRules(t *testing.T) {
 			[]world{
 				{api: iam, method: http.MethodGet, line: newer(403, "PERMISSION_DENIED", "IAM_PERMISSION_DENIED", "Permission 'iam.serviceAccounts.get' denied on resource (or it may not exist).")},
 				{api: iam, line: newer(403, "PERMISSION_DENIED", "IAM_PERMISSION_DENIED", "Permission 'iam.roles.get' denied on resource (or it may not exist)."), account: true},
+			},
+		},
+		{
+			"an operation that cannot be seen yet",
+			[]world{
+				{api: sql, method: http.MethodGet, path: "projects/p/operations/o", line: refusal(404, "operationDoesNotExist", "The Cloud SQL instance operation does not exist.")},
+				{api: redis, method: http.MethodGet, path: "projects/p/locations/r/operations/o", line: newer(404, "NOT_FOUND", "", "Operation not found")},
+				{api: usage, method: http.MethodGet, path: "operations/acf.p2-1-o", line: newer(404, "NOT_FOUND", "", "Operation not found")},
+				{api: compute, method: http.MethodGet, path: "projects/p/global/operations/o", line: refusal(404, "notFound", "The resource 'projects/p/global/operations/o' was not found")},
+			},
+			"the operation is not seen everywhere yet", []string{"An operation cannot be found", "The Cloud SQL instance operation does not exist."},
+			[]world{
+				{api: sql, method: http.MethodGet, path: "projects/p/operations", line: refusal(404, "notFound", "no")}, {api: sql, method: http.MethodGet, path: "projects/p/operations/o", line: refusal(400, "invalid", "no")},
 			},
 		},
 		{

@@ -24,6 +24,9 @@ const (
 	every  = 10 * time.Second
 )
 
+// seenWithin is how long a bucket that was just made may be unknown to who writes to it.
+const seenWithin = 2 * time.Minute
+
 // Holder is who holds the lock; what another run is shown.
 type Holder struct {
 	Run     string    `json:"run"`   // its ID
@@ -77,20 +80,24 @@ func (l *Lock) take(ctx context.Context, breakIt bool) error {
 	if err := s.ensure(ctx); err != nil {
 		return err
 	}
-	for try := 0; ; try++ {
+	began := time.Now()
+	for try, taken := 0, 0; ; try++ {
 		err := l.write(ctx)
 		if err == nil {
 			return nil
 		}
-		again := try < 5
 		switch {
-		case gcp.Is(err, 404) && again: // the bucket went with the stack that another run destroyed
+		case gcp.Is(err, 404) && time.Since(began) < seenWithin: // the bucket went with the stack that another run destroyed, or was made a moment ago
+			if err := gcp.Sleep(ctx, gcp.Backoff(try, 20*time.Millisecond, 5*time.Second)); err != nil {
+				return err
+			}
 			s.forget()
 			if err := s.ensure(ctx); err != nil {
 				return err
 			}
 			l.generation = ""
-		case gcp.Is(err, 412) && again:
+		case gcp.Is(err, 412) && taken < 5:
+			taken++
 			other, at, readErr := s.holder(ctx)
 			switch {
 			case readErr != nil:

@@ -42,6 +42,7 @@ type bucket struct {
 	updated string        // in place of when an object's metadata say it was written
 	silence bool          // no answer at all
 	refuse  int           // so many requests are answered 412, and nothing is done
+	unseen  int           // so many uploads are answered as if there were no bucket
 	asked   []string
 }
 
@@ -127,6 +128,9 @@ func (b *bucket) serve(w http.ResponseWriter, r *http.Request) {
 		b.exists, b.project, b.labels = true, query.Get("project"), body.Labels
 		answer(self)
 	case !b.exists:
+		fail(404, "notFound")
+	case r.Method == http.MethodPost && b.unseen > 0:
+		b.unseen--
 		fail(404, "notFound")
 	case r.Method == http.MethodPost: // upload
 		name = query.Get("name")
@@ -306,6 +310,19 @@ func TestLock(t *testing.T) {
 	}
 	if h, err := s.Holder(t.Context()); err != nil || h != nil {
 		t.Errorf("after the release the holder is %v, %v", h, err)
+	}
+}
+
+// TestLockInANewBucket takes the lock in a bucket that is not seen everywhere at once.
+func TestLockInANewBucket(t *testing.T) {
+	s, b := open(t)
+	b.unseen = 7
+	_, lock, err := s.Lock(t.Context(), "apply", false)
+	if err != nil || b.unseen > 0 {
+		t.Fatalf("%v; %d answers are left", err, b.unseen)
+	}
+	if err := lock.Release(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -240,6 +241,40 @@ func TestObjectsThatAreNoFiles(t *testing.T) {
 			if sent := strings.Join(a.asked, "\n"); !strings.Contains(sent, "\r\n\r\none\r\n") {
 				t.Errorf("sent:\n%s", sent)
 			}
+		})
+	}
+}
+
+// TestUploadToANewBucket checks that an upload waits for a bucket that is not seen everywhere yet, and not for ever.
+func TestUploadToANewBucket(t *testing.T) {
+	const (
+		sum    = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed" // of "one"
+		absent = `404 {"error":{"code":404,"message":"The specified bucket does not exist.","errors":[{"reason":"notFound"}]}}`
+	)
+	r := kind.BucketObjects.New("demo-files/agent", params("bucket", "demo-files"), &kind.Object{Bucket: "demo-files", Name: "agent", SHA256: sum, Source: "inside"})
+	for _, tc := range []struct {
+		name    string
+		answers []string
+		least   time.Duration
+		code    int
+	}{
+		{"seen after a while", slices.Concat(slices.Repeat([]string{absent}, 12), []string{"200 {}"}), 10 * time.Second, 0},
+		{"never seen", []string{absent}, 2 * time.Minute, 404},
+		{"refused", []string{`403 {"error":{"code":403,"message":"no right"}}`}, 0, 403},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := &answers{lines: map[string][]string{"POST /upload/storage/v1/b/demo-files/o": tc.answers}}
+				c, err := gcp.New(t.Context(), gcp.Options{
+					Project: "demo-project", Endpoint: "http://cloud/", HTTP: &http.Client{Transport: a}, Drivers: driver.All(), ReadFile: func(string) ([]byte, error) { return []byte("one"), nil },
+				})
+				must(t, err)
+				began := time.Now()
+				err = c.Create(t.Context(), r, r.Body)
+				if took := time.Since(began); tc.code == 0 && err != nil || tc.code != 0 && !gcp.Is(err, tc.code) || took < tc.least || took > tc.least+time.Minute {
+					t.Errorf("after %s: %v", took, err)
+				}
+			})
 		})
 	}
 }

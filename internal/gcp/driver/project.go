@@ -279,8 +279,9 @@ func (d *policy) Update(ctx context.Context, r *resource.Resource, body, _ map[s
 
 func (d *policy) Delete(ctx context.Context, r *resource.Resource) error { return d.write(ctx, r, nil) }
 
-// readableFor is how long the policy of what was just made may be unreadable: a new bucket is not seen everywhere.
-const readableFor = 2 * time.Minute
+// seenWithin is how long what was just made may be unknown to those who are asked for its policy or given something for it: a new
+// bucket is not seen everywhere.
+const seenWithin = 2 * time.Minute
 
 // write makes the member have exactly these roles, reading and writing again when somebody else wrote meanwhile. What was
 // not read is never written: without the etag of the policy that was read, everybody else's bindings would be lost.
@@ -293,7 +294,7 @@ func (d *policy) write(ctx context.Context, r *resource.Resource, roles []string
 			if live, err = gcp.Absent(live, err); err == nil && live == nil {
 				return nil
 			}
-		case gcp.Is(err, http.StatusNotFound) && time.Since(began) < readableFor:
+		case gcp.Is(err, http.StatusNotFound) && time.Since(began) < seenWithin:
 			wait := gcp.Backoff(try, 100*time.Millisecond, 5*time.Second)
 			d.Notify(event.Retried, r.ID(), fmt.Sprintf("the policy cannot be read yet; again in %s", wait.Round(10*time.Millisecond)))
 			if err := gcp.Sleep(ctx, wait); err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/difyup/difyup/internal/event"
 	"github.com/difyup/difyup/internal/gcp"
 	"github.com/difyup/difyup/internal/resource"
 )
@@ -250,7 +251,8 @@ func (d *object) Create(ctx context.Context, r *resource.Resource, body map[stri
 }
 
 func (d *object) Update(ctx context.Context, r *resource.Resource, body, live map[string]any, _ []resource.Path) error {
-	for try := 0; ; try++ {
+	began := time.Now()
+	for try, stale := 0, 0; ; try++ {
 		generation := "0" // there is none
 		if live != nil {
 			if generation, _ = live["generation"].(string); generation == "" {
@@ -258,9 +260,18 @@ func (d *object) Update(ctx context.Context, r *resource.Resource, body, live ma
 			}
 		}
 		err := d.upload(ctx, r, body, generation)
-		if !gcp.Is(err, http.StatusPreconditionFailed) || try == 5 {
+		if gcp.Is(err, http.StatusNotFound) && time.Since(began) < seenWithin {
+			wait := gcp.Backoff(try, 100*time.Millisecond, 5*time.Second)
+			d.Notify(event.Retried, r.ID(), fmt.Sprintf("the bucket is not seen everywhere yet; again in %s", wait.Round(10*time.Millisecond)))
+			if err := gcp.Sleep(ctx, wait); err != nil {
+				return err
+			}
+			continue
+		}
+		if !gcp.Is(err, http.StatusPreconditionFailed) || stale == 5 {
 			return err
 		}
+		stale++
 		if live, err = d.Read(ctx, r); err != nil {
 			return err
 		}
