@@ -312,13 +312,14 @@ func TestExists(t *testing.T) {
 		{"in an operation", kind.ComputeAPI, computeFailed("RESOURCE_ALREADY_EXISTS", "The resource 'n' already exists"), true},
 		{"a secret", kind.SecretManagerAPI, newer(409, "ALREADY_EXISTS", "", "Secret [s] already exists."), true},
 		{"an instance", kind.SQLAPI, refusal(409, "instanceAlreadyExists", "The Cloud SQL instance already exists."), true},
+		{"an instance of which something else is said", kind.SQLAPI, refusal(409, "invalidState", "The instance or operation is not in an appropriate state to handle the request."), false},
 		{"a database", kind.SQLAPI, refusal(400, "invalid", `Invalid request: failed to create database dify. Detail: pq: database "dify" already exists.`), true},
 		{"a database, in an operation", kind.SQLAPI, sqlFailed("ERROR_RDBMS", `failed to create database dify. Detail: pq: database "dify" already exists.`), true},
 		{"a database that cannot be", kind.SQLAPI, refusal(400, "invalid", `Invalid request: failed to create database dify. Detail: pq: permission denied.`), false},
 		{"another network", kind.ComputeAPI, refusal(400, "invalid", "A peering of this name already exists"), false},
 	} {
 		c, _, _ := client(t, tc.line)
-		_, err := c.Mutate(t.Context(), gcp.Call{API: tc.api, Method: http.MethodPost, Path: "projects/p/things"})
+		_, err := c.Mutate(t.Context(), gcp.Call{API: tc.api, Method: http.MethodPost, Path: "projects/p/things", Once: true})
 		if err == nil || gcp.Exists(tc.api, err) != tc.want {
 			t.Errorf("%s: %v", tc.name, err)
 		}

@@ -122,7 +122,7 @@ func (r *rule) matches(at place, call Call, e *Error, c *Client) bool {
 		return len(r.code) == 0 && len(r.reason) == 0 && len(r.text) == 0
 	}
 	return (len(r.code) == 0 || slices.Contains(r.code, e.Code)) &&
-		(len(r.reason) == 0 || slices.Contains(r.reason, e.Reason)) &&
+		(len(r.reason) == 0 || slices.Contains(r.reason, e.Reason)) && !slices.Contains(r.except, e.Reason) &&
 		(len(r.text) == 0 || slices.ContainsFunc(r.text, func(t string) bool { return like(e.Message, strings.ReplaceAll(t, "PROJECT_ID", c.opts.Project)) }))
 }
 

@@ -40,6 +40,7 @@ type rule struct {
 	method   string
 	code     []int    // HTTP status; of an operation too, where it has one
 	reason   []string // errors[].reason, ErrorInfo's, an operation's code; google.rpc.Code by its name
+	except   []string // reasons of which it does not speak
 	text     []string // one of them is in the message; * stands for anything, PROJECT_ID for the project
 	only     when
 	within   time.Duration // of the first time it was met in a call
@@ -184,6 +185,17 @@ var rules = []rule{
 		in: anywhere, service: []string{"sqladmin", "compute"}, reason: []string{"operationInProgress"},
 		within: 30 * time.Minute, first: 50 * time.Millisecond, most: 5 * time.Second,
 		say: "another operation is in progress",
+	},
+	{
+		name: "a Cloud SQL instance in another state", source: "provider, error_retry_predicates.go: every 409 of sqladmin but instanceAlreadyExists, as invalidState",
+		in: []place{inAnswer}, service: []string{"sqladmin"}, code: []int{http.StatusConflict}, except: []string{"instanceAlreadyExists"},
+		within: 15 * time.Minute, first: 500 * time.Millisecond, most: 10 * time.Second,
+		say: "the instance is not in a state for it (CAUSE)",
+		never: &advice{
+			summary: "A Cloud SQL instance takes no changes",
+			detail:  "Cloud SQL refused a change for a quarter of an hour: CAUSE.",
+			remedy:  "See in what state the instance is, then run the command again:\n    gcloud sql instances list --project=PROJECT_ID",
+		},
 	},
 	{
 		name: "a busy Redis instance", source: "Memorystore: operations only when the instance is READY; its exact words are not recorded, the local cloud's stand for them",

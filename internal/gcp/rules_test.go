@@ -256,6 +256,15 @@ func TestRules(t *testing.T) {
 			[]world{{api: sql, line: refusal(409, "instanceAlreadyExists", "exists")}, {api: storage, line: refusal(409, "operationInProgress", "busy")}},
 		},
 		{
+			"a Cloud SQL instance in another state",
+			[]world{{api: sql, line: refusal(409, "invalidState", "The instance or operation is not in an appropriate state to handle the request.")}, {api: sql, method: http.MethodDelete, line: refusal(409, "conflict", "try later")}},
+			"the instance is not in a state for it (", []string{"not in an appropriate state", "gcloud sql instances list --project=p"},
+			[]world{
+				{api: sql, line: refusal(409, "instanceAlreadyExists", "The Cloud SQL instance already exists.")}, {api: sql, line: refusal(400, "invalidState", "no")},
+				{api: compute, line: refusal(409, "invalidState", "no")},
+			},
+		},
+		{
 			"a busy Redis instance",
 			[]world{
 				{api: redis, line: newer(400, "FAILED_PRECONDITION", "", "Another operation is in progress on 'c'; the instance is not in the state READY.")},
