@@ -270,41 +270,49 @@ func TestBucketOneMayNotRead(t *testing.T) {
 // for days after the last Cloud SQL instance. For any other reason the peering stays: cutting it would take the network
 // from databases that are in use.
 func TestConnectionThatGoogleHolds(t *testing.T) {
+	const (
+		held = `{"name":"operations/o","done":true,"error":{"code":9,"message":"Failed to delete connection; Producer services (e.g. CloudSQL, Cloud Memstore, etc.) are still using this connection."}}`
+		done = `{"kind":"compute#operation","status":"DONE"}`
+	)
 	for _, tc := range []struct {
 		name, reply string
-		cut         bool
+		peering     string // the answer when it is removed; "" = it is not
+		fails       bool
 	}{
-		{"held", `{"name":"operations/o","done":true,"error":{"code":9,"message":"Failed to delete connection; Producer services (e.g. CloudSQL, Cloud Memstore, etc.) are still using this connection."}}`, true},
-		{"another precondition", `{"name":"operations/o","done":true,"error":{"code":9,"message":"The network's peering is being changed."}}`, false},
-		{"refused", `{"error":{"code":400,"status":"FAILED_PRECONDITION","message":"The consumer project is being deleted."}}`, false},
+		{"held", held, done, false},
+		{"held, and cut already", held, `{"error":{"code":400,"message":"There is no peering (servicenetworking-googleapis-com) for the network.","errors":[{"reason":"badRequest"}]}}`, false},
+		{"held, and found to be cut", held, `{"kind":"compute#operation","status":"DONE","httpErrorStatusCode":400,"error":{"errors":[{"code":"BAD_REQUEST","message":"There is no peering (servicenetworking-googleapis-com) for the network."}]}}`, false},
+		{"held, and not to be cut", held, `{"error":{"code":400,"message":"The network is not ours.","errors":[{"reason":"badRequest"}]}}`, true},
+		{"another precondition", `{"name":"operations/o","done":true,"error":{"code":9,"message":"The network's peering is being changed."}}`, "", true},
+		{"refused", `{"error":{"code":400,"status":"FAILED_PRECONDITION","message":"The consumer project is being deleted."}}`, "", true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var asked []string
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				asked = append(asked, r.Method+" "+r.URL.Path)
+				reply := tc.peering
 				switch {
 				case r.URL.Path == "/v1/projects/demo-project":
-					fmt.Fprint(w, `{"projectNumber":"42"}`)
+					reply = `{"projectNumber":"42"}`
 				case strings.Contains(r.URL.Path, "/connections/"):
-					if strings.HasPrefix(tc.reply, `{"error"`) {
-						w.WriteHeader(http.StatusBadRequest)
-					}
-					fmt.Fprint(w, tc.reply)
-				default:
-					fmt.Fprint(w, `{"kind":"compute#operation","status":"DONE"}`)
+					reply = tc.reply
 				}
+				if strings.HasPrefix(reply, `{"error"`) {
+					w.WriteHeader(http.StatusBadRequest)
+				}
+				fmt.Fprint(w, reply)
 			}))
 			defer server.Close()
 			c := connect(t, server.URL, "")
 			err := c.Delete(t.Context(), &resource.Resource{Kind: kind.Connections.Kind, Name: "demo-net", Params: params()})
-			if (err == nil) != tc.cut {
+			if (err != nil) != tc.fails {
 				t.Errorf("Delete: %v", err)
 			}
 			want := []string{
 				"GET /v1/projects/demo-project",
 				"POST /v1/services/servicenetworking.googleapis.com/connections/servicenetworking-googleapis-com",
 			}
-			if tc.cut {
+			if tc.peering != "" {
 				want = append(want, "POST /compute/v1/projects/demo-project/global/networks/demo-net/removePeering")
 			}
 			if d := cmp.Diff(want, asked); d != "" {

@@ -145,8 +145,8 @@ func (d *connection) Delete(ctx context.Context, r *resource.Resource) error {
 		API: kind.ComputeAPI, Method: http.MethodPost, Path: "projects/" + d.Project() + "/global/networks/" + r.Leaf() + "/removePeering",
 		Body: map[string]any{"name": peering}, For: r.ID(),
 	})
-	if gcp.Is(err, 404) {
-		return nil
+	if gcp.Is(err, 404) || errors.As(err, &e) && strings.Contains(e.Message, "There is no peering") {
+		return nil // it was removed already, perhaps by a request of ours whose answer was lost
 	}
 	return err
 }
