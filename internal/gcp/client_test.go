@@ -326,6 +326,46 @@ func TestExists(t *testing.T) {
 	}
 }
 
+// TestListsWithHoles checks that a list of which Google says that it is not whole is not believed: what is missing in it would be
+// made again, or taken for deleted. Those that are known by name are asked for one by one.
+func TestListsWithHoles(t *testing.T) {
+	plain := *kind.SQLInstances.Kind
+	plain.Driver = ""
+	regional := func(name string) *resource.Resource {
+		return &resource.Resource{Kind: &plain, Name: name, Params: map[string]string{"project": "p"}}
+	}
+	for _, tc := range []struct {
+		name  string
+		kind  *resource.Kind
+		line  string
+		where string // "" = it is whole
+	}{
+		{"Cloud SQL", kind.SQLInstances.Kind, `200 {"items":[{"name":"a"}],"warnings":[{"code":"REGION_UNREACHABLE","region":"us-east1","message":"us-east1 is away"}]}`, "us-east1"},
+		{"Cloud SQL, something else", kind.SQLInstances.Kind, `200 {"items":[{"name":"a"}],"warnings":[{"code":"INTERNAL_STATE_FAILURE","message":"never mind"}]}`, ""},
+		{"Memorystore", kind.RedisInstances.Kind, `200 {"instances":[{"name":"a"}],"unreachable":["projects/p/locations/us-east1"]}`, "projects/p/locations/us-east1"},
+		{"Compute Engine", kind.Networks.Kind, `200 {"items":[{"name":"a"}],"warning":{"code":"UNREACHABLE","message":"The scope us-east1 is away"}}`, "The scope us-east1 is away"},
+		{"Compute Engine, nothing there", kind.Networks.Kind, `200 {"items":[{"name":"a"}],"warning":{"code":"NO_RESULTS_ON_PAGE"}}`, ""},
+	} {
+		c, _, _ := client(t, tc.line)
+		items, err := c.List(t.Context(), tc.kind, "projects/p/things", nil)
+		var f *fault.Fault
+		if tc.where == "" && (err != nil || len(items) != 1) || tc.where != "" && (!errors.As(err, &f) || f.Summary != "Google cannot list everything" || !strings.Contains(f.Detail, tc.where)) {
+			t.Errorf("%s: %v, %v", tc.name, items, err)
+		}
+	}
+	c, s, _ := client(t, `200 {"items":[{"name":"a"}],"warnings":[{"code":"REGION_UNREACHABLE","region":"us-east1"}]}`, `200 {"name":"a"}`, `200 {"name":"b"}`, refusal(404, "instanceDoesNotExist", "no"))
+	got, err := c.ReadAll(t.Context(), []*resource.Resource{regional("a"), regional("b"), regional("c")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(map[resource.ID]map[string]any{"sql.instances/a": {"name": "a"}, "sql.instances/b": {"name": "b"}}, got); d != "" {
+		t.Errorf("read (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff([]string{"GET /v1/projects/p/instances", "GET /v1/projects/p/instances/a", "GET /v1/projects/p/instances/b", "GET /v1/projects/p/instances/c"}, s.asked); d != "" {
+		t.Errorf("asked (-want +got):\n%s", d)
+	}
+}
+
 func TestUpdate(t *testing.T) {
 	done := `200 {"kind":"compute#operation","status":"DONE"}`
 	r := &resource.Resource{Kind: kind.BackendServices.Kind, Name: "b", Params: map[string]string{"project": "p"}}

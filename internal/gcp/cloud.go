@@ -90,6 +90,15 @@ func (c *Client) ReadAll(ctx context.Context, rs []*resource.Resource) (map[reso
 		}
 		g.Go(func() error {
 			items, err := c.List(ctx, kind, group[0].CollectionPath(), nil)
+			if errors.Is(err, errHoles) { // what is out of reach need not be what is asked for
+				for _, r := range group {
+					body, err := c.Read(ctx, r)
+					if put(r, body); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
 			if err != nil {
 				return unseen(fmt.Errorf("list %s: %w", kind.Name, err), group...)
 			}
@@ -113,7 +122,11 @@ func (c *Client) Whole(r *resource.Resource, live map[string]any) bool {
 	return !ok || d.Whole(live)
 }
 
-// List gives every item of a collection, all pages; none when its parent is absent.
+// errHoles says that a list lacks what Google could not reach.
+var errHoles = errors.New("the list is not whole")
+
+// List gives every item of a collection, all pages; none when its parent is absent. A list of which Google says that something may be
+// missing in it is an error.
 func (c *Client) List(ctx context.Context, k *resource.Kind, path string, query url.Values) ([]map[string]any, error) {
 	if query == nil {
 		query = url.Values{}
@@ -125,6 +138,14 @@ func (c *Client) List(ctx context.Context, k *resource.Kind, path string, query 
 		err := c.Do(ctx, call)
 		if page, err = Absent(page, c.unhide(ctx, call, err)); err != nil {
 			return nil, err
+		}
+		if where := outOfReach(page); where != "" {
+			return nil, &fault.Fault{
+				Summary: "Google cannot list everything",
+				Detail:  fmt.Sprintf("In the list of %s that %s.googleapis.com gives, something is missing: %s is out of reach.", path, k.API.Name, where),
+				Remedy:  "Wait until Google can reach it again, then run the command again.",
+				Cause:   errHoles,
+			}
 		}
 		list, _ := page[k.List].([]any)
 		for _, item := range list {
@@ -138,6 +159,33 @@ func (c *Client) List(ctx context.Context, k *resource.Kind, path string, query 
 		}
 		query.Set("pageToken", next)
 	}
+}
+
+// outOfReach gives what a page of a list says that Google could not reach, in the words of Cloud SQL, of Compute Engine or of others; ""
+// for nothing.
+func outOfReach(page map[string]any) string {
+	said := func(warning any) string {
+		w, _ := warning.(map[string]any)
+		if code, _ := w["code"].(string); code != "REGION_UNREACHABLE" && code != "UNREACHABLE" {
+			return ""
+		}
+		for _, field := range []string{"region", "message", "code"} {
+			if text, _ := w[field].(string); text != "" {
+				return harmless(text, 300)
+			}
+		}
+		return ""
+	}
+	warnings, _ := page["warnings"].([]any)
+	for _, w := range append(warnings, page["warning"]) {
+		if where := said(w); where != "" {
+			return where
+		}
+	}
+	if places, _ := page["unreachable"].([]any); len(places) > 0 {
+		return harmless(fmt.Sprint(places[0]), 300)
+	}
+	return ""
 }
 
 // Create makes the resource, or adopts it.
