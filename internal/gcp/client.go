@@ -51,6 +51,7 @@ type Client struct {
 	enabled     sync.Map // by API.Name: services that this run enabled
 	disabled    sync.Map // by API.Name: services that were asked and are not enabled, so that what is there cannot be seen
 	madeAccount atomic.Bool
+	unnamed     atomic.Bool // the project may not be named as the one that uses the services
 }
 
 // New makes a client. On Google it needs application default credentials and says how to get them.
@@ -172,16 +173,22 @@ func (c *Client) Do(ctx context.Context, call Call) error {
 	if len(query) > 0 {
 		target += "?" + query.Encode()
 	}
+	named := c.names(call)
 	for p := (patience{}); ; {
-		header, err := c.once(ctx, call, target, body, contentType)
+		header, err := c.once(ctx, call, target, body, contentType, named)
 		if err == nil {
 			if call.Header != nil {
 				*call.Header = header
 			}
 			return nil
 		}
+		if named && c.unname(call, err) {
+			named = false
+			continue
+		}
+		err = c.elsewhere(call, err)
 		if stop := c.again(ctx, call, err, &p); stop != nil {
-			if e := (*Error)(nil); errors.As(err, &e) && e.Disabled() {
+			if e := (*Error)(nil); !isFault(err) && errors.As(err, &e) && e.Disabled() {
 				c.disabled.Store(call.API.Name, true)
 			}
 			if ctx.Err() != nil && errors.Is(stop, context.Cause(ctx)) {
@@ -197,11 +204,55 @@ func (c *Client) Do(ctx context.Context, call Call) error {
 	}
 }
 
+// names says whether a request names the stack's project as the one that uses the service, whose quota counts and in which the service
+// must be enabled. Else that is the project of the credentials, which may be another, or none. Cloud Storage goes by the bucket's
+// project, and must serve the state before anything was enabled.
+func (c *Client) names(call Call) bool {
+	return c.Google() && call.API.Name != "storage" && !c.unnamed.Load()
+}
+
+// unname says whether a request that named the project is to be sent again without. Whoever may not use the project's services, as
+// somebody who may only look at what is there, is asked on account of the credentials from now on. And where Service Usage itself is not
+// enabled, there is no other way to enable it.
+func (c *Client) unname(call Call, err error) bool {
+	var e *Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	if slices.Contains([]string{"USER_PROJECT_DENIED", "CONSUMER_INVALID", "SYSTEM_PARAMETER_UNSUPPORTED"}, e.Reason) || strings.Contains(e.Message, "serviceusage.services.use") {
+		c.unnamed.Store(true)
+		return true
+	}
+	return call.API == kind.ServiceUsageAPI && e.Disabled()
+}
+
+// elsewhere makes a fault of the error that a service is not enabled, if that is in another project than the stack's: it says nothing
+// of what is in the stack's.
+func (c *Client) elsewhere(call Call, err error) error {
+	var e *Error
+	number := c.number.Load()
+	if isFault(err) || !errors.As(err, &e) || !e.Disabled() || e.Project == "" || e.Project == c.opts.Project || number == nil || e.Project == *number {
+		return err
+	}
+	return c.notEnabled(call.API, e)
+}
+
+func (c *Client) notEnabled(api *resource.API, e *Error) error {
+	return &fault.Fault{
+		Summary: "A service is not enabled in the project of your credentials",
+		Detail: fmt.Sprintf("%s.googleapis.com goes by the project %s, in which it is not enabled, and not by the stack's, %s: your account may not use the services of that.",
+			api.Name, e.Project, c.opts.Project),
+		Remedy: "Have an owner of the project give you the role, wait a few minutes, then run the command again:\n" +
+			"    gcloud projects add-iam-policy-binding " + c.opts.Project + " --member=user:YOUR_EMAIL --role=roles/serviceusage.serviceUsageConsumer",
+		Cause: e,
+	}
+}
+
 // longest bounds an answer. Lists of a thousand instances take a few megabytes.
 const longest = 64 << 20
 
-// once sends a request once and decodes its answer.
-func (c *Client) once(ctx context.Context, call Call, target string, body []byte, contentType string) (http.Header, error) {
+// once sends a request once and decodes its answer. Named has it name the project.
+func (c *Client) once(ctx context.Context, call Call, target string, body []byte, contentType string, named bool) (http.Header, error) {
 	limit := c.deadline(call)
 	timed, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -217,6 +268,9 @@ func (c *Client) once(ctx context.Context, call Call, target string, body []byte
 		req.Header.Set("Content-Type", contentType)
 	}
 	req.Header.Set("User-Agent", c.opts.UserAgent)
+	if named {
+		req.Header.Set("X-Goog-User-Project", c.opts.Project)
+	}
 	if c.opts.Endpoint != "" && c.opts.Token != "" { // in the request itself: it does not follow a redirect to elsewhere
 		req.Header.Set("Authorization", "Bearer "+c.opts.Token)
 	}
@@ -328,6 +382,9 @@ func (c *Client) ProjectNumber(ctx context.Context) (string, error) {
 		project.ProjectNumber = strings.TrimPrefix(service.Parent, "projects/")
 	}
 	if err != nil {
+		if errors.As(err, &e) && e.Disabled() && e.Project != "" && e.Project != c.opts.Project && c.unnamed.Load() {
+			return "", c.notEnabled(kind.ServiceUsageAPI, e)
+		}
 		if errors.As(err, &e) && (e.Code == 403 || e.Code == 404) {
 			f := &fault.Fault{
 				Summary: "The project cannot be read",

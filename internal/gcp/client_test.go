@@ -326,6 +326,111 @@ func TestExists(t *testing.T) {
 	}
 }
 
+// TestWhoseQuota checks that requests to Google name the stack's project as the one that uses the services, whatever project the
+// credentials are of; that who may not say so is asked on the credentials' account; and that a service which is not enabled there is
+// not taken for one in which nothing is.
+func TestWhoseQuota(t *testing.T) {
+	const number = `200 {"projectNumber":"42"}`
+	disabled := func(consumer string) string {
+		raw, _ := json.Marshal(map[string]any{"error": map[string]any{"code": 403, "message": "The API has not been used in project 1 before or it is disabled.", "status": "PERMISSION_DENIED", "details": []any{
+			map[string]any{"@type": "type.googleapis.com/google.rpc.Help", "metadata": "none"},
+			map[string]any{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "SERVICE_DISABLED", "metadata": map[string]any{"consumer": consumer, "service": "x"}},
+		}}})
+		return "403 " + string(raw)
+	}
+	denied := newer(403, "PERMISSION_DENIED", "USER_PROJECT_DENIED", "Caller does not have required permission to use project p. Grant the caller the roles/serviceusage.serviceUsageConsumer role, or a custom role with the serviceusage.services.use permission.")
+	database := &resource.Resource{Kind: kind.SQLDatabases.Kind, Name: "i/d", Params: map[string]string{"project": "p", "instance": "i"}}
+	bucket := &resource.Resource{Kind: kind.Buckets.Kind, Name: "b", Params: map[string]string{"project": "p"}}
+	services := &resource.Resource{Kind: kind.Services.Kind, Name: "x", Params: map[string]string{"project": "p"}}
+	plain := *bucket.Kind
+	plain.Driver = ""
+	bucket.Kind = &plain
+	usage := *services.Kind
+	usage.Driver = ""
+	services.Kind = &usage
+	for _, tc := range []struct {
+		name     string
+		endpoint string
+		r        *resource.Resource
+		lines    []string
+		named    []string // projects, by request, after the one for the number
+		there    bool
+		fails    string
+	}{
+		{"a service of the project", "", database, []string{`200 {"name":"d"}`}, []string{"p"}, true, ""},
+		{"a local cloud", "http://cloud/", database, []string{`200 {"name":"d"}`}, []string{""}, true, ""},
+		{"Cloud Storage, which asks the bucket's project", "", bucket, []string{`200 {"name":"b"}`}, []string{""}, true, ""},
+		{"not enabled in the stack's project", "", database, []string{disabled("projects/42")}, []string{"p"}, false, ""},
+		{"the same, by its ID", "", database, []string{disabled("projects/p")}, []string{"p"}, false, ""},
+		{"nobody says where", "", database, []string{disabled("")}, []string{"p"}, false, ""},
+		{"not enabled elsewhere", "", database, []string{disabled("projects/7")}, []string{"p"}, false, "gcloud projects add-iam-policy-binding p --member=user:YOUR_EMAIL --role=roles/serviceusage.serviceUsageConsumer"},
+		{"who may not name it", "", database, []string{denied, `200 {"name":"d"}`}, []string{"p", ""}, true, ""},
+		{"the same, and nothing is enabled there", "", database, []string{denied, disabled("projects/7")}, []string{"p", ""}, false, "--role=roles/serviceusage.serviceUsageConsumer"},
+		{"the same, in the stack's project", "", database, []string{denied, disabled("projects/42")}, []string{"p", ""}, false, ""},
+		{"Service Usage, with which all is enabled", "", services, []string{disabled("projects/42"), `200 {"name":"x"}`}, []string{"p", ""}, true, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &script{lines: append([]string{number}, tc.lines...)}
+				var named []string
+				c, err := gcp.New(t.Context(), gcp.Options{Project: "p", Endpoint: tc.endpoint, HTTP: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+					named = append(named, r.Header.Get("X-Goog-User-Project"))
+					return s.RoundTrip(r)
+				})}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := c.ProjectNumber(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
+				live, err := c.Read(t.Context(), tc.r)
+				var f *fault.Fault
+				if (live != nil) != tc.there || tc.fails == "" && err != nil || tc.fails != "" && (!errors.As(err, &f) || !strings.Contains(f.Remedy, tc.fails)) || time.Since(began) > 0 {
+					t.Errorf("after %s: %v, %v", time.Since(began), live, err)
+				}
+				if d := cmp.Diff(tc.named, named[1:]); d != "" {
+					t.Errorf("named (-want +got):\n%s", d)
+				}
+				if found := len(c.Disabled()); (found > 0) != (tc.fails == "" && !tc.there) {
+					t.Errorf("not enabled in the project: %v", c.Disabled())
+				}
+			})
+		})
+	}
+	t.Run("a service this run enabled", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := &script{lines: []string{number, denied, disabled("projects/7"), disabled("projects/7")}}
+			c, err := gcp.New(t.Context(), gcp.Options{Project: "p", HTTP: &http.Client{Transport: s}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.ProjectNumber(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			c.Enabled("sqladmin.googleapis.com")
+			for range 2 { // the second is not tried with the project again
+				if _, err := c.Read(t.Context(), database); !errors.As(err, new(*fault.Fault)) {
+					t.Errorf("got %v", err)
+				}
+			}
+			if len(s.asked) != 4 {
+				t.Errorf("asked %q", s.asked)
+			}
+		})
+	})
+	t.Run("not even the number is told", func(t *testing.T) {
+		c, err := gcp.New(t.Context(), gcp.Options{Project: "p", HTTP: &http.Client{Transport: &script{lines: []string{denied, disabled("projects/7"), disabled("projects/7")}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var f *fault.Fault
+		if _, err := c.ProjectNumber(t.Context()); !errors.As(err, &f) || !strings.Contains(f.Remedy, "serviceUsageConsumer") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
 // TestListsWithHoles checks that a list of which Google says that it is not whole is not believed: what is missing in it would be
 // made again, or taken for deleted. Those that are known by name are asked for one by one.
 func TestListsWithHoles(t *testing.T) {

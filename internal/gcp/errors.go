@@ -18,6 +18,7 @@ type Error struct {
 	Reason  string        // "notFound", "SERVICE_DISABLED", "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE"
 	Status  string        // "NOT_FOUND"
 	Message string        // Google's sentence
+	Project string        // of a service that is not enabled: in which project, by number or ID; "" where that is not said
 	After   time.Duration // Retry-After
 
 	Operation bool // it is how an operation ended, not how a request was answered
@@ -38,7 +39,7 @@ func (e *Error) Error() string {
 	return parts[0] + " (" + strings.Join(parts[1:], " ") + ")"
 }
 
-// Disabled says whether the API is not enabled in the project.
+// Disabled says whether the API is not enabled in the project that was asked.
 func (e *Error) Disabled() bool {
 	return e.Code == 403 && (e.Reason == "SERVICE_DISABLED" || e.Reason == "accessNotConfigured")
 }
@@ -61,7 +62,10 @@ func parseError(resp *http.Response, raw []byte) *Error {
 			Message string
 			Status  string
 			Errors  []struct{ Reason, Message string }
-			Details []struct{ Reason string }
+			Details []struct {
+				Reason   string
+				Metadata json.RawMessage // of other details it is something else
+			}
 		}
 	}
 	if json.Unmarshal(raw, &envelope) == nil && envelope.Error.Message != "" {
@@ -69,6 +73,10 @@ func parseError(resp *http.Response, raw []byte) *Error {
 		for _, d := range envelope.Error.Details {
 			if d.Reason != "" && e.Reason == "" {
 				e.Reason = d.Reason
+				var about struct{ Consumer string }
+				if json.Unmarshal(d.Metadata, &about) == nil && e.Disabled() {
+					e.Project = strings.TrimPrefix(about.Consumer, "projects/")
+				}
 			}
 		}
 		if e.Reason == "" && len(envelope.Error.Errors) > 0 {
@@ -86,7 +94,7 @@ func parseError(resp *http.Response, raw []byte) *Error {
 
 // clean makes texts from outside fit to be shown.
 func (e *Error) clean() *Error {
-	e.Message, e.Reason, e.Status = harmless(e.Message, 1000), harmless(e.Reason, 100), harmless(e.Status, 100)
+	e.Message, e.Reason, e.Status, e.Project = harmless(e.Message, 1000), harmless(e.Reason, 100), harmless(e.Status, 100), harmless(e.Project, 100)
 	return e
 }
 

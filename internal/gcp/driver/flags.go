@@ -34,7 +34,7 @@ type flagLists struct {
 	byVersion map[string][]flag
 }
 
-// list gives the flags of a version, "POSTGRES_16"; none when Google does not say. One request for each version, two where the first is refused.
+// list gives the flags of a version, "POSTGRES_16"; none when Google does not say. One request for each version.
 func (l *flagLists) list(ctx context.Context, c *gcp.Client, api *resource.API, version string) ([]flag, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -42,14 +42,7 @@ func (l *flagLists) list(ctx context.Context, c *gcp.Client, api *resource.API, 
 		return all, nil
 	}
 	var answer struct{ Items []flag }
-	call := gcp.Call{API: api, Method: http.MethodGet, Path: "flags", Query: url.Values{"databaseVersion": {version}}, Out: &answer, Once: true}
-	err := c.Do(ctx, call)
-	if err != nil && ctx.Err() == nil {
-		// The list is of no project. Whose quota pays depends on the credentials, unless it is said; and to say it takes a right.
-		call.Once = false
-		call.Query.Set("$userProject", c.Project())
-		err = c.Do(ctx, call)
-	}
+	err := c.Do(ctx, gcp.Call{API: api, Method: http.MethodGet, Path: "flags", Query: url.Values{"databaseVersion": {version}}, Out: &answer})
 	var e *gcp.Error
 	if errors.As(err, &e) && (e.Code == 403 || e.Code == 404) {
 		// The API is not enabled yet, or the caller may not see the list. Google checks the flags when they are sent.

@@ -2,6 +2,7 @@ package driver_test
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -10,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/difyup/difyup/internal/fault"
+	"github.com/difyup/difyup/internal/gcp"
+	"github.com/difyup/difyup/internal/gcp/driver"
 	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/resource"
 )
@@ -103,30 +106,48 @@ func TestFlags(t *testing.T) {
 	}
 }
 
-// TestFlagsOutOfReach checks that a list which Google does not give refuses nothing, and that the project is named where its
-// quota must be.
+// TestFlagsOutOfReach checks that a list which Google does not give refuses nothing and is asked for again, and that the list, which is
+// of no project, is asked for on the stack's project's account, or on one's own where that may not be.
 func TestFlagsOutOfReach(t *testing.T) {
-	var asked []string
-	body, needs := "", "demo-project"
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked = append(asked, r.URL.Query().Get("$userProject"))
-		if body == "" || r.URL.Query().Get("$userProject") != needs {
-			w.WriteHeader(http.StatusForbidden)
-			fmt.Fprint(w, `{"error":{"code":403,"message":"Cloud SQL Admin API has not been used in project 1 before or it is disabled.","details":[{"reason":"SERVICE_DISABLED"}]}}`)
-			return
-		}
-		fmt.Fprint(w, body)
-	}))
-	defer server.Close()
-	c := connect(t, server.URL, "")
-	if refused, err := c.Refused(t.Context(), instance("nonsense=1"), nil); err != nil || refused != nil {
-		t.Errorf("a list that is not given refuses: %v, %v", refused, err)
-	}
-	body = flagsOfGoogle
-	if refused, err := c.Refused(t.Context(), instance("nonsense=1"), nil); err != nil || len(refused) != 1 {
-		t.Errorf("asked for the project: %v, %v", refused, err)
-	}
-	if d := cmp.Diff([]string{"", "demo-project", "", "demo-project"}, asked); d != "" {
-		t.Errorf("asked (-want +got):\n%s", d)
+	const (
+		disabled = `{"error":{"code":403,"message":"Cloud SQL Admin API has not been used in project 1 before or it is disabled.","details":[{"reason":"SERVICE_DISABLED"}]}}`
+		denied   = `{"error":{"code":403,"message":"Caller does not have required permission to use project demo-project.","details":[{"reason":"USER_PROJECT_DENIED"}]}}`
+	)
+	for _, tc := range []struct {
+		name    string
+		answers map[string]string // by the project that is named
+		asked   []string          // the projects that are named when the list is asked for twice
+		refused int
+	}{
+		{"not enabled", map[string]string{"demo-project": disabled}, []string{"demo-project", "demo-project"}, 0},
+		{"given", map[string]string{"demo-project": flagsOfGoogle}, []string{"demo-project"}, 1},
+		{"given to who may not name the project", map[string]string{"demo-project": denied, "": flagsOfGoogle}, []string{"demo-project", ""}, 1},
+		{"not given either way", map[string]string{"demo-project": denied, "": disabled}, []string{"demo-project", "", ""}, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var asked []string
+			c, err := gcp.New(t.Context(), gcp.Options{Project: "demo-project", Drivers: driver.All(), HTTP: &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+				project := r.Header.Get("X-Goog-User-Project")
+				asked = append(asked, project)
+				code := http.StatusOK
+				if strings.HasPrefix(tc.answers[project], `{"error"`) {
+					code = http.StatusForbidden
+				}
+				return &http.Response{StatusCode: code, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(tc.answers[project])), Request: r}, nil
+			})}})
+			must(t, err)
+			for range 2 {
+				if refused, err := c.Refused(t.Context(), instance("nonsense=1"), nil); err != nil || len(refused) != tc.refused {
+					t.Errorf("refused: %v, %v", refused, err)
+				}
+			}
+			if d := cmp.Diff(tc.asked, asked); d != "" {
+				t.Errorf("asked for (-want +got):\n%s", d)
+			}
+		})
 	}
 }
+
+type transport func(*http.Request) (*http.Response, error)
+
+func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
