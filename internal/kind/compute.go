@@ -71,9 +71,9 @@ var (
 		Immutable: []path{"name", "baseInstanceName", "description", "distributionPolicy.zones"},
 		Sets:      []path{"distributionPolicy.zones", "namedPorts"},
 		Ignored:   []path{"targetSize"}, // the autoscaler's
-		Holds:     resource.Machines,
-		Ready:     map[path]string{"status.isStable": "true", "status.versionTarget.isReached": "true"},
-		Mark:      described("compute instance-groups managed delete {name} --region={region}"),
+		Holds:     resource.Machines, Driver: "group",
+		Ready: map[path]string{"status.isStable": "true", "status.versionTarget.isReached": "true"},
+		Mark:  described("compute instance-groups managed delete {name} --region={region}"),
 	}}
 	RegionAutoscalers = resource.Of[compute.Autoscaler]{Kind: &kindData{
 		Name: "compute.regionAutoscalers", API: ComputeAPI, Collection: "projects/{project}/regions/{region}/autoscalers", List: "items",

@@ -15,6 +15,7 @@ func All() map[string]func(*gcp.Client) gcp.Driver {
 		},
 		"sqluser":     func(c *gcp.Client) gcp.Driver { return &sqlUser{gcp.REST{Client: c}} },
 		"certificate": func(c *gcp.Client) gcp.Driver { return &certificate{gcp.REST{Client: c}} },
+		"group":       func(c *gcp.Client) gcp.Driver { return &group{gcp.REST{Client: c}} },
 		"bucket":      func(c *gcp.Client) gcp.Driver { return &bucket{gcp.REST{Client: c}} },
 		"object":      func(c *gcp.Client) gcp.Driver { return &object{gcp.REST{Client: c}} },
 		"rrset":       func(c *gcp.Client) gcp.Driver { return &recordSet{gcp.REST{Client: c}} },
