@@ -174,7 +174,13 @@ func (c *Client) Do(ctx context.Context, call Call) error {
 		target += "?" + query.Encode()
 	}
 	named := c.names(call)
+	before, _ := ctx.Value(beforeKey{}).(func() error)
 	for p := (patience{}); ; {
+		if before != nil && call.Method != http.MethodGet {
+			if err := before(); err != nil {
+				return fmt.Errorf("%s %s: %w", strings.ToLower(call.Method), call.Path, err)
+			}
+		}
 		header, err := c.once(ctx, call, target, body, contentType, named)
 		if err == nil {
 			if call.Header != nil {
@@ -202,6 +208,14 @@ func (c *Client) Do(ctx context.Context, call Call) error {
 			}
 		}
 	}
+}
+
+type beforeKey struct{}
+
+// Before gives a context with which check is asked before each request that may change something. Its error is the request's, which is
+// not sent then.
+func Before(ctx context.Context, check func() error) context.Context {
+	return context.WithValue(ctx, beforeKey{}, check)
 }
 
 // names says whether a request names the stack's project as the one that uses the service, whose quota counts and in which the service

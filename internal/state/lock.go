@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/difyup/difyup/internal/fault"
@@ -17,7 +18,8 @@ import (
 
 // A lock is a lease: its holder renews it again and again, and who finds it expired may take it. How long ago it was
 // renewed is what the server says, who has one clock for all; it says so in whole seconds. The holder measures by itself
-// how long ago it asked for the last renewal, and gives up before anybody else may take the lock.
+// how long ago it asked for the last renewal, and gives up before anybody else may take the lock. Timers, and the clock that Go measures
+// with, stand still while a machine is suspended: so it also goes by the wall clock, before each request that changes something.
 const (
 	lease  = 45 * time.Second
 	giveUp = 40 * time.Second
@@ -55,6 +57,8 @@ type Lock struct {
 	mu         sync.Mutex
 	generation string
 	renewed    time.Time // when the last renewal that succeeded was asked for
+
+	wall atomic.Int64 // the same by the wall clock, in nanoseconds since 1970
 }
 
 // Lock takes the stack's lock, creating the state's bucket when needed, and renews it until Release. The context it
@@ -71,8 +75,19 @@ func (s *Store) Lock(ctx context.Context, command string, breakIt bool) (context
 		return nil, nil, err
 	}
 	go l.renew(held)
-	return held, l, nil
+	return gcp.Before(held, func() error { return l.sure(held) }), l, nil
 }
+
+// sure gives an error if the lock may be somebody else's by now. One whose lease may have run out unseen is renewed first.
+func (l *Lock) sure(held context.Context) error {
+	if l.slept() >= giveUp {
+		l.beat(held)
+	}
+	return context.Cause(held)
+}
+
+// slept gives how long ago the last renewal was asked for, by the wall clock.
+func (l *Lock) slept() time.Duration { return time.Duration(l.store.now().UnixNano() - l.wall.Load()) }
 
 // take writes the lock for the first time.
 func (l *Lock) take(ctx context.Context, breakIt bool) error {
@@ -118,7 +133,7 @@ func (l *Lock) take(ctx context.Context, breakIt bool) error {
 
 // write writes the lock over the version that is known to be ours to overwrite.
 func (l *Lock) write(ctx context.Context) error {
-	asked := time.Now()
+	asked, wall := time.Now(), l.store.now().UnixNano()
 	l.holder.Expires = asked.Add(lease).UTC()
 	raw, err := json.MarshalIndent(l.holder, "", "  ")
 	if err != nil {
@@ -128,11 +143,12 @@ func (l *Lock) write(ctx context.Context) error {
 	if err != nil {
 		// Should it turn out that it was written all the same, then it was now.
 		if l.renewed.IsZero() {
-			l.renewed = asked
+			l.at(asked, wall)
 		}
 		return err
 	}
-	l.generation, l.renewed = generation, asked
+	l.generation = generation
+	l.at(asked, wall)
 	return nil
 }
 
@@ -187,21 +203,28 @@ func (l *Lock) beat(ctx context.Context) {
 	// A network that hangs must not hide that the lease runs out.
 	soon, cancel := context.WithDeadline(ctx, earlier(time.Now().Add(every), l.renewed.Add(giveUp)))
 	defer cancel()
-	asked := time.Now()
+	asked, wall := time.Now(), l.store.now().UnixNano()
 	err := l.write(soon)
 	lost := gcp.Is(err, 404)
 	if gcp.Is(err, 412) {
 		// Perhaps an earlier renewal went through, and its answer was lost.
 		raw, at, readErr := l.store.fetch(soon, lockObject, "")
 		if readErr == nil && writer(raw) == l.holder.Run {
-			l.generation, l.renewed = at.generation, earlier(asked, l.renewed.Add(every))
+			l.generation = at.generation
+			l.at(earlier(asked, l.renewed.Add(every)), min(wall, l.wall.Load()+int64(every)))
 			return
 		}
 		lost = readErr == nil || gcp.Is(readErr, 404) // else it is not known, and the next beat tells
 	}
-	if lost || err != nil && ctx.Err() == nil && time.Since(l.renewed) >= giveUp {
+	if lost || err != nil && ctx.Err() == nil && max(time.Since(l.renewed), l.slept()) >= giveUp {
 		l.cancel(ErrLockLost)
 	}
+}
+
+// at notes when a renewal was asked for.
+func (l *Lock) at(asked time.Time, wall int64) {
+	l.renewed = asked
+	l.wall.Store(wall)
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -110,7 +110,8 @@ type Store struct {
 	stack  string
 	region string
 	bucket string
-	run    string // this run's ID
+	run    string           // this run's ID
+	now    func() time.Time // the wall clock
 
 	mu   sync.Mutex
 	ours bool // the bucket was seen in our project, with the stack's mark
@@ -119,7 +120,7 @@ type Store struct {
 // Open gives the store of a stack, which lies in the stack's region; without a region it is not made. It sends no
 // request.
 func Open(c *gcp.Client, stack, region string) *Store {
-	return &Store{client: c, stack: stack, region: region, bucket: c.Project() + "-" + stack + "-difyup", run: rand.Text()}
+	return &Store{client: c, stack: stack, region: region, bucket: c.Project() + "-" + stack + "-difyup", run: rand.Text(), now: time.Now}
 }
 
 // Bucket is the name of the state's bucket.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -497,6 +498,63 @@ func TestLeaseByTheServersClock(t *testing.T) {
 				if err := lock.Release(t.Context()); err != nil {
 					t.Error(err)
 				}
+			}
+		})
+	}
+}
+
+// TestSuspended has the machine be suspended while a lock is held: what goes by timers does not notice. Before something is changed, the
+// lock is renewed, or it is found that somebody else has it by then, or that nobody knows.
+func TestSuspended(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		slept   time.Duration
+		other   bool // another run took the lock meanwhile
+		offline bool
+		lost    bool
+		writes  int // of the lock, since it was taken
+	}{
+		{"not at all", 0, false, false, false, 0},
+		{"for a moment", giveUp - time.Second, false, false, false, 0},
+		{"for long", time.Hour, false, false, false, 1},
+		{"for long, and another run has begun", time.Hour, true, false, true, 0},
+		{"for long, and the network is not back", time.Hour, false, true, true, 0},
+		{"and the clock was put back", -time.Hour, false, false, false, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s, b := open(t)
+			var slept atomic.Int64
+			s.now = func() time.Time { return time.Now().Add(time.Duration(slept.Load())) }
+			held, lock, err := s.Lock(t.Context(), "apply", false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			generation := b.live(lockObject).generation
+			slept.Store(int64(tc.slept))
+			if tc.other {
+				b.put(lockObject, `{"run":"another"}`, 0)
+				generation = b.live(lockObject).generation
+			}
+			if tc.offline {
+				b.mu.Lock()
+				b.silence = true
+				b.mu.Unlock()
+			}
+			if err := s.Write(held, &State{Stack: "demo", Project: "p"}); errors.Is(err, ErrLockLost) != tc.lost || err == nil == tc.lost || (held.Err() != nil) != tc.lost {
+				t.Errorf("writing: %v; the context: %v", err, held.Err())
+			}
+			b.mu.Lock()
+			b.silence = false
+			b.mu.Unlock()
+			if got := b.live(lockObject).generation != generation; got != (tc.writes > 0) {
+				t.Errorf("the lock was renewed: %t", got)
+			}
+			if written := b.live(stateObject) != nil; written == tc.lost {
+				t.Errorf("the state was written: %t", written)
+			}
+			if err := lock.Release(t.Context()); err != nil {
+				t.Error(err)
 			}
 		})
 	}
