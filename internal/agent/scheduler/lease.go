@@ -61,6 +61,8 @@ type term struct {
 
 	lost    chan struct{}  // is closed when a renewal was refused
 	serving sync.WaitGroup // the connections that are forwarded
+	life    context.Context
+	cease   context.CancelFunc // ends life, and with it who serves
 }
 
 // take gives the term that begins now, or by whom the lease is held. Former are the connections of earlier holders; none at
@@ -83,6 +85,7 @@ func take(ctx context.Context, o *Options, client *redis.Client) (t *term, holde
 		for _, address := range got {
 			t.former = append(t.former, fmt.Sprint(address))
 		}
+		t.life, t.cease = context.WithCancel(context.WithoutCancel(ctx))
 		return t, o.Instance, nil
 	}
 	return nil, "", fmt.Errorf("redis answers %T to the taking of the lease", got)
@@ -245,7 +248,7 @@ func (t *term) remove(c *net.TCPConn) {
 	delete(t.links, c)
 }
 
-// end closes all connections at once. What has not left the machine never does.
+// end closes all connections at once, beat's too: one that reads nothing would hold who writes to it. What has not left the machine never does.
 func (t *term) end() {
 	t.mu.Lock()
 	t.over = true
@@ -254,6 +257,7 @@ func (t *term) end() {
 		_ = c.Close()
 	}
 	t.mu.Unlock()
+	t.cease()
 	t.serving.Wait()
 }
 

@@ -96,6 +96,7 @@ func (s *scheduler) serve(ctx context.Context, beat net.Conn) {
 		return
 	}
 	defer t.serving.Done()
+	defer context.AfterFunc(t.life, cancel)()
 	c, err := dial(ctx, s.Resolver, s.Redis.Addr, s.Margin)
 	if err != nil {
 		s.Log.Warn("beat's way to Redis", "error", err)

@@ -456,6 +456,45 @@ func TestEncrypted(t *testing.T) {
 	w.check("encrypted")
 }
 
+// TestBeatThatDoesNotRead has a beat ask for much and read nothing of it, so that its relay is held while it writes. When the lease
+// is lost, it ends all the same, and the scheduler is not said to run here any more.
+func TestBeatThatDoesNotRead(t *testing.T) {
+	w := newWorld(t)
+	if err := w.redis.SAdd(t.Context(), openKey, nobody).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.redis.Set(t.Context(), "long", strings.Repeat("x", 100<<10), 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	a := w.start("a", timing{lease: time.Hour, every: time.Second, margin: time.Second, idle: time.Hour})
+	defer a.stop(false)
+	a.leave()
+	beat, err := net.Dial("tcp", a.relay.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer beat.Close()
+	if _, err := io.WriteString(beat, "AUTH "+password+"\r\nSELECT 1\r\n"+strings.Repeat("GET long\r\n", 1000)); err != nil {
+		t.Fatal(err)
+	}
+	held := "" // what waits in Redis, which gets no less
+	wait(t, "the relay is held", func() bool {
+		time.Sleep(100 * time.Millisecond)
+		before := held
+		for client := range strings.Lines(w.redis.ClientList(t.Context()).Val()) {
+			if strings.Contains(client, " cmd=get ") && !strings.Contains(client, " omem=0 ") {
+				_, held, _ = strings.Cut(client, " omem=")
+				held, _, _ = strings.Cut(held, " ")
+			}
+		}
+		return held != "" && held == before && a.says.Load() == "a"
+	})
+	if err := w.redis.Del(t.Context(), leaseKey).Err(); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "it runs nowhere", func() bool { return a.says.Load() == "" })
+}
+
 // TestBehindProxy has something between Redis and the instances, so that Redis does not see their addresses. Its closing of
 // earlier connections is not believed then, and the lease's length is waited for.
 func TestBehindProxy(t *testing.T) {
