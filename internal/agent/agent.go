@@ -27,6 +27,7 @@ import (
 	"github.com/difyup/difyup/internal/agent/migrate"
 	"github.com/difyup/difyup/internal/agent/plugins"
 	"github.com/difyup/difyup/internal/agent/runtime"
+	"github.com/difyup/difyup/internal/agent/scheduler"
 	"github.com/difyup/difyup/internal/agent/stores"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/fault"
@@ -136,7 +137,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	if a.release, err = dify.Choose(a.settings.DifyVersion, a.settings.Images); err != nil {
 		return err
 	}
-	a.vitals = newVitals(o.Dir, a.log)
+	up := time.Duration(0)
+	if a.endpoint == "" { // on Google, the machine is the instance's alone
+		up = scheduler.BootTime()
+	}
+	a.vitals = newVitals(o.Dir, up, a.log)
 	a.runtime = open(Instance{Name: a.name, Address: a.address, Endpoint: a.endpoint, Settings: a.settings, Login: a.login, Lines: lines, Log: a.log})
 	door, err := frontdoor.Open(netip.AddrPortFrom(a.address, Port), frontdoor.Options{
 		Instance: a.name, Log: a.log, Backend: a.runtime.Address, Most: a.settings.Most, Upload: a.settings.LargestUpload(), Notice: a.scaled(dify.NoticeTime, 0),

@@ -26,7 +26,7 @@ const (
 
 // facts are what is known of an instance when it is asked whether it is alive.
 type facts struct {
-	Up       time.Duration // since the agent began
+	Up       time.Duration // since the machine began, or else the agent
 	Ready    bool          // it was ready for traffic once
 	Stores   bool          // the agent itself reached all that Dify needs when it last tried, which was lately
 	Silent   time.Duration // the runtime has not answered, and the stores could be reached, for so long
@@ -57,13 +57,31 @@ type vitals struct {
 	restarts int       // since then
 }
 
-// newVitals has what must outlive the agent in a directory; "" = nothing does.
-func newVitals(dir string, log *slog.Logger) *vitals {
-	v := &vitals{log: log, began: time.Now(), since: time.Now()}
-	if dir != "" {
-		v.mark = filepath.Join(dir, "ready")
-		_, err := os.Stat(v.mark)
-		v.ready = err == nil
+// newVitals has what must outlive the agent in a directory; "" = nothing does. Up is how long the machine has been up: healing counts
+// from when that was made, long before Docker is there and the agent.
+func newVitals(dir string, up time.Duration, log *slog.Logger) *vitals {
+	v := &vitals{log: log, began: time.Now().Add(-up), since: time.Now()}
+	if dir == "" {
+		return v
+	}
+	v.mark = filepath.Join(dir, "ready")
+	_, err := os.Stat(v.mark)
+	v.ready = err == nil
+	// A machine that is started again is as old as before.
+	file := filepath.Join(dir, "began")
+	raw, err := os.ReadFile(file)
+	if err == nil {
+		var first time.Time
+		if first, err = time.Parse(time.RFC3339, string(raw)); err == nil && first.Before(v.began) {
+			v.began = first
+			return v
+		}
+	}
+	if err = os.MkdirAll(dir, 0o700); err == nil {
+		err = os.WriteFile(file, []byte(v.began.UTC().Format(time.RFC3339)), 0o600)
+	}
+	if err != nil {
+		log.Warn("how old the instance is, is forgotten when the agent ends", "error", err)
 	}
 	return v
 }

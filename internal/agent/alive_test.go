@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -49,7 +51,7 @@ func TestVitals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := slog.New(slog.DiscardHandler)
 		dir := t.TempDir()
-		v := newVitals(dir, log)
+		v := newVitals(dir, 0, log)
 		alive := func() bool { ok, _ := v.facts().alive(BootPatience); return ok }
 		// during has something happen every minute.
 		during := func(d time.Duration, f func()) {
@@ -99,8 +101,40 @@ func TestVitals(t *testing.T) {
 			t.Error("it is replaced, though it answers")
 		}
 		// The agent begins again, as after a reboot.
-		if v = newVitals(dir, log); !alive() {
+		if v = newVitals(dir, 0, log); !alive() {
 			t.Error("an instance that was ready is replaced because it began again")
+		}
+	})
+}
+
+// TestAge checks that an instance is as old as its machine, also when the agent, or the machine, begins again.
+func TestAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := slog.New(slog.DiscardHandler)
+		dir := filepath.Join(t.TempDir(), "agent") // is made
+		age := func(v *vitals) time.Duration { return v.facts().Up.Round(time.Minute) }
+		if got := age(newVitals(dir, 15*time.Minute, log)); got != 15*time.Minute {
+			t.Errorf("the agent begins after 15 minutes: %s", got)
+		}
+		time.Sleep(5 * time.Minute)
+		v := newVitals(dir, 20*time.Minute, log)
+		if ok, why := v.facts().alive(BootPatience); age(v) != 20*time.Minute || !ok {
+			t.Errorf("the agent begins again after 20 minutes: %s, %s", age(v), why)
+		}
+		time.Sleep(time.Minute)
+		if got := age(newVitals(dir, 30*time.Second, log)); got != 21*time.Minute {
+			t.Errorf("the machine begins again after 21 minutes: %s", got)
+		}
+		for _, garbled := range []string{"", "yesterday", "2999-01-01T00:00:00Z"} {
+			if err := os.WriteFile(filepath.Join(dir, "began"), []byte(garbled), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if got := age(newVitals(dir, 2*time.Minute, log)); got != 2*time.Minute {
+				t.Errorf("with %q in the file: %s", garbled, got)
+			}
+		}
+		if got := age(newVitals("", 0, log)); got != 0 {
+			t.Errorf("in a rehearsal: %s", got)
 		}
 	})
 }
@@ -131,7 +165,7 @@ func TestUnprepared(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				log := slog.New(slog.DiscardHandler)
-				a := &agent{log: log, runtime: unprepared{why: tc.why}, vitals: newVitals("", log)}
+				a := &agent{log: log, runtime: unprepared{why: tc.why}, vitals: newVitals("", 0, log)}
 				a.vitals.served()
 				answer := func(context.Context, map[string]string) error { return tc.stores }
 				go a.try(t.Context(), report.Stores, "the stores", func(ctx context.Context) error { return a.prepare(ctx, nil, nil, answer) })
@@ -177,7 +211,7 @@ func TestSilence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &deaf{}
 		d.well.Store(true)
-		a := &agent{log: log, door: door, runtime: d, report: newReporter(dify.Default, log, nil), vitals: newVitals("", log)}
+		a := &agent{log: log, door: door, runtime: d, report: newReporter(dify.Default, log, nil), vitals: newVitals("", 0, log)}
 		phase := func() report.Phase {
 			a.report.mu.Lock()
 			defer a.report.mu.Unlock()
@@ -217,7 +251,7 @@ func TestWaitsForPlugins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &deaf{}
 		d.well.Store(true)
-		a := &agent{log: log, door: door, runtime: d, scale: 1, report: newReporter(dify.Default, log, nil), vitals: newVitals("", log)}
+		a := &agent{log: log, door: door, runtime: d, scale: 1, report: newReporter(dify.Default, log, nil), vitals: newVitals("", 0, log)}
 		var now atomic.Pointer[plugins.State]
 		find := func(s plugins.State) { now.Store(&s) }
 		find(plugins.State{Elsewhere: []string{"a/b:1"}, Nowhere: []string{"a/c:1"}})

@@ -43,6 +43,13 @@ func TestSameBytes(t *testing.T) {
 	run(t, other, "git", "tag", "v0.9.9")
 	second := generate(t, other, "GOFLAGS=-buildvcs=true")
 
+	generator := filepath.Join(t.TempDir(), "generate")
+	run(t, plain, "go", "build", "-o", generator, "./internal/carried/generate")
+	cmd := exec.CommandContext(t.Context(), generator, "-o", t.TempDir())
+	cmd.Dir, cmd.Env = plain, append(os.Environ(), "GOEXPERIMENT=jsonv2")
+	if said, err := cmd.CombinedOutput(); err == nil || !bytes.Contains(said, []byte("GOEXPERIMENT is set (jsonv2)")) {
+		t.Errorf("with an experiment of Go's: %v\n%s", err, said)
+	}
 	for name, content := range first {
 		if !bytes.Equal(content, second[name]) {
 			t.Errorf("%s differs: %d bytes of one copy, %d of the other", name, len(content), len(second[name]))

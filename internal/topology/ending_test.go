@@ -12,6 +12,9 @@ import (
 	"github.com/difyup/difyup/internal/dify"
 )
 
+// reboot is how long nobody may answer while a machine ends and starts again: some 40 s to Docker, and the agent after it.
+const reboot = 2 * time.Minute
+
 // TestEnding checks that what Google and systemd are told fits the times by which an instance ends, and begins.
 func TestEnding(t *testing.T) {
 	unit := regexp.MustCompile(`(?m)^ +TimeoutStopSec=(\d+)$`)
@@ -54,6 +57,12 @@ func TestEnding(t *testing.T) {
 				t.Errorf("the load balancer notices after %s that an instance leaves; it goes on serving for %s", got, dify.NoticeTime)
 			}
 		}
+		if body.HTTP != nil && body.HTTP.RequestPath == "/alive" {
+			checks++
+			if got := seconds(body.Interval * body.Fails); got < reboot {
+				t.Errorf("healing replaces an instance that is silent for %s; its machine may take %s to start again", got, reboot)
+			}
+		}
 		if body.Draining != nil {
 			checks++
 			if got := seconds(body.Draining.Timeout); got < dify.DrainTime {
@@ -68,7 +77,7 @@ func TestEnding(t *testing.T) {
 			}
 		}
 	}
-	if checks != 3 {
-		t.Errorf("%d of 3 were found", checks)
+	if checks != 4 {
+		t.Errorf("%d of 4 were found", checks)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -84,6 +85,26 @@ func TestUserData(t *testing.T) {
 		}
 		return string(out)
 	}
+	t.Run("order", func(t *testing.T) {
+		var said struct {
+			Files []struct{ Path string } `yaml:"write_files"`
+			Run   [][]string              `yaml:"runcmd"`
+		}
+		if err := yaml.Unmarshal([]byte(text), &said); err != nil {
+			t.Fatal(err)
+		}
+		at := func(words ...string) int {
+			return slices.IndexFunc(said.Run, func(c []string) bool { return slices.Equal(c, words) })
+		}
+		for _, f := range said.Files { // what runs already does not read what is written for it now
+			if m := regexp.MustCompile(`^/etc/systemd/([a-z]+)\.conf\.d/`).FindStringSubmatch(f.Path); m != nil && at("systemctl", "try-restart", "systemd-"+m[1]+".service") < 0 {
+				t.Errorf("nobody reads %s", f.Path)
+			}
+		}
+		if disk, mark := at("sync"), at("touch", "/var/lib/difyup/configured"); disk < 0 || mark < disk {
+			t.Errorf("that all is written is said at step %d, and it is on the disk after step %d", mark, disk)
+		}
+	})
 	t.Run("schema", func(t *testing.T) {
 		need.Missing(t, boot.MissingCloudInit())
 		file := filepath.Join(t.TempDir(), "user-data")

@@ -73,7 +73,7 @@ func Run(ctx context.Context, o Options) error {
 		o.Idle = time.Minute
 	}
 	if o.Boot == nil {
-		o.Boot = bootTime
+		o.Boot = BootTime
 	}
 	o.own = &addresses{}
 	if o.listen == nil {

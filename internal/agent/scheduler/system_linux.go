@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bootTime gives CLOCK_BOOTTIME, which nobody sets, and which goes on while the machine is suspended.
-func bootTime() time.Duration {
+// BootTime gives CLOCK_BOOTTIME, which nobody sets, and which goes on while the machine is suspended.
+func BootTime() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
 		return 1<<63 - 1 // every lease has ended

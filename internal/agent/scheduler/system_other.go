@@ -11,7 +11,8 @@ import (
 
 var errSystem = errors.New("instances run Linux")
 
-func bootTime() time.Duration { return 1<<63 - 1 } // every lease has ended
+// BootTime has every lease have ended.
+func BootTime() time.Duration { return 1<<63 - 1 }
 
 func dial(context.Context, *net.Resolver, string, time.Duration) (*net.TCPConn, error) {
 	return nil, errSystem

@@ -82,6 +82,13 @@ func embedded() (string, error) {
 
 // agent builds difyup-agent.
 func agent(system, machine string) ([]byte, error) {
+	// Experiments make other bytes. An empty variable means what `go env -w` set, so that they can only be refused.
+	switch out, err := exec.Command("go", "env", "GOEXPERIMENT").Output(); {
+	case err != nil:
+		return nil, fmt.Errorf("ask for Go's settings: %w", err)
+	case len(bytes.TrimSpace(out)) > 0:
+		return nil, fmt.Errorf("GOEXPERIMENT is set (%s), and makes another agent, which would replace every instance of every stack: go env -u GOEXPERIMENT", bytes.TrimSpace(out))
+	}
 	dir, err := os.MkdirTemp("", "difyup-agent-")
 	if err != nil {
 		return nil, err
