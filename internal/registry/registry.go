@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -53,23 +54,41 @@ func (c *Client) Digest(ctx context.Context, image, platform string) (string, er
 	}
 	asked, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	digest, err := c.ask(asked, ref, *wanted)
+	type answer struct {
+		digest string
+		err    error
+	}
+	// The program that Docker's configuration may name for credentials knows no context: it may outlive the question.
+	keys := &dockers{}
+	answers := make(chan answer, 1)
+	go func() {
+		digest, err := c.ask(asked, ref, *wanted, keys)
+		answers <- answer{digest, err}
+	}()
+	var got answer
+	select {
+	case got = <-answers:
+	case <-asked.Done():
+		got.err = asked.Err()
+	}
 	switch {
-	case err == nil:
-		return digest, nil
+	case got.err == nil:
+		return got.digest, nil
 	case ctx.Err() != nil:
 		return "", ctx.Err()
+	case asked.Err() != nil && keys.asked.Load():
+		got.err = fmt.Errorf("%w: no answer within %s", errDocker, limit)
 	case asked.Err() != nil:
-		err = fmt.Errorf("no answer within %s", limit)
+		got.err = fmt.Errorf("no answer within %s", limit)
 	}
-	return "", explain(image, ref.Context().RegistryStr(), platform, err)
+	return "", explain(image, ref.Context().RegistryStr(), platform, got.err)
 }
 
 var errPlatform = errors.New("no image for the platform")
 
-func (c *Client) ask(ctx context.Context, ref name.Reference, wanted v1.Platform) (string, error) {
+func (c *Client) ask(ctx context.Context, ref name.Reference, wanted v1.Platform, keys authn.Keychain) (string, error) {
 	options := []remote.Option{
-		remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.NewMultiKeychain(authn.DefaultKeychain, &googles{ctx, c.Token})), remote.WithPlatform(wanted),
+		remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.NewMultiKeychain(keys, &googles{ctx, c.Token})), remote.WithPlatform(wanted),
 		remote.WithUserAgent("difyup"), remote.WithRetryBackoff(remote.Backoff{Duration: 300 * time.Millisecond, Factor: 3, Jitter: 0.1, Steps: 3}),
 	}
 	if c.Transport != nil {
@@ -125,6 +144,10 @@ func explain(image, host, platform string, err error) *fault.Fault {
 		f.Summary, f.Cause = "No image for the instances", nil
 		f.Detail = fmt.Sprintf("%s has no image for %s, which the instances are.", image, platform)
 		f.Remedy = "Choose another tag, or push an image for that platform."
+	case errors.Is(err, errDocker):
+		f.Summary = "Docker's credentials cannot be read"
+		f.Detail = fmt.Sprintf("For %s, Docker's configuration (config.json in ~/.docker, or in $DOCKER_CONFIG) names a program or a login that cannot be used.", host)
+		f.Remedy = "Have it work, or take it out of that file; images that are for everybody need none:\n    " + strings.TrimSpace("docker logout "+login)
 	case errors.Is(err, errKeys):
 		f.Summary = "No credentials for the registry"
 		f.Detail = fmt.Sprintf("%s is in a registry of Google's, %s, and there is no access token for it.", image, host)
@@ -150,6 +173,21 @@ func explain(image, host, platform string, err error) *fault.Fault {
 		f.Remedy = "Check the network, and run this again; or set `dify.registry` to a mirror that can be reached."
 	}
 	return f
+}
+
+// dockers is what Docker's configuration has for registries.
+type dockers struct{ asked atomic.Bool } // and there is no answer yet
+
+var errDocker = errors.New("read Docker's credentials")
+
+func (d *dockers) Resolve(r authn.Resource) (authn.Authenticator, error) {
+	d.asked.Store(true)
+	defer d.asked.Store(false)
+	auth, err := authn.DefaultKeychain.Resolve(r)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errDocker, err)
+	}
+	return auth, nil
 }
 
 // googles is Google's registries, for which a Google access token is a password.

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -274,5 +275,40 @@ func TestSilence(t *testing.T) {
 	interrupt()
 	if _, err := c.Digest(ctx, strings.TrimPrefix(s.URL, "http://")+"/a/b:1", amd64); !errors.Is(err, context.Canceled) {
 		t.Error(err)
+	}
+}
+
+// TestDockersProgram checks that a program for credentials which hangs, fails or is not there is what is blamed, and holds nobody up.
+func TestDockersProgram(t *testing.T) {
+	s := httptest.NewServer(http.NotFoundHandler())
+	defer s.Close()
+	image := strings.TrimPrefix(s.URL, "http://") + "/a/b:1"
+	programs := t.TempDir()
+	t.Setenv("PATH", programs+":"+os.Getenv("PATH"))
+	hung := filepath.Join(programs, "hung") // a pipe that nobody writes to
+	if out, err := exec.CommandContext(t.Context(), "mkfifo", hung).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for name, text := range map[string]string{"hangs": "exec cat <" + hung, "fails": "echo locked; exit 1"} {
+		if err := os.WriteFile(filepath.Join(programs, "docker-credential-"+name), []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"fails", "missing", "hangs"} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"credsStore":"`+name+`"}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("DOCKER_CONFIG", dir)
+		c := &registry.Client{}
+		if name == "hangs" {
+			c.Patience = 50 * time.Millisecond
+		}
+		_, err := c.Digest(t.Context(), image, amd64)
+		wantFault(t, err, "Docker's credentials cannot be read", "config.json")
+	}
+	// It ends now, and what waits for it.
+	if err := os.WriteFile(hung, nil, 0); err != nil {
+		t.Fatal(err)
 	}
 }
