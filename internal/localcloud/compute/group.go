@@ -206,7 +206,7 @@ func (s *Service) groups() {
 				return nil
 			}
 			return s.fleet.Recreate(ctx, key, names)
-		}), nil
+		}, nil), nil
 	}
 	s.server.Handle(id+"recreateInstances", recreate)
 	s.server.Handle(id+"listManagedInstances", func(_ context.Context, r *front.Request) (any, error) {

@@ -205,9 +205,10 @@ func (s *Service) insert(c *collection) front.Handler {
 				c.created(s, key)
 			}
 			s.changed(c.name, key)
+			return nil
+		}, func(error) {
 			// The resource becomes usable when the operation ends; what refers to it before is told to wait.
 			s.end(key)
-			return nil
 		}), nil
 	}
 }
@@ -554,7 +555,7 @@ func (s *Service) change(c *collection, r *front.Request, key, opType string, la
 	return s.server.Ops().Compute(r, opType, key, fmt.Sprint(old["id"]), latency, func(context.Context) error {
 		s.changed(c.name, key)
 		return nil
-	}), nil
+	}, nil), nil
 }
 
 func stale() error {
@@ -629,7 +630,6 @@ func (s *Service) delete(c *collection) front.Handler {
 			return nil, notReady(key)
 		}
 		return s.server.Ops().Compute(r, "delete", key, fmt.Sprint(body["id"]), c.remove, func(ctx context.Context) error {
-			defer s.end(key)
 			if err := inUse(); err != nil {
 				return err
 			}
@@ -637,16 +637,19 @@ func (s *Service) delete(c *collection) front.Handler {
 				return front.InUse(c.noun, key, "projects/servicenetworking/global/networks/servicenetworking")
 			}
 			if s.observer != nil {
-				if err := s.observer.Deleting(ctx, c.name, key); err != nil {
-					return err
-				}
+				return s.observer.Deleting(ctx, c.name, key)
+			}
+			return nil
+		}, func(err error) {
+			defer s.end(key)
+			if err != nil {
+				return
 			}
 			if c.gone != nil {
 				c.gone(s, key, body)
 			}
 			s.store.Collection(c.name).Delete(key)
 			s.changed(c.name, key)
-			return nil
 		}), nil
 	}
 }

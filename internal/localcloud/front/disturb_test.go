@@ -39,7 +39,7 @@ func newWorld(t *testing.T) *world {
 	})
 	w.server.Handle("compute.networks.insert", func(_ context.Context, r *front.Request) (any, error) {
 		w.done.Add(1)
-		return w.server.Ops().Compute(r, "insert", "projects/p/global/networks/"+fmt.Sprint(r.Body["name"]), "1", 0, func(context.Context) error { return nil }), nil
+		return w.server.Ops().Compute(r, "insert", "projects/p/global/networks/"+fmt.Sprint(r.Body["name"]), "1", 0, func(context.Context) error { return nil }, nil), nil
 	})
 	w.server.Handle("sql.instances.insert", func(context.Context, *front.Request) (any, error) { return nil, nil })
 	w.server.Handle("redis.projects.locations.instances.create", func(context.Context, *front.Request) (any, error) { return nil, nil })

@@ -21,6 +21,10 @@ import (
 // Work is what an operation does. An *Error becomes the operation's error.
 type Work func(ctx context.Context) error
 
+// Done is what becomes so with the end of an operation: it is called when the operation's time has passed, and before anybody can
+// see that it has ended. It gets the operation's error.
+type Done func(err error)
+
 // Ops runs operations. Each takes some time, at least three milliseconds, in which it can be seen to be under way.
 type Ops struct {
 	server *Server
@@ -91,8 +95,8 @@ func (o *Ops) ID() string {
 	return strconv.FormatInt(1_000_000_000_000_000_000+time.Now().UnixNano()/1000*7%8_000_000_000_000_000_000/100_000*100_000+o.next.Add(1)%100_000, 10)
 }
 
-// run does the work, then lets the rest of the latency pass, and finishes.
-func (o *Ops) run(op *operation, latency time.Duration, started func(map[string]any), w Work, finish func(map[string]any, error)) {
+// run does the work, then lets the rest of the latency pass, and finishes. Without done nothing becomes so only then.
+func (o *Ops) run(op *operation, latency time.Duration, started func(map[string]any), w Work, done Done, finish func(map[string]any, error)) {
 	began := time.Now()
 	scaled := o.server.Scale(latency)
 	o.wg.Go(func() {
@@ -105,6 +109,9 @@ func (o *Ops) run(op *operation, latency time.Duration, started func(map[string]
 		case <-o.ctx.Done():
 			err = errors.Join(err, o.ctx.Err())
 		case <-timer.C:
+		}
+		if done != nil {
+			done(err)
 		}
 		op.set(func(body map[string]any) { finish(body, err) })
 	})
@@ -126,7 +133,7 @@ func (o *Ops) find(key string) *operation {
 
 // Compute starts a Compute operation on targetLink, a relative link, and gives it as PENDING or RUNNING. The same
 // requestId gives the same operation again.
-func (o *Ops) Compute(r *Request, opType, targetLink, targetID string, latency time.Duration, w Work) map[string]any {
+func (o *Ops) Compute(r *Request, opType, targetLink, targetID string, latency time.Duration, w Work, done Done) map[string]any {
 	if first, ok := o.replay(r); ok {
 		return first
 	}
@@ -163,7 +170,7 @@ func (o *Ops) Compute(r *Request, opType, targetLink, targetID string, latency t
 	first := op.snapshot()
 	o.run(op, latency, func(b map[string]any) {
 		b["status"], b["startTime"] = "RUNNING", Now()
-	}, w, func(b map[string]any, err error) {
+	}, w, done, func(b map[string]any, err error) {
 		b["status"], b["progress"], b["endTime"] = "DONE", 100, Now()
 		if err == nil {
 			return
@@ -204,7 +211,7 @@ func (o *Ops) failed(err error) *Error {
 func computeLink(key string) string { return "https://www.googleapis.com/compute/v1/" + key }
 
 // SQL starts a Cloud SQL operation on an instance.
-func (o *Ops) SQL(r *Request, opType, instance string, latency time.Duration, w Work) map[string]any {
+func (o *Ops) SQL(r *Request, opType, instance string, latency time.Duration, w Work, done Done) map[string]any {
 	n := o.next.Add(1)
 	h := fnv.New64a()
 	fmt.Fprint(h, instance, n, time.Now().UnixNano())
@@ -220,7 +227,7 @@ func (o *Ops) SQL(r *Request, opType, instance string, latency time.Duration, w 
 	first := op.snapshot()
 	o.run(op, latency, func(b map[string]any) {
 		b["status"], b["startTime"] = "RUNNING", time.Now().UTC().Format("2006-01-02T15:04:05.000Z")
-	}, w, func(b map[string]any, err error) {
+	}, w, done, func(b map[string]any, err error) {
 		b["status"], b["endTime"] = "DONE", time.Now().UTC().Format("2006-01-02T15:04:05.000Z")
 		if err != nil {
 			e := o.failed(err)
@@ -231,8 +238,8 @@ func (o *Ops) SQL(r *Request, opType, instance string, latency time.Duration, w 
 }
 
 // LongRunning starts an operation of google.longrunning. Prefix is what its name begins with, "operations/x." or
-// "projects/p/locations/l/operations/operation-". What w returns becomes the response.
-func (o *Ops) LongRunning(r *Request, prefix string, metadata map[string]any, latency time.Duration, w func(ctx context.Context) (map[string]any, error)) map[string]any {
+// "projects/p/locations/l/operations/operation-". What respond gives, once done was called, becomes the response.
+func (o *Ops) LongRunning(r *Request, prefix string, metadata map[string]any, latency time.Duration, w Work, done Done, respond func() map[string]any) map[string]any {
 	name := fmt.Sprintf("%s%d-%x", prefix, time.Now().UnixMilli(), o.next.Add(1))
 	body := map[string]any{"name": name, "done": false}
 	if metadata != nil {
@@ -241,11 +248,7 @@ func (o *Ops) LongRunning(r *Request, prefix string, metadata map[string]any, la
 	op := o.add("lro/"+name, body)
 	first := op.snapshot()
 	delete(first, "done")
-	var response map[string]any
-	o.run(op, latency, func(map[string]any) {}, func(ctx context.Context) (err error) {
-		response, err = w(ctx)
-		return err
-	}, func(b map[string]any, err error) {
+	o.run(op, latency, func(map[string]any) {}, w, done, func(b map[string]any, err error) {
 		b["done"] = true
 		if metadata["createTime"] != nil { // a copy, since answers under way hold the old one
 			ended := maps.Clone(metadata)
@@ -253,7 +256,7 @@ func (o *Ops) LongRunning(r *Request, prefix string, metadata map[string]any, la
 			b["metadata"] = ended
 		}
 		if err == nil {
-			b["response"] = response
+			b["response"] = respond()
 			return
 		}
 		e := o.failed(err)
@@ -278,9 +281,9 @@ func (o *Ops) doomed(r *Request, e *Error) map[string]any {
 		} else {
 			target = strings.TrimSuffix(target, "/"+verb)
 		}
-		return o.Compute(r, verb, target, o.ID(), 0, fail)
+		return o.Compute(r, verb, target, o.ID(), 0, fail, nil)
 	case "sqladmin":
-		return o.SQL(r, strings.ToUpper(verb), cmp.Or(r.Path["instance"], named.Name), 0, fail)
+		return o.SQL(r, strings.ToUpper(verb), cmp.Or(r.Path["instance"], named.Name), 0, fail, nil)
 	}
 	prefix := "operations/acat.p2-0-"
 	switch {
@@ -289,7 +292,7 @@ func (o *Ops) doomed(r *Request, e *Error) map[string]any {
 	case r.Method.API == "servicenetworking":
 		prefix = "operations/pssn.p24-0-"
 	}
-	return o.LongRunning(r, prefix, nil, 0, func(context.Context) (map[string]any, error) { return nil, e })
+	return o.LongRunning(r, prefix, nil, 0, fail, nil, nil)
 }
 
 // rpcCode gives the number of google.rpc.Code.

@@ -100,21 +100,20 @@ func (v *Service) end(key string) {
 }
 
 // run starts an operation on an instance that was taken with begin. It answers with the instance, if it is still there.
-func (v *Service) run(r *front.Request, key, verb string, latency time.Duration, work func(ctx context.Context) error) any {
+func (v *Service) run(r *front.Request, key, verb string, latency time.Duration, work front.Work, done front.Done) any {
 	metadata := map[string]any{
 		"@type": "type.googleapis.com/google.cloud.redis.v1.OperationMetadata", "apiVersion": "v1", "createTime": body.Time(time.Now()), "target": key, "verb": verb,
 	}
-	return v.server.Ops().LongRunning(r, location(r)+"/operations/operation-", metadata, latency, func(ctx context.Context) (map[string]any, error) {
-		defer v.end(key)
-		if err := work(ctx); err != nil {
-			return nil, err
-		}
+	return v.server.Ops().LongRunning(r, location(r)+"/operations/operation-", metadata, latency, work, func(err error) {
+		done(err)
+		v.end(key)
+	}, func() map[string]any {
 		b, ok := v.instances.Get(key)
 		if !ok {
-			return map[string]any{"@type": "type.googleapis.com/google.protobuf.Empty"}, nil
+			return map[string]any{"@type": "type.googleapis.com/google.protobuf.Empty"}
 		}
 		b["@type"] = "type.googleapis.com/google.cloud.redis.v1.Instance"
-		return b, nil
+		return b
 	})
 }
 
@@ -177,20 +176,27 @@ func (v *Service) create(_ context.Context, r *front.Request) (any, error) {
 	if body.Bool(b, "authEnabled") {
 		password = rand.Text()
 	}
+	create, port := v.engine.Create, 6379.0
+	if body.String(b, "transitEncryptionMode") == encrypted {
+		create, port = v.engine.CreateEncrypted, 6378.0
+	}
+	var addr netip.Addr // once there is a server
+	var authorities []authority.Authority
 	return v.run(r, k, "create", createTime, func(ctx context.Context) error {
-		create, port := v.engine.Create, 6379.0
-		if body.String(b, "transitEncryptionMode") == encrypted {
-			create, port = v.engine.CreateEncrypted, 6378.0
-		}
-		addr, err := create(ctx, engineName(k), password, settings(b))
+		made, err := create(ctx, engineName(k), password, settings(b))
 		if err != nil {
-			v.instances.Delete(k) // Memorystore leaves nothing behind
 			return err
 		}
+		addr = made
 		v.setAuth(k, password)
-		authorities, err := v.engine.Authorities(engineName(k))
+		authorities, err = v.engine.Authorities(engineName(k))
+		return err
+	}, func(err error) {
+		if !addr.IsValid() {
+			v.instances.Delete(k) // Memorystore leaves nothing behind
+		}
 		if err != nil {
-			return err
+			return
 		}
 		v.set(k, func(b map[string]any) {
 			b["state"], b["host"], b["port"] = "READY", addr.String(), port
@@ -209,7 +215,6 @@ func (v *Service) create(_ context.Context, r *front.Request) (any, error) {
 			}
 			b["nodes"] = nodes
 		})
-		return nil
 	}), nil
 }
 
@@ -362,14 +367,14 @@ func (v *Service) patch(_ context.Context, r *front.Request) (any, error) {
 		latency = resizeTime
 	}
 	return v.run(r, k, "update", latency, func(ctx context.Context) error {
-		err := v.follow(ctx, k, field, old, next)
+		return v.follow(ctx, k, field, old, next)
+	}, func(err error) {
 		v.set(k, func(b map[string]any) {
 			b["state"] = "READY"
 			if err == nil {
 				body.Copy(b, next, field)
 			}
 		})
-		return err
 	}), nil
 }
 
@@ -404,11 +409,11 @@ func (v *Service) delete(_ context.Context, r *front.Request) (any, error) {
 	}
 	v.set(k, func(b map[string]any) { b["state"] = "DELETING" })
 	return v.run(r, k, "delete", deleteTime, func(ctx context.Context) error {
-		if err := v.engine.Delete(ctx, engineName(k)); err != nil {
-			return err
+		return v.engine.Delete(ctx, engineName(k))
+	}, func(err error) {
+		if err == nil {
+			v.setAuth(k, "")
+			v.instances.Delete(k)
 		}
-		v.setAuth(k, "")
-		v.instances.Delete(k)
-		return nil
 	}), nil
 }

@@ -149,11 +149,13 @@ func (v *Service) connect(r *front.Request, key string, names []string) map[stri
 func tenant(num string) string { return "t" + num + "-tp" }
 
 func (v *Service) start(r *front.Request, num string, work func() (map[string]any, error)) map[string]any {
-	return v.server.Ops().LongRunning(r, "operations/pssn.p24-"+num+"-", nil, connectionLatency, func(context.Context) (map[string]any, error) {
+	var response map[string]any
+	return v.server.Ops().LongRunning(r, "operations/pssn.p24-"+num+"-", nil, connectionLatency, func(context.Context) (err error) {
 		v.peering.Lock()
 		defer v.peering.Unlock()
-		return work()
-	})
+		response, err = work()
+		return err
+	}, nil, func() map[string]any { return response })
 }
 
 func (v *Service) createConnection(_ context.Context, r *front.Request) (any, error) {

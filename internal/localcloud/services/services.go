@@ -399,12 +399,12 @@ func (v *Service) operation(r *front.Request, num, id, state string, names []str
 		resources[i] = "services/" + name
 	}
 	metadata := map[string]any{"@type": "type.googleapis.com/google.api.serviceusage.v1.OperationMetadata", "resourceNames": resources}
-	return v.server.Ops().LongRunning(r, "operations/acat.p2-"+num+"-", metadata, enableLatency, func(context.Context) (map[string]any, error) {
+	return v.server.Ops().LongRunning(r, "operations/acat.p2-"+num+"-", metadata, enableLatency, func(context.Context) error {
 		for _, name := range missing {
 			v.enabled.Put(v.serviceKey(id, name), map[string]any{"state": state})
 		}
-		return response(), nil
-	}), nil
+		return nil
+	}, nil, response), nil
 }
 
 func (v *Service) enable(_ context.Context, r *front.Request) (any, error) {

@@ -115,6 +115,11 @@ func (v *Service) end(key string) {
 
 // run starts an operation on the instance, which must be there and idle.
 func (v *Service) run(r *front.Request, opType string, latency time.Duration, work func(ctx context.Context, key string) error) (any, error) {
+	return v.runThen(r, opType, latency, work, nil)
+}
+
+// runThen is run for an operation with whose good end something becomes so.
+func (v *Service) runThen(r *front.Request, opType string, latency time.Duration, work func(ctx context.Context, key string) error, then func(key string)) (any, error) {
 	k := key(r)
 	if _, ok := v.instances.Get(k); !ok {
 		return nil, notThere()
@@ -123,9 +128,11 @@ func (v *Service) run(r *front.Request, opType string, latency time.Duration, wo
 		return nil, err
 	}
 	name := k[strings.LastIndexByte(k, '/')+1:]
-	return v.server.Ops().SQL(r, opType, name, latency, func(ctx context.Context) error {
-		defer v.end(k)
-		return work(ctx, k)
+	return v.server.Ops().SQL(r, opType, name, latency, func(ctx context.Context) error { return work(ctx, k) }, func(err error) {
+		if err == nil && then != nil {
+			then(k)
+		}
+		v.end(k)
 	}), nil
 }
 
@@ -184,29 +191,34 @@ func (v *Service) insert(_ context.Context, r *front.Request) (any, error) {
 		return nil, exists()
 	}
 	services.Used(v.store, network)
+	var addr netip.Addr // once there is a server
 	return v.server.Ops().SQL(r, "CREATE", name, createTime, func(ctx context.Context) error {
-		defer v.end(k)
-		addr, err := v.engine.Create(ctx, engineName(k), flagsOf(b))
+		made, err := v.engine.Create(ctx, engineName(k), flagsOf(b))
 		if err != nil {
-			v.set(k, func(b map[string]any) { b["state"] = "FAILED" })
 			return err
 		}
+		addr = made
 		if err := v.engine.SetEncrypted(ctx, engineName(k), encrypted(b)); err != nil {
 			return err
 		}
 		v.databases.Put(k+"/databases/postgres", database(k, map[string]any{"name": "postgres"}))
 		v.users.Put(k+"/users/postgres", userBody(k, "postgres", nil))
 		if password != "" {
-			if err := v.engine.SetUser(ctx, engineName(k), "postgres", password); err != nil {
-				return err
-			}
+			return v.engine.SetUser(ctx, engineName(k), "postgres", password)
 		}
-		v.set(k, func(b map[string]any) {
-			b["state"] = "RUNNABLE"
-			b["serverCaCert"] = v.authority(k)
-			b["ipAddresses"] = []any{map[string]any{"type": "PRIVATE", "ipAddress": addr.String()}}
-		})
 		return nil
+	}, func(err error) {
+		defer v.end(k)
+		v.set(k, func(b map[string]any) {
+			switch {
+			case !addr.IsValid():
+				b["state"] = "FAILED"
+			case err == nil:
+				b["state"] = "RUNNABLE"
+				b["serverCaCert"] = v.authority(k)
+				b["ipAddresses"] = []any{map[string]any{"type": "PRIVATE", "ipAddress": addr.String()}}
+			}
+		})
 	}), nil
 }
 
@@ -485,19 +497,20 @@ func (v *Service) delete(_ context.Context, r *front.Request) (any, error) {
 	if ok && body.Bool(b, "settings.deletionProtectionEnabled") && body.String(b, "state") != "FAILED" {
 		return nil, front.Invalid("The instance is protected. Please disable the deletion protection and try again. To disable deletion protection, update the instance settings with deletionProtectionEnabled set to false.")
 	}
-	return v.run(r, "DELETE", deleteTime, func(ctx context.Context, k string) error {
+	return v.runThen(r, "DELETE", deleteTime, func(ctx context.Context, k string) error {
 		failed := body.String(b, "state") == "FAILED" // nothing runs behind it
 		v.set(k, func(b map[string]any) { b["state"] = "PENDING_DELETE" })
 		if err := v.engine.Delete(ctx, engineName(k)); err != nil && !failed {
 			return err
 		}
+		return nil
+	}, func(k string) {
 		for _, c := range []*store.Collection{v.databases, v.users} {
 			for _, below := range c.Keys(k + "/") {
 				c.Delete(below)
 			}
 		}
 		v.instances.Delete(k)
-		return nil
 	})
 }
 

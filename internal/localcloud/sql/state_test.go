@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -17,6 +19,7 @@ import (
 	"github.com/difyup/difyup/internal/localcloud/authority"
 	"github.com/difyup/difyup/internal/localcloud/body"
 	"github.com/difyup/difyup/internal/localcloud/front"
+	"github.com/difyup/difyup/internal/localcloud/services"
 	"github.com/difyup/difyup/internal/localcloud/store"
 )
 
@@ -106,4 +109,56 @@ func TestStateAfterFlags(t *testing.T) {
 	if got := patch("69"); !strings.Contains(got.Code, "RUNNABLE") {
 		t.Errorf("an instance under creation is changed: %v", got)
 	}
+}
+
+// TestTakesItsTime has a client that does not wait for operations: an instance is of use once it is there, does one thing at a time,
+// and is there until it is gone.
+func TestTakesItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server, err := front.New(front.Options{Token: "token", TimeScale: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		st := store.New()
+		e := &engine{running: true}
+		v := Register(server, st, e)
+		const network = "projects/p/global/networks/net"
+		st.Collection("networks").Put(network, map[string]any{"name": "net", "peerings": []any{map[string]any{"name": services.Peering}}})
+		ask := func(h front.Handler, b map[string]any) string {
+			_, err := h(t.Context(), &front.Request{Path: map[string]string{"project": "p", "instance": "i"}, Caller: front.Owner, Body: b})
+			if e := (*front.Error)(nil); errors.As(err, &e) {
+				return e.Reason
+			}
+			return "taken"
+		}
+		state := func() string {
+			b, _ := v.instances.Get("projects/p/instances/i")
+			return fmt.Sprint(body.String(b, "state"), len(body.List(b, "ipAddresses")))
+		}
+		insert := func() string {
+			return ask(v.insert, map[string]any{"name": "i", "region": "r", "databaseVersion": "POSTGRES_16", "settings": map[string]any{
+				"tier": "db-custom-1-3840", "edition": "ENTERPRISE", "ipConfiguration": map[string]any{"ipv4Enabled": false, "privateNetwork": network},
+			}})
+		}
+		insertDatabase := func() string { return ask(v.insertDatabase, map[string]any{"name": "d"}) }
+		insertUser := func() string { return ask(v.insertUser, map[string]any{"name": "u", "password": "secret"}) }
+		remove := func() string { return ask(v.delete, nil) }
+		for _, step := range []struct {
+			after time.Duration
+			do    func() string
+			want  string
+		}{
+			{0, insert, "taken"}, {createTime - time.Second, state, "PENDING_CREATE0"}, {0, remove, "operationInProgress"}, {2 * time.Second, state, "RUNNABLE1"},
+			{0, insertUser, "taken"}, {userTime - time.Second, insertDatabase, "operationInProgress"}, {2 * time.Second, insertDatabase, "taken"}, {userTime + time.Second, remove, "taken"},
+			{deleteTime - time.Second, state, "PENDING_DELETE1"}, {0, insert, "instanceAlreadyExists"}, {2 * time.Second, remove, "instanceDoesNotExist"},
+			{0, func() string { e.err = errors.New("no"); return insert() }, "taken"}, {createTime - time.Second, state, "PENDING_CREATE0"}, {2 * time.Second, state, "FAILED0"},
+		} {
+			time.Sleep(step.after)
+			synctest.Wait()
+			if d := cmp.Diff(step.want, step.do()); d != "" {
+				t.Errorf("%v later (-want +got):\n%s", step.after, d)
+			}
+		}
+	})
 }
