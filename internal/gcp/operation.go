@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -56,7 +57,7 @@ func (c *Client) mutate(ctx context.Context, call Call) (map[string]any, error) 
 			return answer, c.waitSQL(ctx, call, answer)
 		}
 	case resource.LongRunning:
-		if name, ok := answer["name"].(string); ok && strings.Contains(name, "operations/") {
+		if name, ok := answer["name"].(string); ok && isOperation(name) {
 			return c.waitLongRunning(ctx, call, answer)
 		}
 	}
@@ -265,3 +266,8 @@ func (c *Client) teller(id resource.ID) func(string) {
 		c.Notify(event.Waiting, id, what)
 	}
 }
+
+var operationPath = regexp.MustCompile(`(^|/)operations/[^/]+(/wait)?$`)
+
+// isOperation says whether a path, or a name, is an operation's. Projects and buckets may be called "x-operations".
+func isOperation(path string) bool { return operationPath.MatchString(path) }

@@ -110,7 +110,7 @@ func (r *rule) matches(at place, call Call, e *Error, c *Client) bool {
 			return false
 		}
 	case operation:
-		if !strings.Contains(call.Path, "operations/") {
+		if !isOperation(call.Path) {
 			return false
 		}
 	case atGoogle, atEndpoint:

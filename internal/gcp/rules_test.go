@@ -308,6 +308,8 @@ func TestRules(t *testing.T) {
 			},
 			"the operation is not seen everywhere yet", []string{"An operation cannot be found", "The Cloud SQL instance operation does not exist."},
 			[]world{
+				{api: compute, method: http.MethodGet, path: "projects/acme-operations/global/networks/n", line: refusal(404, "notFound", "no")},
+				{api: compute, method: http.MethodGet, path: "projects/operations/global/networks/n", line: refusal(404, "notFound", "no")},
 				{api: sql, method: http.MethodGet, path: "projects/p/operations", line: refusal(404, "notFound", "no")}, {api: sql, method: http.MethodGet, path: "projects/p/operations/o", line: refusal(400, "invalid", "no")},
 			},
 		},

@@ -30,15 +30,16 @@ func vital(spec *config.Spec, r *resource.Resource) bool {
 }
 
 // lost gives what of a stack's data is not there any more, and would be made again without what it held. What is in an instance
-// of Cloud SQL is not told besides it. While a run has not ended well, what it did not come to is missing without having been lost.
-func lost(spec *config.Spec, st *state.State, all []*resource.Resource, there func(*resource.Resource) bool) []resource.ID {
+// of Cloud SQL is not told besides it. While a run has not ended well, what it did not come to is missing without having been lost. Unseen are
+// services, as "sqladmin.googleapis.com", that are not enabled: what is there does not show, and is adopted once they are.
+func lost(spec *config.Spec, st *state.State, all []*resource.Resource, unseen []string, there func(*resource.Resource) bool) []resource.ID {
 	if st.Intent != nil {
 		return nil
 	}
 	var ids []resource.ID
 	for _, r := range all {
 		had := slices.ContainsFunc(st.Owned, func(o resource.Ref) bool { return o.ID == r.ID() })
-		if had && vital(spec, r) && !there(r) {
+		if had && vital(spec, r) && !there(r) && !slices.Contains(unseen, r.Kind.API.Name+".googleapis.com") {
 			ids = append(ids, r.ID())
 		}
 	}
@@ -51,7 +52,7 @@ func lost(spec *config.Spec, st *state.State, all []*resource.Resource, there fu
 
 // lost gives what of the stack's data a plan makes again, without what it held.
 func (s *Stack) lost(p *plan.Plan, st *state.State) []resource.ID {
-	return lost(s.opts.Spec, st, p.Graph.Resources(), func(r *resource.Resource) bool {
+	return lost(s.opts.Spec, st, p.Graph.Resources(), s.client.Disabled(), func(r *resource.Resource) bool {
 		return !slices.ContainsFunc(p.Steps, func(step plan.Step) bool { return step.ID == r.ID() && step.Action == plan.Create })
 	})
 }

@@ -377,7 +377,7 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 	}
 	if res.Left = len(st.Owned); destroying && runErr == nil {
 		// Nobody renews the lock while it is deleted; its lease lasts longer than that.
-		remove, cancel := context.WithTimeout(context.WithoutCancel(held), 30*time.Second)
+		remove, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
 		lock.Forget()
 		if err := s.store.Remove(remove); err != nil {

@@ -124,7 +124,7 @@ func (s *Stack) Status(ctx context.Context) (*Status, error) {
 	if len(st.Owned) == 0 && out.Resources == 0 {
 		return nil, s.absent()
 	}
-	for _, id := range lost(spec, st, all, func(r *resource.Resource) bool { return !slices.Contains(out.Missing, string(r.ID())) }) {
+	for _, id := range lost(spec, st, all, s.client.Disabled(), func(r *resource.Resource) bool { return !slices.Contains(out.Missing, string(r.ID())) }) {
 		out.Lost = append(out.Lost, string(id))
 	}
 	out.Intent = st.Intent

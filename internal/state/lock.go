@@ -81,7 +81,11 @@ func (s *Store) Lock(ctx context.Context, command string, breakIt bool) (context
 // sure gives an error if the lock may be somebody else's by now. One whose lease may have run out unseen is renewed first.
 func (l *Lock) sure(held context.Context) error {
 	if l.slept() >= giveUp {
-		l.beat(held)
+		l.mu.Lock()
+		if l.slept() >= giveUp { // nobody has seen to it meanwhile
+			l.beatNow(held)
+		}
+		l.mu.Unlock()
 	}
 	return context.Cause(held)
 }
@@ -200,6 +204,11 @@ func (l *Lock) renew(ctx context.Context) {
 func (l *Lock) beat(ctx context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.beatNow(ctx)
+}
+
+// beatNow is beat for who has locked.
+func (l *Lock) beatNow(ctx context.Context) {
 	// A network that hangs must not hide that the lease runs out.
 	soon, cancel := context.WithDeadline(ctx, earlier(time.Now().Add(every), l.renewed.Add(giveUp)))
 	defer cancel()

@@ -127,6 +127,42 @@ func TestPoliciesAreReadFirst(t *testing.T) {
 	}
 }
 
+// TestDeletesWhatFailed checks that a database whose creation failed is deleted at once, though it may not be changed, and that one
+// which runs is not deleted while it is protected.
+func TestDeletesWhatFailed(t *testing.T) {
+	const path = "/v1/projects/demo-project/instances/demo-main"
+	const refused = `409 {"error":{"code":409,"message":"The instance or operation is not in an appropriate state to handle the request.","errors":[{"reason":"invalidState"}]}}`
+	for state, want := range map[string][]string{
+		"FAILED":    {"PATCH " + path + ` {"settings":{"deletionProtectionEnabled":false}}`, "DELETE " + path},
+		"SUSPENDED": nil,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			gone := `404 {"error":{"code":404,"message":"gone"}}`
+			c, a := scripted(t, map[string][]string{
+				"GET " + path:    {`200 {"state":"` + state + `","settings":{"deletionProtectionEnabled":true}}`},
+				"PATCH " + path:  {refused},
+				"DELETE " + path: {gone},
+			})
+			began := time.Now()
+			err := c.Delete(t.Context(), &resource.Resource{Kind: kind.SQLInstances.Kind, Name: "demo-main", Params: params()})
+			if (err == nil) != (want != nil) {
+				t.Errorf("%s: %v", state, err)
+			}
+			if want == nil {
+				want = a.changes()
+				if slices.ContainsFunc(want, func(q string) bool { return strings.HasPrefix(q, "DELETE") }) {
+					t.Errorf("%s: deleted, %q", state, want)
+				}
+			} else if took := time.Since(began); took > 0 {
+				t.Errorf("%s: it took %s", state, took)
+			}
+			if d := cmp.Diff(want, a.changes()); d != "" {
+				t.Errorf("%s (-want +got):\n%s", state, d)
+			}
+		})
+	}
+}
+
 // TestNothingIsWrittenBlindly checks the other things that are read, changed and written.
 func TestNothingIsWrittenBlindly(t *testing.T) {
 	backend := &resource.Resource{Kind: kind.BackendServices.Kind, Name: "b", Params: params()}

@@ -126,15 +126,14 @@ func (d *sqlInstance) Delete(ctx context.Context, r *resource.Resource) error {
 		return err
 	}
 	if on, _ := resource.Lookup(live, "settings.deletionProtectionEnabled"); on == true {
+		// One whose creation failed may refuse to be changed, for good, and let itself be deleted.
+		failed := live["state"] == "FAILED"
 		_, err := d.Mutate(ctx, gcp.Call{
-			API: r.Kind.API, Method: http.MethodPatch, Path: r.Link(), For: r.ID(),
+			API: r.Kind.API, Method: http.MethodPatch, Path: r.Link(), For: r.ID(), Once: failed,
 			Body: map[string]any{"settings": map[string]any{"deletionProtectionEnabled": false}},
 		})
-		if err != nil {
-			// One whose creation failed may refuse to be changed, and let itself be deleted.
-			if state, _ := live["state"].(string); state != "FAILED" {
-				return err
-			}
+		if err != nil && !failed {
+			return err
 		}
 	}
 	return d.REST.Delete(ctx, r)
