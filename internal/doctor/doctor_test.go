@@ -486,3 +486,22 @@ func TestIllnesses(t *testing.T) {
 		t.Errorf("%d are known, in %v", len(known), slices.Sorted(maps.Keys(sources)))
 	}
 }
+
+// TestResetIsTheLastResort checks that whoever is told of Dify's command that gives keys anew, to every workspace, is told first of what
+// brings one back, and of what the command takes away.
+func TestResetIsTheLastResort(t *testing.T) {
+	for _, i := range Illnesses() {
+		before, after, ok := strings.Cut(i.Remedy, "reset-encrypt-key-pair")
+		if !ok {
+			continue
+		}
+		if !strings.Contains(before, "older version") || !strings.Contains(before, "backup") {
+			t.Errorf("%s: nothing is to be tried before the reset: %q", i.Code, i.Remedy)
+		}
+		for _, says := range []string{"every workspace", "model credentials", "tools", "MCP servers", "last resort", "backup of the database"} {
+			if !strings.Contains(after, says) {
+				t.Errorf("%s: of the reset it is not said: %s: %q", i.Code, says, i.Remedy)
+			}
+		}
+	}
+}

@@ -415,8 +415,10 @@ func Illnesses() []Illness {
 		{
 			Code: "private-key", Title: "A workspace's private key is gone", Source: Logs, Grave: true, Known: "#22362, #18225, #36099",
 			Sign:   "the API or a worker says: Private key not found, tenant_id: …",
-			Cause:  "`privkeys/` is not in the bucket: the database is of another bucket, or was moved without it.",
-			Remedy: "Copy `privkeys/` from the old storage or a backup into the bucket. Without it `flask reset-encrypt-key-pair` makes a new one, and all model credentials have to be entered again.", Command: "difyup logs -c api --since 24h",
+			Cause:  "`privkeys/TENANT/private.pem` is not in the bucket: somebody deleted it, the database is of another bucket, or was moved without it.",
+			Remedy: "Restore that object's older version, which the bucket keeps for 30 days unless the description says otherwise, or copy `privkeys/` from the old storage or a backup. " +
+				"Nothing else brings back what was encrypted with it. `flask reset-encrypt-key-pair` is no remedy for one workspace: it gives every workspace a new key, and deletes the model credentials, tools and MCP servers of all; the last resort, after a backup of the database.",
+			Command: "difyup logs -c api --since 24h",
 			marks: []mark{{python, []string{"Private key not found, tenant_id"}}},
 		},
 		{
