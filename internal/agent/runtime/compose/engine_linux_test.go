@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -160,6 +161,9 @@ func TestSquidGuards(t *testing.T) {
 				http.Redirect(w, r, to, http.StatusFound)
 				return
 			}
+			if status, err := strconv.Atoi(r.URL.Query().Get("status")); err == nil {
+				w.WriteHeader(status)
+			}
 			io.WriteString(w, "reached "+at)
 		})}
 		go server.Serve(l)
@@ -265,6 +269,18 @@ func TestSquidGuards(t *testing.T) {
 		resp.Body.Close()
 		if resp.Request.URL.String() != to || resp.StatusCode != http.StatusForbidden {
 			t.Errorf("led on to %s, %s answers %s", to, resp.Request.URL, resp.Status)
+		}
+	}
+	// Dify takes a 401 or a 403 for the proxy's refusal where Server or Via has squid in it (ssrf_proxy.py): a server's own goes by neither.
+	for to, refused := range map[string]bool{"http://www.example.com/?status=401": false, "http://www.example.com/?status=403": false, "http://db.demo.internal/": true} {
+		resp, err := redirected.Get(to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		said := strings.ToLower(resp.Header.Get("Server") + resp.Header.Get("Via"))
+		if resp.StatusCode/100 != 4 || strings.Contains(said, "squid") != refused {
+			t.Errorf("%s answers %s, refused by the proxy: %t; Server and Via are %q", to, resp.Status, refused, said)
 		}
 	}
 	// Names of the attacker's lead to the internet once and to the metadata server the next time, or to both at once. Squid asks once for

@@ -66,6 +66,8 @@ func squid(named []string) string {
 	line("cache_mem 8 MB")
 	line("access_log none")
 	line("forwarded_for delete")
+	// Dify knows a refusal by squid in Server or Via. Every answer would have the latter: a server's own 401 and 403 as well.
+	line("reply_header_access Via deny all")
 	line("visible_hostname %s", dify.SSRFProxy)
 	line("httpd_suppress_version_string on")
 	line("never_direct deny all")
