@@ -84,6 +84,9 @@ type mark struct {
 	texts []string // all of them; the first is what Cloud Logging is asked for
 }
 
+// ofStore is the text of a mark that stands for the name of one of the stack's stores: what is of another server is its user's trouble.
+const ofStore = "(a store of the stack)"
+
 // Finding is an illness of a stack.
 type Finding struct {
 	Code    string    `json:"code"`
@@ -155,7 +158,7 @@ func (i *Illness) examine(c *Case) *Finding {
 	}
 	for n := len(c.Lines) - 1; n >= 0 && i.find == nil; n-- { // the newest first
 		l := c.Lines[n]
-		if !slices.ContainsFunc(i.marks, func(m mark) bool { return m.on(l) }) {
+		if !slices.ContainsFunc(i.marks, func(m mark) bool { return m.on(c.Status.Stack, l) }) {
 			continue
 		}
 		if f.Times++; f.Last.IsZero() {
@@ -169,11 +172,16 @@ func (i *Illness) examine(c *Case) *Finding {
 	return f
 }
 
-func (m mark) on(l ops.LogLine) bool {
+func (m mark) on(stack string, l ops.LogLine) bool {
 	if m.of != nil && !slices.Contains(m.of, l.Container) {
 		return false
 	}
-	return !slices.ContainsFunc(m.texts, func(text string) bool { return !containsFold(l.Text, text) })
+	return !slices.ContainsFunc(m.texts, func(text string) bool {
+		if text == ofStore {
+			text = "." + stack + ".internal"
+		}
+		return !containsFold(l.Text, text)
+	})
 }
 
 // containsFold compares as Cloud Logging does: without case.

@@ -185,8 +185,11 @@ var provoked = []struct {
 	{"image", writes("agent", `msg=waiting instance=demo-vm-2 for="the stores" because="the runtime: pull langgenius/dify-api:1.17.9: manifest unknown"`), nil},
 	{"connections", writes("api", "sqlalchemy.exc.TimeoutError: QueuePool limit of size 30 overflow 10 reached, connection timed out, timeout 30.00"), nil},
 	{"connections", writes("plugin_daemon", `failed SASL auth: FATAL: sorry, too many clients already (SQLSTATE 53300)`), nil},
-	{"connections", writes("worker", `FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute`), nil},
+	{"connections", writes("worker", `psycopg2.OperationalError: connection to server at "db.demo.internal" (10.65.0.3), port 5432 failed: FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute`), nil},
+	{"connections", writes("api", `(psycopg2.OperationalError) connection to server at "vector.demo.internal" (10.65.0.4), port 5432 failed: FATAL:  sorry, too many clients already`), nil},
+	{"connections", writes("agent", `msg=waiting for="the stores" error="failed to connect to 'user=dify database=dify': 10.65.0.3:5432 (db.demo.internal): server error: FATAL: remaining connection slots are reserved for roles with the SUPERUSER attribute (SQLSTATE 53300)"`), nil},
 	{"untrusted", writes("worker", "redis.exceptions.ConnectionError: Error 1 connecting to redis.demo.internal:6378. [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate in certificate chain (_ssl.c:1016)."), nil},
+	{"untrusted", writes("api", `(psycopg2.OperationalError) connection to server at "db.demo.internal" (10.65.0.3), port 5432 failed: SSL error: certificate verify failed`), nil},
 	{"untrusted", writes("plugin_daemon", `{"level":"ERROR","msg":"init redis client failed","error":"tls: failed to verify certificate: x509: certificate signed by unknown authority"}`), nil},
 	{"private-key", writes("api", "libs.rsa.PrivkeyNotFoundError: Private key not found, tenant_id: 2b3a53a0-1d0e-4a86-9a3f-1f4a0ef3d0f1"), nil},
 	{"key-changed", writes("worker", "ValueError: Incorrect decryption."), nil},
@@ -355,8 +358,15 @@ func TestWell(t *testing.T) {
 				c.Status.Instances[n].Report.Scheduler, c.Status.Instances[n].Report.Since = "", now.Add(-time.Minute)
 			}
 		},
-		"a daemon's own word": writes("plugin_daemon", "the redis key was removed "),
-		"another's trouble":   writes("agent", `msg="somebody asked for the identity of another container" error="the device 3 of a connection"`),
+		"a daemon's own word":                             writes("plugin_daemon", "the redis key was removed "),
+		"a user's HTTP node that meets a bad certificate": writes("worker", "Request to URL https://10.example.com/ failed on attempt 1: [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate (_ssl.c:1016)"),
+		"the traceback of it":                             writes("api", "httpcore.ConnectError: [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate has expired (_ssl.c:1016)"),
+		"a plugin's own database, which nobody trusts":    writes("worker", `PluginInvokeError: {"error_type":"OperationalError","message":"connection to server at \"db.example.com\" (192.0.2.7), port 5432 failed: SSL error: certificate verify failed"}`),
+		"the same, as the daemon says it":                 writes("plugin_daemon", `psycopg2.OperationalError: connection to server at "db.example.com" (192.0.2.7), port 5432 failed: SSL error: certificate verify failed`),
+		"a plugin's own database, which is full":          writes("worker", `PluginInvokeError: {"error_type":"OperationalError","message":"connection to server at \"db.example.com\" (192.0.2.7), port 5432 failed: FATAL:  sorry, too many clients already"}`),
+		"the same, as the plugin says it":                 writes("plugin_daemon", `psycopg2.OperationalError: connection to server at "db.example.com" (192.0.2.7), port 5432 failed: FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute`),
+		"a plugin's own pool, which is full":              writes("plugin_daemon", "sqlalchemy.exc.TimeoutError: QueuePool limit of size 5 overflow 10 reached, connection timed out, timeout 30.00"),
+		"another's trouble":                               writes("agent", `msg="somebody asked for the identity of another container" error="the device 3 of a connection"`),
 		"three that were told to end": func(c *Case) {
 			for n := range 3 {
 				name := fmt.Sprint("demo-vm-x", n)

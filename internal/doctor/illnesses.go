@@ -17,6 +17,7 @@ var (
 	python = []string{"api", "worker", "worker_beat"}
 	daemon = []string{"plugin_daemon"}
 	agent  = []string{report.AgentLog}
+	coded  = append(slices.Clone(daemon), agent...) // those whose client of PostgreSQL adds the code to an error
 )
 
 // Illnesses gives all that is looked for, in the order in which it is told: what an illness of the cloud explains is below it.
@@ -397,29 +398,31 @@ func Illnesses() []Illness {
 		},
 		{
 			Code: "connections", Title: "Connections to a database are used up", Source: Logs, Grave: true, Known: "#35438, #26537, #5689, #21437, #22695",
-			Sign:   "a container says that its pool's limit is reached, or a database that it has no connection left",
+			Sign:   "a container says that its pool's limit is reached, or a database of the stack that it has no connection left",
 			Cause:  "More instances, or larger pools, than `database.max_connections` allows for; or requests that hold connections for long.",
 			Remedy: "Raise `database.max_connections` (it restarts the database), or lower `compute.max`.", Command: "difyup plan",
 			marks: []mark{
-				{nil, []string{"QueuePool limit of size"}}, {nil, []string{"remaining connection slots are reserved"}},
-				{nil, []string{"sorry, too many clients already"}},
+				{python, []string{"QueuePool limit of size"}}, {python, []string{"remaining connection slots are reserved", ofStore}},
+				{python, []string{"sorry, too many clients already", ofStore}},
+				// What plugins, in Python, say of databases of their own is among the daemon's lines.
+				{coded, []string{"remaining connection slots are reserved", "SQLSTATE 53300"}}, {coded, []string{"sorry, too many clients already", "SQLSTATE 53300"}},
 			},
 		},
 		{
 			Code: "untrusted", Title: "A container does not trust a store's certificate", Source: Logs, Grave: true, Known: "#29605",
-			Sign:   "a container cannot verify a certificate",
+			Sign:   "a container cannot verify the certificate of one of the stack's stores",
 			Cause:  "It was started before the store's authority was rotated: some read authorities once, when they start.",
 			Remedy: "A new apply with another label, or a rolling restart in Google's console, replaces the instances.", Command: "difyup logs --since 24h",
-			marks: []mark{{append(slices.Clone(python), "plugin_daemon"), []string{"certificate verify failed"}}, {daemon, []string{"x509: certificate signed by unknown authority"}}},
+			marks: []mark{{python, []string{"certificate verify failed", ofStore}}, {daemon, []string{"x509: certificate signed by unknown authority"}}},
 		},
 		{
 			Code: "private-key", Title: "A workspace's private key is gone", Source: Logs, Grave: true, Known: "#22362, #18225, #36099",
-			Sign:   "the API or a worker says: Private key not found, tenant_id: …",
-			Cause:  "`privkeys/TENANT/private.pem` is not in the bucket: somebody deleted it, the database is of another bucket, or was moved without it.",
+			Sign:  "the API or a worker says: Private key not found, tenant_id: …",
+			Cause: "`privkeys/TENANT/private.pem` is not in the bucket: somebody deleted it, the database is of another bucket, or was moved without it.",
 			Remedy: "Restore that object's older version, which the bucket keeps for 30 days unless the description says otherwise, or copy `privkeys/` from the old storage or a backup. " +
 				"Nothing else brings back what was encrypted with it. `flask reset-encrypt-key-pair` is no remedy for one workspace: it gives every workspace a new key, and deletes the model credentials, tools and MCP servers of all; the last resort, after a backup of the database.",
 			Command: "difyup logs -c api --since 24h",
-			marks: []mark{{python, []string{"Private key not found, tenant_id"}}},
+			marks:   []mark{{python, []string{"Private key not found, tenant_id"}}},
 		},
 		{
 			Code: "key-changed", Title: "Stored credentials cannot be decrypted", Source: Logs, Grave: true, Known: "#7307, #2548, #2567, #10210",
