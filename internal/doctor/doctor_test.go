@@ -206,6 +206,8 @@ var provoked = []struct {
 	{"marketplace", writes("worker", "requests.exceptions.ConnectTimeout: HTTPSConnectionPool(host='marketplace.dify.ai', port=443): Max retries exceeded (connect timeout=5)"), nil},
 	{"private-address", writes("worker", "core.helper.ssrf_proxy.ToolSSRFError: Access to 'http://10.0.0.5/' was blocked by SSRF protection. The URL may point to a private or local network address. "), nil},
 	{"sandbox", writes("worker", "core.helper.code_executor.code_executor.CodeExecutionError: Code execution service is unavailable"), nil},
+	{"sandbox", writes("worker", "core.helper.code_executor.code_executor.CodeExecutionError: Failed to execute code, which is likely a network issue, please check if the sandbox service is running. ( Error: [Errno 111] Connection refused )"), nil},
+	{"sandbox", writes("api", "CodeExecutionError: Failed to execute code, which is likely a network issue, please check if the sandbox service is running. ( Error: Failed to execute code, got status code 401, please check if the sandbox service is running )"), nil},
 	{"killed", writes("api", "[2026-11-28 11:00:00 +0000] [1] [ERROR] Worker (pid:37) was sent SIGKILL! Perhaps out of memory?"), nil},
 	{"killed", writes("worker", "billiard.exceptions.WorkerLostError: Worker exited prematurely: signal 9 (SIGKILL) Job: 12."), nil},
 	{"disk-full", writes("plugin_daemon", "write /app/storage/cwd/x: no space left on device"), nil},

@@ -512,10 +512,10 @@ func Illnesses() []Illness {
 		},
 		{
 			Code: "sandbox", Title: "Code cannot be run", Source: Logs, Grave: true,
-			Sign:   "the API or a worker says: Code execution service is unavailable",
-			Cause:  "The sandbox does not run, or is too busy.",
-			Remedy: "Read what it wrote.", Command: "difyup logs -c sandbox --since 24h",
-			marks: []mark{{python, []string{"Code execution service is unavailable"}}},
+			Sign:   "the API or a worker says: Code execution service is unavailable, or: Failed to execute code, which is likely a network issue",
+			Cause:  "The sandbox is too busy, does not run, does not answer in time, or has another key than the API and the worker: that is status code 401.",
+			Remedy: "Read what it wrote. If it is the key, which is read when an instance starts, have the instance replaced.", Command: "difyup logs -c sandbox --since 24h",
+			marks: []mark{{python, []string{"Code execution service is unavailable"}}, {python, []string{"Failed to execute code, which is likely a network issue"}}},
 		},
 		{
 			Code: "killed", Title: "A worker process was killed", Source: Logs,
