@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/difyup/difyup/internal/carried"
 	"github.com/difyup/difyup/internal/cli/view"
 	"github.com/difyup/difyup/internal/config"
+	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/doctor"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/localcloud"
@@ -54,8 +56,8 @@ func newBundle(a *app) *cobra.Command {
   logs.jsonl                the last %d lines of the last day that containers and agents wrote, at most %d MB
   errors.txt                what could not be read, if anything; then difyup exits with 1
 
-No secret of the stack is read for it. What looks like a token, a key or a password in a URL is taken out; but in logs stands what
-containers wrote: look through them before you send them to somebody.`, bundleLines, bundleBytes>>20),
+No secret of the stack is read for it. What looks like a token, a key or a password is taken out, of a URL its query too, and the
+addresses of webhooks; but in logs stands what containers wrote: look through them before you send them to somebody.`, bundleLines, bundleBytes>>20),
 		RunE: func(c *cobra.Command, _ []string) error { return o.aim(c, runBundle(c.Context(), a, o)) },
 	}
 	o.flags(c)
@@ -184,11 +186,10 @@ func outline(p *plan.Plan) any {
 
 // lastLines gives lines as JSON, one each, the last of them that are no longer than so many bytes, and how many it left out.
 func lastLines(lines []ops.LogLine, most int) (text []byte, left int) {
+	lines = harmlessLines(lines)
 	encoded, size := make([][]byte, len(lines)), 0
 	for i := len(lines) - 1; i >= 0; i-- {
-		l := lines[i]
-		l.Text = harmlessText(l.Text)
-		raw, _ := json.Marshal(l) // of strings and a time
+		raw, _ := json.Marshal(lines[i]) // of strings and a time
 		if size += len(raw) + 1; size > most {
 			left = i + 1
 			break
@@ -257,6 +258,9 @@ func bundleThere(file string) error {
 	return &fault.Fault{Summary: "The file is there already", Detail: fmt.Sprintf("%s is not overwritten.", file), Remedy: "Name another one:\n    difyup bundle -o FILE"}
 }
 
+// more is what goes on a path or a query, in JSON as well.
+const more = `(?:[^\s"'\\<>]|\\u0026)+`
+
 // secretive finds what looks like a secret. Agents take the values of secrets that they know out of what they send; this is for
 // others, of users and of the one who runs difyup.
 var secretive = []struct {
@@ -269,6 +273,24 @@ var secretive = []struct {
 	{regexp.MustCompile(`\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*)?`), "***"},
 	{regexp.MustCompile(`://[^/\s:@"]*:[^/\s@"]+@`), "://***@"},
 	{regexp.MustCompile(`\b(sk-[A-Za-z0-9_-]{16,}|(app|dataset)-[A-Za-z0-9]{20,})`), "***"},
+	// Many APIs have their keys in queries.
+	{regexp.MustCompile(`(/[^\s"'\\<>?]*)\?` + more), "$1?…"},
+	// Who knows such a path is let in: Dify's own, and those of Telegram, Slack, Discord, Teams, Feishu and Zapier.
+	{regexp.MustCompile(`(^|[^A-Za-z0-9_./-]|\\[nrt]|://[^/\s"'\\]+)(` + open() + `)/` + more), "$1$2/…"},
+	{regexp.MustCompile(`/bot[0-9]+:[A-Za-z0-9_-]+`), "/bot…"},
+	{regexp.MustCompile(`(\bhooks\.(?:slack|zapier)\.com/|\.webhook\.office\.com/|/api/(?:v[0-9]+/)?webhooks/|/open-apis/bot/v2/hook/)` + more), "$1…"},
+	{regexp.MustCompile(`(/services/)T[A-Z0-9]+/B[A-Z0-9]+/` + more), "$1…"},
+}
+
+// open gives the prefixes of the routes whose paths are secrets, for a pattern.
+func open() string {
+	var all []string
+	for _, r := range dify.Routes() {
+		if r.Open {
+			all = append(all, regexp.QuoteMeta(r.Prefix))
+		}
+	}
+	return strings.Join(all, "|")
 }
 
 // harmlessText takes what looks like a secret out of a text. Of JSON it leaves JSON.
@@ -277,4 +299,38 @@ func harmlessText(text string) string {
 		text = s.what.ReplaceAllString(text, s.by)
 	}
 	return text
+}
+
+// A key may be written over lines, each of which is an entry of its own.
+var (
+	keyBegins = regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE KEY-----`)
+	keyGoesOn = regexp.MustCompile(`^\s*[A-Za-z0-9+/=]+\s*$`)
+	keyEnds   = regexp.MustCompile(`[A-Za-z0-9+/=\s]*-----END [A-Z ]*PRIVATE KEY-----`)
+)
+
+// keyLines is how many lines of a source are looked at for the end of a key, more than the longest has: words look like its lines.
+const keyLines = 300
+
+// harmlessLines takes what looks like a secret out of lines, the oldest first.
+func harmlessLines(lines []ops.LogLine) []ops.LogLine {
+	type source struct{ instance, container string }
+	left := map[source]int{} // lines in which a key may go on
+	lines = slices.Clone(lines)
+	for i := range lines {
+		l, of := &lines[i], source{lines[i].Instance, lines[i].Container}
+		if left[of] > 0 {
+			left[of]--
+			switch {
+			case keyEnds.MatchString(l.Text):
+				left[of], l.Text = 0, keyEnds.ReplaceAllString(l.Text, "***")
+			case keyGoesOn.MatchString(l.Text):
+				l.Text = "***"
+			}
+		}
+		if begun := keyBegins.FindAllStringIndex(l.Text, -1); begun != nil && !keyEnds.MatchString(l.Text[begun[len(begun)-1][1]:]) {
+			left[of] = keyLines
+		}
+		l.Text = harmlessText(l.Text)
+	}
+	return lines
 }

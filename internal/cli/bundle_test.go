@@ -2,6 +2,7 @@ package cli
 
 import (
 	"archive/tar"
+	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"errors"
@@ -21,16 +22,29 @@ import (
 func TestSecretive(t *testing.T) {
 	key := "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA\n+/=\n-----END RSA PRIVATE KEY-----"
 	for text, want := range map[string]string{
-		"Authorization: Bearer abcdef123456~+/=.":                                           "Authorization: Bearer ***",
-		"basic dXNlcjpwYXNz, next":                                                          "basic ***, next",
-		"token ya29.a0AfB_by-x.y end":                                                       "token *** end",
-		"?passport=eyJhbGciOi.eyJzdWIi.c2ln&x=1":                                            "?passport=***&x=1",
-		"postgresql://dify:p%40ss@10.0.0.1/dify":                                            "postgresql://***@10.0.0.1/dify",
-		"redis://:hunter2@10.0.0.2:6379/1":                                                  "redis://***@10.0.0.2:6379/1",
-		"key sk-proj_0123456789abcdef, app-ABCDEFGHIJKLMNOPQRSTUVWX":                        "key ***, ***",
-		"x " + key + " y":                                                                   "x *** y",
-		"cut -----BEGIN PRIVATE KEY-----\nMIIEpAIB":                                         "cut ***",
-		"the bearer of it; app-of-mine; sk-1; https://dify.example.com:443/a@b; basic auth": "the bearer of it; app-of-mine; sk-1; https://dify.example.com:443/a@b; basic auth",
+		"Authorization: Bearer abcdef123456~+/=.":                    "Authorization: Bearer ***",
+		"basic dXNlcjpwYXNz, next":                                   "basic ***, next",
+		"token ya29.a0AfB_by-x.y end":                                "token *** end",
+		"?passport=eyJhbGciOi.eyJzdWIi.c2ln&x=1":                     "?passport=***&x=1",
+		"postgresql://dify:p%40ss@10.0.0.1/dify":                     "postgresql://***@10.0.0.1/dify",
+		"redis://:hunter2@10.0.0.2:6379/1":                           "redis://***@10.0.0.2:6379/1",
+		"key sk-proj_0123456789abcdef, app-ABCDEFGHIJKLMNOPQRSTUVWX": "key ***, ***",
+		"x " + key + " y":                                            "x *** y",
+		"cut -----BEGIN PRIVATE KEY-----\nMIIEpAIB":                  "cut ***",
+		// The plugin daemon's lines have what lets one in at a plugin's address; Dify's have users' keys.
+		`msg="HTTP request" method=POST path=/e/aBcD1234efgh/webhook?token=hunter2 status=200`:                                        `msg="HTTP request" method=POST path=/e/… status=200`,
+		`{"msg":"HTTP request","path":"/e/aBcD1234efgh/","status":200}`:                                                               `{"msg":"HTTP request","path":"/e/…","status":200}`,
+		`"GET /files/0b1c/file-preview?timestamp=1&nonce=2&sign=s1gn HTTP/1.1" 200`:                                                   `"GET /files/… HTTP/1.1" 200`,
+		"POST https://dify.example.com/triggers/webhook/Wh00k, then http://api:5001/mcp/server/c0de/mcp":                              "POST https://dify.example.com/triggers/… then http://api:5001/mcp/…",
+		`HTTP Request: GET https://generativelanguage.googleapis.com/v1beta/models?key=AIzaSyA0&alt=sse "HTTP/1.1 200 OK"`:            `HTTP Request: GET https://generativelanguage.googleapis.com/v1beta/models?… "HTTP/1.1 200 OK"`,
+		"Request to URL https://api.example.com?key=AIzaSyA0 failed on attempt 1: timed out":                                          "Request to URL https://api.example.com?… failed on attempt 1: timed out",
+		"(host='api.example.com', port=443): Max retries exceeded with url: /v1/x?appid=hunter2 (Caused by":                           "(host='api.example.com', port=443): Max retries exceeded with url: /v1/x?… (Caused by",
+		`HTTP Request: POST https://api.telegram.org/bot123456789:AAH-x_y/sendMessage "HTTP/1.1 200 OK"`:                              `HTTP Request: POST https://api.telegram.org/bot…/sendMessage "HTTP/1.1 200 OK"`,
+		"https://hooks.slack.com/services/T012ABCDE/B012ABCDE/s3cr3t: 200; with url: /services/T012ABCDE/B012ABCDE/s3cr3t (Caused by": "https://hooks.slack.com/… 200; with url: /services/… (Caused by",
+		"https://discord.com/api/webhooks/123/t0k3n said 204, https://x.webhook.office.com/webhookb2/a@b/IncomingWebhook/c 200":       "https://discord.com/api/webhooks/… said 204, https://x.webhook.office.com/… 200",
+		"https://open.feishu.cn/open-apis/bot/v2/hook/s3cr3t failed":                                                                  "https://open.feishu.cn/open-apis/bot/v2/hook/… failed",
+		"/console/api/files/upload, /app/api/services/file_service.py and /v1/services/x: what is that? /e/ and /robots":              "/console/api/files/upload, /app/api/services/file_service.py and /v1/services/x: what is that? /e/ and /robots",
+		"the bearer of it; app-of-mine; sk-1; https://dify.example.com:443/a@b; basic auth":                                           "the bearer of it; app-of-mine; sk-1; https://dify.example.com:443/a@b; basic auth",
 	} {
 		if got := harmlessText(text); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
@@ -62,6 +76,50 @@ func TestLastLines(t *testing.T) {
 		if left != want || string(got) != strings.Join(each[want:], "") {
 			t.Errorf("of %d bytes: %d left out, %q", most, left, got)
 		}
+	}
+}
+
+// TestKeyOverEntries has a key whose lines are entries each, with others' between them, and one that does not end.
+func TestKeyOverEntries(t *testing.T) {
+	var lines []ops.LogLine
+	var want []string
+	for _, l := range []struct{ of, text, want string }{
+		{"api", "-----END PRIVATE KEY-----", "-----END PRIVATE KEY-----"},
+		{"api", "MIIE", "MIIE"},
+		{"api", "x -----BEGIN RSA PRIVATE KEY-----", "x ***"},
+		{"api", "MIIEpAIBAAKCAQEA+/=", "***"},
+		{"worker", "done", "done"},
+		{"api", "meanwhile: nothing", "meanwhile: nothing"},
+		{"api", "  c2Vjb25k", "***"},
+		{"api", "-----END RSA PRIVATE KEY-----", "***"},
+		{"api", "done", "done"},
+		{"worker", "-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----", "***"},
+		{"worker", "done", "done"},
+		{"worker", "-----BEGIN PRIVATE KEY-----\nMIIE", "***"},
+		{"worker", "bGFzdA==-----END PRIVATE KEY-----, and more", "***, and more"},
+		{"worker", "done", "done"},
+	} {
+		lines, want = append(lines, ops.LogLine{Instance: "demo-a", Container: l.of, Text: l.text}), append(want, l.want)
+	}
+	told := func() (all []string) {
+		text, _ := lastLines(lines, 1<<20)
+		for d := json.NewDecoder(bytes.NewReader(text)); ; {
+			var l ops.LogLine
+			if err := d.Decode(&l); err != nil {
+				return all
+			}
+			all = append(all, l.Text)
+		}
+	}
+	if d := cmp.Diff(want, told()); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	lines = []ops.LogLine{{Text: "-----BEGIN PRIVATE KEY-----"}}
+	for range 1000 {
+		lines = append(lines, ops.LogLine{Text: "MIIE"})
+	}
+	if got := told(); got[100] != "***" || got[1000] != "MIIE" || lines[1].Text != "MIIE" {
+		t.Errorf("of a key that does not end, its lines are %q and %q", got[100], got[1000])
 	}
 }
 
