@@ -299,6 +299,12 @@ func login(ctx context.Context, s *session) (string, error) {
 			Detail:  "Dify locks an e-mail address for a day after five wrong passwords.",
 			Remedy:  "Wait, or use another account:\n    difyup smoke --email ADDRESS",
 		}
+	case r.forbidden():
+		return "", &fault.Fault{
+			Summary: "Password login is switched off",
+			Detail:  sentence(r.says()),
+			Remedy:  "This proof logs in by password. Have ENABLE_EMAIL_PASSWORD_LOGIN be true meanwhile, then with an account that has one:\n    difyup smoke --email ADDRESS",
+		}
 	case r.status == http.StatusUnauthorized || r.code() == "authentication_failed":
 		return "", &fault.Fault{
 			Summary: "Wrong e-mail address or password",

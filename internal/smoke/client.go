@@ -163,13 +163,23 @@ func unreached(base string, err error) error {
 	return fmt.Errorf("no answer from %s: %w", base, err)
 }
 
-// want checks the status.
+// want checks the status. An account that may not do something says nothing of the stack.
 func (r *reply) want(status ...int) error {
-	if slices.Contains(status, r.status) {
+	switch {
+	case slices.Contains(status, r.status):
 		return nil
+	case r.forbidden():
+		return &fault.Fault{
+			Summary: "The account may not do this",
+			Detail:  sentence(r.says()),
+			Remedy:  "It needs the role editor, admin or owner in its workspace; for the addresses of plugins, admin or owner. Use another account:\n    difyup smoke --email ADDRESS",
+		}
 	}
 	return errors.New(r.says())
 }
+
+// forbidden says whether Dify knows who asks, and refuses.
+func (r *reply) forbidden() bool { return r.status == http.StatusForbidden && r.code() == "forbidden" }
 
 // says tells an answer that was not wanted, with what is in it.
 func (r *reply) says() string {

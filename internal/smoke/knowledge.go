@@ -336,13 +336,26 @@ func secret(ctx context.Context, s *session) (string, error) {
 	}, func(r *reply) error {
 		var export struct{ Data string }
 		if err := r.read(&export, http.StatusOK); err != nil {
-			return err
+			return undecrypted(err)
 		}
 		if !strings.Contains(export.Data, kept) {
-			return fmt.Errorf("%s without the secret that was kept", r.says())
+			return undecrypted(fmt.Errorf("%s without the secret that was kept", r.says()))
 		}
 		return nil
 	})
+}
+
+// undecrypted says what it means that an app is not exported with its secret.
+func undecrypted(err error) error {
+	var f *fault.Fault
+	if errors.As(err, &f) {
+		return err
+	}
+	return &fault.Fault{
+		Summary: "Secrets cannot be decrypted",
+		Detail:  sentence(err.Error()),
+		Remedy:  "Dify encrypts credentials with the key privkeys/TENANT/private.pem in its bucket. If the bucket was changed, restore that object from the old one; without it all saved credentials are lost.",
+	}
 }
 
 // newID gives a UUID that begins in a way that is ours.

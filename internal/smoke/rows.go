@@ -57,8 +57,7 @@ func rows() []Row {
 		{
 			// To export an app, the API asks the plugin daemon what the app needs.
 			ID: "secret", Title: "Keep a secret", Proves: "the workspace's private key is in the bucket", needs: []string{"profile", "plugins"}, do: secret,
-			means:  "Secrets cannot be decrypted",
-			remedy: "Dify encrypts credentials with the key privkeys/TENANT/private.pem in its bucket. If the bucket was changed, restore that object from the old one; without it all saved credentials are lost.",
+			means: "A secret cannot be kept", remedy: "The API says why, above; see whether the database is well:\n    difyup status",
 		},
 		{
 			ID: "dataset", Title: "Create a data set", Proves: "rows are written", needs: []string{"profile"}, do: createDataset,

@@ -160,6 +160,9 @@ const (
 )
 
 func (a *api) postLogin(w http.ResponseWriter, r *http.Request) (answer, error) {
+	if strings.EqualFold(a.env("ENABLE_EMAIL_PASSWORD_LOGIN"), "false") {
+		return answer{}, errForbidden
+	}
 	var in struct{ Email, Password string }
 	if err := read(r, &in); err != nil {
 		return answer{}, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,7 +56,18 @@ type answer struct {
 type handler func(w http.ResponseWriter, r *http.Request) (answer, error)
 
 // user is who sends a request.
-type user struct{ id, tenant string }
+type user struct{ id, tenant, role string }
+
+// What an account may do goes by its role in the workspace (api/models/account.py). "normal" is in none of these. The stand-in has one account,
+// the owner's; a test gives it another role, STANDIN_ROLE.
+const (
+	manages = "owner admin"
+	edits   = manages + " editor"
+	fills   = edits + " dataset_operator" // data sets
+)
+
+// is says whether a user has one of these roles.
+func (u user) is(roles string) bool { return slices.Contains(strings.Fields(roles), u.role) }
 
 func (a *api) handler() http.Handler {
 	mux := http.NewServeMux()
@@ -65,6 +77,14 @@ func (a *api) handler() http.Handler {
 			u, err := a.login(r)
 			if err != nil {
 				return answer{}, err
+			}
+			return h(r, u)
+		})
+	}
+	allowed := func(pattern, roles string, h func(r *http.Request, u user) (answer, error)) {
+		signed(pattern, func(r *http.Request, u user) (answer, error) {
+			if !u.is(roles) {
+				return answer{}, errForbidden
 			}
 			return h(r, u)
 		})
@@ -85,25 +105,25 @@ func (a *api) handler() http.Handler {
 	signed("GET /console/api/account/profile", a.getProfile)
 	signed("POST /console/api/files/upload", a.postFile)
 	signed("GET /console/api/files/{file}/preview", a.getPreview)
-	signed("POST /console/api/datasets", a.postDataset)
+	allowed("POST /console/api/datasets", fills, a.postDataset)
 	signed("GET /console/api/datasets", a.getDatasets)
 	signed("DELETE /console/api/datasets/{dataset}", a.deleteDataset)
-	signed("POST /console/api/datasets/{dataset}/documents", a.postDocuments)
+	allowed("POST /console/api/datasets/{dataset}/documents", fills, a.postDocuments)
 	signed("GET /console/api/datasets/{dataset}/batch/{batch}/indexing-status", a.getIndexing)
 	signed("POST /console/api/datasets/{dataset}/hit-testing", a.postHitTesting)
-	signed("POST /console/api/apps", a.postApp)
+	allowed("POST /console/api/apps", edits, a.postApp)
 	signed("GET /console/api/apps", a.getApps)
-	signed("DELETE /console/api/apps/{app}", a.deleteApp)
-	signed("POST /console/api/apps/{app}/workflows/draft", a.postDraft)
+	allowed("DELETE /console/api/apps/{app}", edits, a.deleteApp)
+	allowed("POST /console/api/apps/{app}/workflows/draft", edits, a.postDraft)
 	mux.Handle("POST /console/api/apps/{app}/workflows/draft/run", a.stream(a.postRun))
-	signed("GET /console/api/apps/{app}/export", a.getExport)
+	allowed("GET /console/api/apps/{app}/export", edits, a.getExport)
 	signed("GET /console/api/workspaces/current/default-model", a.getDefaultModel)
 	signed("GET /console/api/workspaces/current/plugin/list", a.getPlugins)
 	signed("POST /console/api/workspaces/current/plugin/upload/pkg", a.postPackage)
 	signed("POST /console/api/workspaces/current/plugin/install/pkg", a.postInstall)
-	signed("POST /console/api/workspaces/current/endpoints/create", a.postEndpoint)
+	allowed("POST /console/api/workspaces/current/endpoints/create", manages, a.postEndpoint)
 	signed("GET /console/api/workspaces/current/endpoints/list/plugin", a.getEndpoints)
-	signed("POST /console/api/workspaces/current/endpoints/delete", a.deleteEndpoint)
+	allowed("POST /console/api/workspaces/current/endpoints/delete", manages, a.deleteEndpoint)
 	open("POST /inner/api/invoke/encrypt", a.postEncrypt)
 	open("/", func(http.ResponseWriter, *http.Request) (answer, error) { return answer{}, notFound("The address") })
 	return mux
@@ -216,7 +236,7 @@ func (a *api) login(r *http.Request) (user, error) {
 	if pair, err := a.signer.verify(csrf); err != nil || pair.Subject != c.User {
 		return unauthorized("The CSRF token is refused.")
 	}
-	u := user{id: c.User}
+	u := user{id: c.User, role: a.env.or("STANDIN_ROLE", "owner")}
 	err = a.row(r.Context(), []any{&u.tenant}, `SELECT tenant_id FROM standin_accounts WHERE id = $1`, c.User)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return unauthorized("There is no such account.")
@@ -241,7 +261,10 @@ func ensure(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), 3*patience)
 }
 
-var errAlready = refuse(http.StatusForbidden, "already_setup", "Dify has been set up already.")
+var (
+	errAlready   = refuse(http.StatusForbidden, "already_setup", "Dify has been set up already.")
+	errForbidden = refuse(http.StatusForbidden, "forbidden", "You don't have the permission to access the requested resource. It is either read-protected or not readable by the server.")
+)
 
 func invalid(format string, args ...any) *problem {
 	return refuse(http.StatusBadRequest, "invalid_param", fmt.Sprintf(format, args...))

@@ -30,6 +30,9 @@ func (a *api) postFile(r *http.Request, u user) (answer, error) {
 		return answer{}, refuse(http.StatusBadRequest, "no_file_uploaded", "There is no file in the form.")
 	}
 	defer file.Close()
+	if r.FormValue("source") == "datasets" && !u.is(fills) {
+		return answer{}, errForbidden
+	}
 	extension := strings.ToLower(strings.TrimPrefix(path.Ext(header.Filename), "."))
 	if r.FormValue("source") == "datasets" && !slices.Contains(extensions, extension) {
 		return answer{}, refuse(http.StatusUnsupportedMediaType, "unsupported_file_type", "The stand-in takes "+strings.Join(extensions, ", ")+".")

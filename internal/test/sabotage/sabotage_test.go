@@ -231,6 +231,51 @@ func TestWrongPassword(t *testing.T) {
 	}
 }
 
+// TestNotAllowed proves a whole stack with accounts that may not do all of it, and one where nobody may log in by password: that is what is
+// said, and no part of the stack is called broken.
+func TestNotAllowed(t *testing.T) {
+	w := newWorld(t)
+	s := w.newStack(t, 1)
+	s.start(t)
+	if report, ended := s.prove(t, s.options()); !report.OK {
+		t.Fatal(ended)
+	}
+	const failed, notRun, may = string(smoke.Failed), string(smoke.NotRun), "The account may not do this"
+	// check has the API run with a setting more.
+	check := func(name, value, summary string, want map[string]string) {
+		t.Helper()
+		what := name + "=" + value
+		s.halt(t)
+		api := s.instances[0].services[slices.IndexFunc(s.instances[0].services, func(s dify.Service) bool { return s.Name == dify.API })]
+		api.Environment[name] = value
+		s.start(t)
+		report, ended := s.prove(t, s.options())
+		if d := cmp.Diff(all(want), ended); d != "" {
+			t.Errorf("%s: rows (-want +got):\n%s", what, d)
+		}
+		for _, r := range report.Rows {
+			if r.Status != smoke.Failed {
+				continue
+			}
+			if r.Fault.Summary != summary || !strings.Contains(r.Fault.Detail, "answered 403") || !strings.Contains(r.Fault.Remedy, "difyup smoke --email ADDRESS") {
+				t.Errorf("%s: %s says %s: %s %s", what, r.ID, r.Fault.Summary, r.Fault.Detail, r.Fault.Remedy)
+			}
+		}
+	}
+	for role, want := range map[string]map[string]string{
+		"editor":           {"callback": failed},
+		"dataset_operator": {"secret": failed, "callback": notRun},
+		"normal":           {"upload": failed, "preview": notRun, "dataset": failed, "secret": failed, "index": notRun, "retrieve": notRun, "callback": notRun, "vectors": notRun},
+	} {
+		check("STANDIN_ROLE", role, may, want)
+	}
+	without := map[string]string{"login": failed, "profile": notRun}
+	for _, id := range []string{"session", "upload", "preview", "secret", "dataset", "index", "retrieve", "plugins", "callback", "vectors"} {
+		without[id] = notRun
+	}
+	check("ENABLE_EMAIL_PASSWORD_LOGIN", "false", "Password login is switched off", without)
+}
+
 // TestNotSetUp finds a Dify that nobody has set up, and leaves it so unless it is told otherwise.
 func TestNotSetUp(t *testing.T) {
 	w := newWorld(t)
