@@ -68,7 +68,7 @@ func (b *builder) computeLayer(n network, p program, i identity, rights []*resou
 	// It takes longer to call an instance healthy than the load balancer's check does, so that a rolling update takes an
 	// old one away only when the new one has got traffic for some time. And a machine that is started again, for which its group waits no
 	// longer than this, keeps what it has.
-	liveness := b.healthCheck("heal", "/alive", 10, 10, 3, 12)
+	liveness := b.healthCheck("heal", "/alive", 10, 10, 3, 10)
 	var zones []*compute.DistributionPolicyZoneConfiguration
 	for _, z := range o.Zones {
 		zones = append(zones, &compute.DistributionPolicyZoneConfiguration{Zone: resource.Site + "compute/v1/projects/" + b.spec.Project + "/zones/" + z})
