@@ -369,7 +369,8 @@ func renew(ctx context.Context, s *session) (string, error) {
 	missing := func() []string {
 		return slices.DeleteFunc(slices.Clone(s.instances), func(i string) bool { return proven[i] })
 	}
-	for requests := 0; len(missing()) > 0 || len(proven) == 0; requests++ {
+	requests := 0
+	for ; len(missing()) > 0 || len(s.instances) == 0 && requests < unnamed; requests++ {
 		if !s.awaits(ctx, requests, began) {
 			if s.given(ctx, missing()) {
 				continue
@@ -380,7 +381,7 @@ func renew(ctx context.Context, s *session) (string, error) {
 				Remedy:  "See whether all are healthy, then run this again:\n    difyup status",
 			}
 		}
-		if requests%3 == 2 {
+		if requests%3 == 2 || len(s.instances) == 0 {
 			s.client.elsewhere()
 		}
 		r, err := s.client.ask(ctx, http.MethodPost, "/console/api/refresh-token", map[string]any{})
@@ -406,5 +407,8 @@ func renew(ctx context.Context, s *session) (string, error) {
 		}
 		by = r.instance
 	}
-	return onAll(max(1, len(s.instances))), nil
+	if len(s.instances) == 0 {
+		return onSome(requests), nil
+	}
+	return onAll(len(s.instances)), nil
 }

@@ -231,6 +231,9 @@ func (r *reply) read(into any, status ...int) error {
 // enough is how many requests for each instance are sent at once to meet all of them.
 const enough = 30
 
+// unnamed is how many requests are sent where answers do not say where they come from.
+const unnamed = 6
+
 // awaits says whether an instance that so many requests did not meet is asked for once more, and waits before that. One that
 // was slow, or is new, gets no requests for a while: the load balancer has to see it well again.
 func (s *session) awaits(ctx context.Context, requests int, since time.Time) bool {
@@ -268,11 +271,10 @@ func (s *session) given(ctx context.Context, missing []string) bool {
 func (s *session) everywhere(ctx context.Context, ask func(context.Context) (*reply, error), check func(*reply) error) (detail string, err error) {
 	met := map[string]int{}
 	requests, began := 0, time.Now()
-	// Where answers do not say where they come from, some are asked for all the same.
 	missing := func() []string {
 		return slices.DeleteFunc(slices.Clone(s.instances), func(i string) bool { return met[i] > 0 })
 	}
-	for len(missing()) > 0 || len(s.instances) == 0 && requests < 6 {
+	for len(missing()) > 0 || len(s.instances) == 0 && requests < unnamed {
 		if !s.awaits(ctx, requests, began) {
 			if s.given(ctx, missing()) {
 				continue
@@ -299,9 +301,14 @@ func (s *session) everywhere(ctx context.Context, ask func(context.Context) (*re
 		}
 	}
 	if len(met) == 0 {
-		return fmt.Sprintf("%d requests; the answers do not say from which instance", requests), nil
+		return onSome(requests), nil
 	}
 	return onAll(len(met)), nil
+}
+
+// onSome says how many requests that were, of whose answers nobody knows where they come from.
+func onSome(requests int) string {
+	return fmt.Sprintf("%d requests; the answers do not say from which instance", requests)
 }
 
 // onAll says how many instances that was.

@@ -191,7 +191,7 @@ func TestLeft(t *testing.T) {
 // domain, so that cookies are for https alone.
 func TestNameless(t *testing.T) {
 	w := newWorld(t)
-	s := w.newStack(t, 2)
+	s := w.newStack(t, 3)
 	s.nameless = true
 	s.everywhere("CONSOLE_API_URL", "https://dify.example.com")
 	s.everywhere("CONSOLE_WEB_URL", "https://dify.example.com")
@@ -202,11 +202,30 @@ func TestNameless(t *testing.T) {
 	if d := cmp.Diff(all(nil), ended); d != "" || !report.OK || len(report.Instances) != 0 {
 		t.Errorf("ok %t, %v; rows (-want +got):\n%s", report.OK, report.Instances, d)
 	}
+	for _, r := range report.Rows {
+		if strings.Contains(r.Detail, "only instance") {
+			t.Errorf("%s says how many instances there are: %s", r.ID, r.Detail)
+		}
+	}
 	s.halt(t)
 	s.instances[1].set("SECRET_KEY", "another-key")
 	s.start(t)
 	if report, _ := s.prove(t, o); report.Failure() == nil || report.Failure().ID != "profile" {
 		t.Errorf("another SECRET_KEY fails at %+v", report.Failure())
+	}
+	s.halt(t)
+	s.instances[1].set("SECRET_KEY", s.secrets[dify.SecretKey])
+	second := w.cache(t, "nameless").String()
+	s.instances[1].set("REDIS_HOST", second)
+	s.instances[1].set("CELERY_BROKER_URL", "redis://:"+password+"@"+second+":6379/1")
+	s.start(t)
+	for first := range s.instances { // whichever of them gets the first request, and so the login and the first renewal
+		s.mu.Lock()
+		s.next = first
+		s.mu.Unlock()
+		if report, _ := s.prove(t, o); report.Failure() == nil || report.Failure().ID != "session" || report.Failure().Fault.Summary != "The instances do not share one Redis" {
+			t.Errorf("a Redis per instance fails at %+v", report.Failure())
+		}
 	}
 }
 
