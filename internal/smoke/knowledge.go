@@ -199,8 +199,8 @@ func (s *session) addDocument(ctx context.Context, dataset, file string, more ma
 		case time.Since(began) > s.opts.Patience && d.Status == "waiting":
 			return "", &fault.Fault{
 				Summary: "No worker takes tasks",
-				Detail:  fmt.Sprintf("The document waits in the queue `dataset` since %s.", s.opts.Patience),
-				Remedy:  "The container `worker` must run on the instances, with the API's CELERY_BROKER_URL, and take from the queue `dataset`: see whether it runs, and read its log.",
+				Detail:  fmt.Sprintf("The document waits in the queue `priority_dataset`, or in `dataset` where Dify bills for it, since %s.", s.opts.Patience),
+				Remedy:  "The container `worker` must run on the instances, with the API's CELERY_BROKER_URL, and take from both queues, which CELERY_QUEUES, where it is set, must name: see whether it runs, and read its log.",
 			}
 		case time.Since(began) > s.opts.Patience:
 			return "", &fault.Fault{

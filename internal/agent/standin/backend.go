@@ -141,7 +141,21 @@ func (b *backend) row(ctx context.Context, into []any, query string, args ...any
 // The queue, which is Celery's in Redis: a list, and who takes a task from it has acknowledged it, before it is done. A
 // worker that dies takes its tasks along.
 
-const datasetQueue = "dataset"
+// Documents are indexed by one queue where nobody is billed, and what is deleted is cleaned up by the other (services/document_indexing_proxy,
+// tasks/clean_dataset_task.py).
+const (
+	indexQueue = "priority_dataset"
+	cleanQueue = "dataset"
+)
+
+// queues gives those that workers take from: all that the stand-in fills, or those that the user names.
+func (s settings) queues() []string {
+	named := strings.FieldsFunc(s("CELERY_QUEUES"), func(r rune) bool { return r == ',' || r == ' ' })
+	if len(named) > 0 {
+		return named
+	}
+	return []string{indexQueue, cleanQueue, workflowQueue, polls}
+}
 
 type task struct {
 	Name      string   `json:"task"` // "index", "clean", "run" or "poll"
@@ -165,7 +179,7 @@ func (b *backend) enqueue(ctx context.Context, queue string, t task) error {
 
 // dequeue waits some time for a task. Without one it gives nil.
 func (b *backend) dequeue(ctx context.Context) (*task, error) {
-	got, err := b.queue.BRPop(ctx, time.Second, datasetQueue, workflowQueue, polls).Result()
+	got, err := b.queue.BRPop(ctx, time.Second, b.env.queues()...).Result()
 	if err == redis.Nil {
 		return nil, nil
 	}

@@ -169,7 +169,7 @@ func (a *api) deleteDataset(r *http.Request, u user) (answer, error) {
 	if err := a.exec(ctx, `DELETE FROM standin_datasets WHERE id = $1`, d.ID); err != nil {
 		return answer{}, err
 	}
-	if err := a.enqueue(ctx, datasetQueue, task{Name: "clean", ID: newID(), Tenant: u.tenant, Dataset: d.ID}); err != nil {
+	if err := a.enqueue(ctx, cleanQueue, task{Name: "clean", ID: newID(), Tenant: u.tenant, Dataset: d.ID}); err != nil {
 		return answer{}, err
 	}
 	return answer{http.StatusNoContent, nil}, nil
@@ -228,7 +228,7 @@ func (a *api) postDocuments(r *http.Request, u user) (answer, error) {
 	if err := a.exec(ctx, `UPDATE standin_datasets SET technique = $2 WHERE id = $1`, d.ID, in.Technique); err != nil {
 		return answer{}, err
 	}
-	if err := a.enqueue(ctx, datasetQueue, t); err != nil {
+	if err := a.enqueue(ctx, indexQueue, t); err != nil {
 		return answer{}, err
 	}
 	d.Technique = in.Technique

@@ -360,7 +360,17 @@ func TestSabotage(t *testing.T) {
 					in.without(dify.Worker)
 				}
 			},
-			want: map[string]string{"index": failed, "retrieve": notRun, "vectors": notRun}, row: "index", says: []string{"No worker takes tasks", "queue `dataset`"},
+			want: map[string]string{"index": failed, "retrieve": notRun, "vectors": notRun}, row: "index", says: []string{"No worker takes tasks", "`priority_dataset`", "`dataset`"},
+		},
+		{
+			name: "workers that leave a queue out",
+			breaks: func(_ *testing.T, s *stack) {
+				for _, in := range s.instances {
+					i := slices.IndexFunc(in.services, func(s dify.Service) bool { return s.Name == dify.Worker })
+					in.services[i].Environment["CELERY_QUEUES"] = "dataset,mail,schedule_poller,workflow_based_app_execution"
+				}
+			},
+			want: map[string]string{"index": failed, "retrieve": notRun, "vectors": notRun}, row: "index", says: []string{"No worker takes tasks", "`priority_dataset`", "CELERY_QUEUES"},
 		},
 		{
 			name:   "no right to read objects",
