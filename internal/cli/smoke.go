@@ -15,6 +15,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -169,6 +170,14 @@ func (o *smokeOptions) aimAtStack(ctx context.Context, a *app, prove *smoke.Opti
 				})
 			}), nil
 		}
+		prove.Serving = func(ctx context.Context, names []string) ([]string, error) {
+			now, err := stack.Status(ctx)
+			if err != nil {
+				return nil, err
+			}
+			stack.Deep(ctx, now)
+			return serving(now.Instances, names, time.Now()), nil
+		}
 		if spec.Dify.Images.API == "" { // what an API of one's own calls itself is its maker's matter
 			prove.Version = spec.Dify.Version
 		}
@@ -209,6 +218,17 @@ func required(all []ops.Instance) (must, boot []string) {
 		}
 	}
 	return must, boot
+}
+
+// serving gives those of the names whose instances the load balancer finds well, and which say so of themselves: by default Google's prefers a
+// zone for a client that asks little, so that some may get none of its requests.
+func serving(all []ops.Instance, names []string, now time.Time) (those []string) {
+	for _, i := range all {
+		if slices.Contains(names, i.Name) && i.Health == "HEALTHY" && i.Well(now) {
+			those = append(those, i.Name)
+		}
+	}
+	return those
 }
 
 // rehearsalPassword makes a password for the rehearsal's account: the same for as long as the local cloud lives, and known

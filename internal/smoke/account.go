@@ -372,7 +372,7 @@ func renew(ctx context.Context, s *session) (string, error) {
 	requests := 0
 	for ; len(missing()) > 0 || len(s.instances) == 0 && requests < unnamed; requests++ {
 		if !s.awaits(ctx, requests, began) {
-			if s.given(ctx, missing()) {
+			if s.excuse(ctx, missing()) {
 				continue
 			}
 			return "", &fault.Fault{
@@ -410,5 +410,5 @@ func renew(ctx context.Context, s *session) (string, error) {
 	if len(s.instances) == 0 {
 		return onSome(requests), nil
 	}
-	return onAll(len(s.instances)), nil
+	return s.onAll(len(s.instances)), nil
 }

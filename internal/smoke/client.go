@@ -253,18 +253,31 @@ func (s *session) awaits(ctx context.Context, requests int, since time.Time) boo
 	}
 }
 
-// given takes the instances off the list that the group has given up since, of those that did not answer. It says whether there are any.
-func (s *session) given(ctx context.Context, missing []string) bool {
-	if s.opts.Left == nil || len(missing) == 0 {
+// excuse takes instances off the list that did not answer and need not: those that the group has given up since, and those that serve and
+// get no requests from here. It says whether there are any, and others.
+func (s *session) excuse(ctx context.Context, missing []string) bool {
+	those := func(of func(context.Context, []string) ([]string, error)) []string {
+		if of == nil || len(missing) == 0 {
+			return nil
+		}
+		named, err := of(ctx, missing)
+		if err != nil { // that they do not answer says more
+			return nil
+		}
+		return slices.DeleteFunc(slices.Clone(missing), func(i string) bool { return !slices.Contains(named, i) })
+	}
+	off := func(all, some []string) []string {
+		return slices.DeleteFunc(slices.Clone(all), func(i string) bool { return slices.Contains(some, i) })
+	}
+	left := those(s.opts.Left)
+	missing = off(missing, left)
+	serving := those(s.opts.Serving)
+	rest := off(s.instances, append(left, serving...))
+	if len(rest) == 0 || len(rest) == len(s.instances) {
 		return false
 	}
-	left, err := s.opts.Left(ctx, missing)
-	if err != nil { // that they do not answer says more
-		return false
-	}
-	before := len(s.instances)
-	s.instances = slices.DeleteFunc(slices.Clone(s.instances), func(i string) bool { return slices.Contains(left, i) })
-	return len(s.instances) < before && len(s.instances) > 0
+	s.instances, s.unmet = rest, append(s.unmet, serving...)
+	return true
 }
 
 // everywhere sends requests until each instance that is known has answered one. Check gets every answer.
@@ -276,7 +289,7 @@ func (s *session) everywhere(ctx context.Context, ask func(context.Context) (*re
 	}
 	for len(missing()) > 0 || len(s.instances) == 0 && requests < unnamed {
 		if !s.awaits(ctx, requests, began) {
-			if s.given(ctx, missing()) {
+			if s.excuse(ctx, missing()) {
 				continue
 			}
 			return "", &fault.Fault{
@@ -303,7 +316,7 @@ func (s *session) everywhere(ctx context.Context, ask func(context.Context) (*re
 	if len(met) == 0 {
 		return onSome(requests), nil
 	}
-	return onAll(len(met)), nil
+	return s.onAll(len(met)), nil
 }
 
 // onSome says how many requests that were, of whose answers nobody knows where they come from.
@@ -312,11 +325,13 @@ func onSome(requests int) string {
 }
 
 // onAll says how many instances that was.
-func onAll(n int) string {
-	switch n {
-	case 1:
+func (s *session) onAll(n int) string {
+	switch {
+	case len(s.unmet) > 0:
+		return fmt.Sprintf("%d of %d instances", n, n+len(s.unmet))
+	case n == 1:
 		return "the only instance"
-	case 2:
+	case n == 2:
 		return "both instances"
 	}
 	return fmt.Sprintf("all %d instances", n)

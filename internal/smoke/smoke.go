@@ -22,6 +22,9 @@ type Options struct {
 	Instances []string    // those that must answer; nil = as many as do
 	// Left gives those of the instances that the group has given up since, as when it shrinks. They need not answer any more. nil = none is.
 	Left func(ctx context.Context, instances []string) ([]string, error)
+	// Serving gives those of the instances that are known to serve, though they answered nothing here: a load balancer may prefer others for
+	// one client. They are told, and no failure. nil = none is known to.
+	Serving func(ctx context.Context, instances []string) ([]string, error)
 
 	Email, Password string
 	// Setup lets the account be made the first one, its owner, when Dify has none.
@@ -63,6 +66,7 @@ type Result struct {
 	Row
 	Status       Status       `json:"status"`
 	Detail       string       `json:"detail,omitempty"`
+	Warning      string       `json:"warning,omitempty"` // what was not proven, though nothing failed
 	Milliseconds float64      `json:"milliseconds"`
 	Fault        *fault.Fault `json:"fault,omitempty"`
 }
@@ -74,6 +78,7 @@ type Report struct {
 	Version   string   `json:"version,omitempty"` // which Dify says it is
 	StandIn   bool     `json:"standin"`           // difyup's, in place of Dify
 	Instances []string `json:"instances"`         // which answered; none when answers do not say where they come from
+	Unmet     []string `json:"unmet,omitempty"`   // which are known to serve, and did not answer here
 	Seconds   float64  `json:"seconds"`
 	Rows      []Result `json:"rows"`
 	// Inside is what cannot be seen from outside. It is for the agent on each instance to prove.
@@ -101,6 +106,7 @@ type session struct {
 	word   string // which occurs in our document and nowhere else
 
 	instances []string // which all must be met
+	unmet     []string // which need not: they serve, and get no requests from here
 	version   string
 	standin   bool
 	told      []told // by the pages of all instances
@@ -158,6 +164,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if s.instances != nil {
 		report.Instances = s.instances
 	}
+	report.Unmet = s.unmet
 	report.OK = report.OK && interrupted == nil
 	return report, interrupted
 }
@@ -197,9 +204,12 @@ func (s *session) run(ctx context.Context, row Row, ended map[string]Status) Res
 	}
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	began := time.Now()
+	began, unmet := time.Now(), len(s.unmet)
 	detail, err := row.do(limited, s)
 	r.Milliseconds = float64(time.Since(began).Microseconds()) / 1000
+	if now := s.unmet[unmet:]; len(now) > 0 {
+		r.Warning = "not met: " + strings.Join(now, ", ") + ", which serves by its own word and the load balancer's; none of these requests came there"
+	}
 	var skipped skip
 	switch {
 	case err == nil:

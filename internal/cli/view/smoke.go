@@ -45,6 +45,9 @@ func (s *Smoke) Done(r smoke.Result) {
 			detail = c.dim(" · " + r.Detail)
 		}
 		printf(s.w, "  %s %s %s  %s%s\n", c.green("✓"), padded(r.Title), c.dim(took), s.cut(r.Proves, 36), detail)
+		if r.Warning != "" {
+			printf(s.w, "      %s\n", c.yellow("! "+r.Warning))
+		}
 	case smoke.Failed:
 		printf(s.w, "  %s %s %s  %s\n", c.red("✗"), padded(r.Title), c.dim(took), c.red(r.Fault.Summary))
 		for _, text := range []string{r.Fault.Detail, r.Fault.Remedy} {
@@ -80,6 +83,9 @@ func (s *Smoke) End(r *smoke.Report, interrupted bool) {
 		what += " on one instance"
 	} else if n > 1 {
 		what += " on " + strconv.Itoa(n) + " instances"
+	}
+	if n := len(r.Unmet); n > 0 {
+		what += ", " + strconv.Itoa(n) + " not met"
 	}
 	printf(s.w, "\n")
 	switch failure := r.Failure(); {

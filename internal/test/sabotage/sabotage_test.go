@@ -187,6 +187,58 @@ func TestLeft(t *testing.T) {
 	}
 }
 
+// TestPreferred proves a stack of which a client meets some alone, as Google's load balancer has it by default: an instance that is known to
+// serve is named, and no failure; one of which that is not known is.
+func TestPreferred(t *testing.T) {
+	w := newWorld(t)
+	s := w.newStack(t, 3)
+	s.start(t)
+	last := s.instances[2].name
+	prove := func(at string, serving func([]string) ([]string, error)) *smoke.Report {
+		t.Helper()
+		s.mu.Lock()
+		s.fewer = false
+		s.mu.Unlock()
+		o := s.options()
+		o.Patience = 2 * time.Second
+		o.Begin = func(r smoke.Row) {
+			if r.ID == at {
+				s.shrink()
+			}
+		}
+		o.Serving = func(_ context.Context, instances []string) ([]string, error) {
+			if d := cmp.Diff([]string{last}, instances); d != "" {
+				t.Errorf("asked after (-want +got):\n%s", d)
+			}
+			return serving(instances)
+		}
+		report, _ := s.prove(t, o)
+		return report
+	}
+	for _, at := range []string{"instances", "session"} {
+		report := prove(at, func(all []string) ([]string, error) { return all, nil })
+		if d := cmp.Diff([]string{last}, report.Unmet); d != "" || !report.OK || len(report.Instances) != 2 {
+			t.Errorf("from %s: ok %t, %v answered, %v did not", at, report.OK, report.Instances, report.Unmet)
+		}
+		for _, r := range report.Rows {
+			if r.Status != smoke.Passed || (r.Warning != "") != (r.ID == at) || r.ID == at && !strings.Contains(r.Warning, "not met: "+last) {
+				t.Errorf("from %s: %s is %s, with the warning %q", at, r.ID, r.Status, r.Warning)
+			}
+			if r.ID == "preview" && r.Detail != "2 of 3 instances" {
+				t.Errorf("from %s: %s on %s", at, r.ID, r.Detail)
+			}
+		}
+	}
+	for what, serving := range map[string]func([]string) ([]string, error){
+		"says nothing":    func([]string) ([]string, error) { return nil, nil },
+		"cannot be asked": func([]string) ([]string, error) { return nil, errors.New("403") },
+	} {
+		if f := prove("instances", serving).Failure(); f == nil || f.ID != "instances" || f.Fault.Summary != "An instance gets no requests" || !strings.Contains(f.Fault.Detail, last) {
+			t.Errorf("it %s: %+v", what, f)
+		}
+	}
+}
+
 // TestNameless proves a stack whose answers do not say which instance they come from, as other Difys' do not, and which has a
 // domain, so that cookies are for https alone.
 func TestNameless(t *testing.T) {
