@@ -364,8 +364,11 @@ func (a *agent) serve(ctx, life context.Context) {
 	}
 }
 
-// countEvery is how often it counts as a restart of the runtime, at most, that it cannot prepare.
-const countEvery = time.Minute
+// That the runtime cannot prepare counts as a restart of it, so often at most; and after such a time without, as another trouble.
+const (
+	countEvery = time.Minute
+	brokenAnew = 5 * time.Minute
+)
 
 // prepare has the runtime prepare. That it cannot, as when its engine is broken, counts as that it ended does: meanwhile nobody else tries
 // whether the stores answer, without which nothing would be known of the cause. A registry that gives no image is as a store that is away.
@@ -379,6 +382,9 @@ func (a *agent) prepare(ctx context.Context, services []dify.Service, secrets ma
 	case errors.As(err, &fetch):
 		a.vitals.stores(false)
 	case time.Since(a.broken) >= countEvery:
+		if time.Since(a.broken) >= brokenAnew {
+			a.vitals.answered() // its trouble begins now: what was waited for before was no fault of its
+		}
 		a.broken = time.Now()
 		well := answer(ctx, secrets) == nil
 		if a.vitals.stores(well); well {

@@ -168,6 +168,7 @@ func TestUnprepared(t *testing.T) {
 				a := &agent{log: log, runtime: unprepared{why: tc.why}, vitals: newVitals("", 0, log)}
 				a.vitals.served()
 				answer := func(context.Context, map[string]string) error { return tc.stores }
+				time.Sleep(2 * silentFor) // until secrets can be read, say
 				go a.try(t.Context(), report.Stores, "the stores", func(ctx context.Context) error { return a.prepare(ctx, nil, nil, answer) })
 				time.Sleep(silentFor - time.Second)
 				if ok, why := a.vitals.facts().alive(BootPatience); !ok {

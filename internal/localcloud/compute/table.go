@@ -164,7 +164,7 @@ func collections() []collection {
 			create: 12 * second, update: 8 * second, remove: 10 * second,
 			gone: func(s *Service, _ string, body map[string]any) {
 				// An address that was not reserved goes with its rule.
-				if ip := fmt.Sprint(body["IPAddress"]); !s.reserved(ip) {
+				if ip := fmt.Sprint(body["IPAddress"]); s.reserved(ip) == "" {
 					s.addresses.Release(ip)
 				}
 			},
@@ -431,13 +431,14 @@ func (s *Service) rulesAt(address map[string]any) []map[string]any {
 	return slices.DeleteFunc(s.List("forwardingRules"), func(rule map[string]any) bool { return rule["IPAddress"] != address["address"] })
 }
 
-func (s *Service) reserved(ip string) bool {
+// reserved gives the key of the address resource that has an IP address, "" if none has.
+func (s *Service) reserved(ip string) string {
 	for _, a := range s.List("addresses") {
-		if a["address"] == ip {
-			return true
+		if self, ok := a["selfLink"].(string); ok && a["address"] == ip {
+			return relative("", self)
 		}
 	}
-	return false
+	return ""
 }
 
 func fillFirewall(_ *Service, r *front.Request, _ string, body, _ map[string]any) error {
@@ -859,13 +860,23 @@ func fillForwardingRule(s *Service, r *front.Request, key string, body, old map[
 		}
 		body["IPAddress"] = allocated
 	case strings.Contains(ip, "/"):
-		address, ok := s.Get(relative(r.Path["project"], ip))
-		if !ok {
-			return front.ResourceNotFound(relative(r.Path["project"], ip))
+		at := relative(r.Path["project"], ip)
+		address, ok := s.Get(at)
+		switch {
+		case !ok:
+			return front.ResourceNotFound(at)
+		case s.state(at) != "":
+			return notReady(at)
 		}
 		body["IPAddress"] = address["address"]
-	case !s.reserved(ip):
-		return bad("IPAddress", ip, "Invalid IP address specified.")
+	default:
+		at := s.reserved(ip)
+		switch {
+		case at == "":
+			return bad("IPAddress", ip, "Invalid IP address specified.")
+		case s.state(at) != "":
+			return notReady(at)
+		}
 	}
 	for _, other := range s.List("forwardingRules") {
 		if other["IPAddress"] == body["IPAddress"] && other["portRange"] == body["portRange"] && other["selfLink"] != link(key) {

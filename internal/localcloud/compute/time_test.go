@@ -76,3 +76,54 @@ func TestTakesItsTime(t *testing.T) {
 		}
 	})
 }
+
+type loopback struct{}
+
+func (loopback) Allocate(string) (string, error) { return "127.0.9.1", nil }
+func (loopback) Release(string)                  {}
+
+// TestAddressThatGoes has a forwarding rule take an address that is being made, is there, or is being deleted.
+func TestAddressThatGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server, err := front.New(front.Options{Token: "token", TimeScale: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		s := Register(server, store.New(), Options{Addresses: loopback{}})
+		addresses := s.row("addresses")
+		request := func() *front.Request {
+			return &front.Request{Path: map[string]string{"project": "p", "address": "front"}, Query: url.Values{}, Caller: front.Owner, Body: map[string]any{"name": "front"}}
+		}
+		// take gives what is said to rules that name the address, and give it.
+		take := func() (said []string) {
+			for _, at := range []string{"global/addresses/front", "127.0.9.1"} {
+				body := map[string]any{"name": "rule", "target": "t", "portRange": "443", "IPAddress": at}
+				err := fillForwardingRule(s, request(), "projects/p/global/forwardingRules/rule", body, nil)
+				if e := (*front.Error)(nil); errors.As(err, &e) {
+					said = append(said, e.Reason)
+				} else {
+					said = append(said, fmt.Sprint(body["IPAddress"]))
+				}
+			}
+			return said
+		}
+		if _, err := s.insert(addresses)(t.Context(), request()); err != nil {
+			t.Fatal(err)
+		}
+		made := take()
+		time.Sleep(addresses.create + second)
+		synctest.Wait()
+		there := take()
+		if _, err := s.delete(addresses)(t.Context(), request()); err != nil {
+			t.Fatal(err)
+		}
+		goes := take()
+		time.Sleep(addresses.remove + second)
+		synctest.Wait()
+		want := [][]string{{"resourceNotReady", "resourceNotReady"}, {"127.0.9.1", "127.0.9.1"}, {"resourceNotReady", "resourceNotReady"}, {"notFound", "invalid"}}
+		if d := cmp.Diff(want, [][]string{made, there, goes, take()}); d != "" {
+			t.Errorf("while it is made, there, deleted, and gone (-want +got):\n%s", d)
+		}
+	})
+}

@@ -150,7 +150,7 @@ func TestSquidGuards(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, at := range []string{
-		"127.0.0.1:80", client + ":80", metadata + ":80", private + ":80", internet + ":80", internet + ":22", mcp + ":80", mcp + ":8443", mirror + ":80", mirror + ":8081",
+		"127.0.0.1:80", client + ":80", metadata + ":80", private + ":80", internet + ":80", internet + ":22", mcp + ":80", mcp + ":8443", mirror + ":80", mirror + ":8081", client + ":8081",
 	} {
 		l, err := n.Listen(at)
 		if err != nil {
@@ -175,7 +175,9 @@ func TestSquidGuards(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rebinds(t, n, client+":53", netip.MustParseAddr(internet), netip.MustParseAddr(metadata))
+	rebinds(t, n, client+":53", map[string][]netip.Addr{
+		"evil.example.org.": {netip.MustParseAddr(client), netip.MustParseAddr(mirror)}, "far.example.org.": {netip.MustParseAddr(internet), netip.MustParseAddr(mirror)},
+	}, netip.MustParseAddr(internet), netip.MustParseAddr(metadata))
 	dir := servers.Dir(t) // squid runs as another user
 	file := filepath.Join(dir, "squid.conf")
 	extra := "pid_filename none\ndns_nameservers " + client + "\ncache_log stdio:/dev/null\nhosts_file " + dir + "/hosts\ncoredump_dir " + dir + "\n"
@@ -243,6 +245,8 @@ func TestSquidGuards(t *testing.T) {
 		"GET http://" + mcp + ":8443/":                            "403",
 		"GET http://" + mirror + ":8081/":                         "200", // the mirror
 		"GET http://" + mirror + "/":                              "403",
+		"GET http://evil.example.org:8081/":                       "403", // a name of the attacker's, which leads to the mirror and to another container
+		"CONNECT far.example.org:8081":                            "403", // or to the internet
 		"GET http://metadata.demo.internal/":                      "403", // a name that leads there, though it is named
 		"GET http://" + client + "/":                              "403", // another container
 		"CONNECT " + metadata + ":443":                            "403",
@@ -319,8 +323,8 @@ func TestSquidGuards(t *testing.T) {
 }
 
 // rebinds answers each question for an address with the next of several, which nobody may remember; for names that begin with "both-" with
-// all of them.
-func rebinds(t *testing.T, n *engine.Namespace, at string, to ...netip.Addr) {
+// all of them. Fixed are names that lead where they say.
+func rebinds(t *testing.T, n *engine.Namespace, at string, fixed map[string][]netip.Addr, to ...netip.Addr) {
 	t.Helper()
 	next := 0
 	answers(t, n, at, func(q dnsmessage.Question) (all []dnsmessage.Resource) {
@@ -328,7 +332,9 @@ func rebinds(t *testing.T, n *engine.Namespace, at string, to ...netip.Addr) {
 			return nil
 		}
 		some := to
-		if next++; !strings.HasPrefix(q.Name.String(), "both-") {
+		if all := fixed[q.Name.String()]; all != nil {
+			some = all
+		} else if next++; !strings.HasPrefix(q.Name.String(), "both-") {
 			some = to[next%len(to):][:1]
 		}
 		for _, ip := range some {

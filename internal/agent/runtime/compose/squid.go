@@ -3,7 +3,6 @@ package compose
 import (
 	"fmt"
 	"net"
-	"net/netip"
 	"strings"
 
 	"github.com/difyup/difyup/internal/dify"
@@ -47,11 +46,8 @@ func squid(named []string) string {
 		if err != nil {
 			continue // an address without a port leads nowhere
 		}
-		kind := "dstdomain -n"
-		if _, err := netip.ParseAddr(host); err == nil {
-			kind = "dst"
-		}
-		line("acl named%d %s %s", i, kind, host)
+		// As it is written, an address too: a name of somebody's may lead there and elsewhere.
+		line("acl named%d dstdomain -n %s", i, host)
 		line("acl named%d-port port %s", i, port)
 		line("http_access allow containers named%d named%d-port", i, i)
 	}
