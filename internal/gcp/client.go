@@ -375,6 +375,9 @@ func (c *Client) Enabled(service string) {
 // MadeAccount tells the client that this run made a service account.
 func (c *Client) MadeAccount() { c.madeAccount.Store(true) }
 
+// DeletesAccount tells it that this run deletes the service account: that one is refused is no passing thing then.
+func (c *Client) DeletesAccount() { c.madeAccount.Store(false) }
+
 // ProjectNumber gives the number Google writes in place of the project's ID in some names. One request, once.
 func (c *Client) ProjectNumber(ctx context.Context) (string, error) {
 	c.numberMu.Lock()

@@ -210,6 +210,7 @@ func (d *serviceAccount) Update(ctx context.Context, r *resource.Resource, body,
 }
 
 func (d *serviceAccount) Delete(ctx context.Context, r *resource.Resource) error {
+	d.DeletesAccount()
 	err := d.DeleteAt(ctx, r, d.path(r), nil)
 	if d.hidden(ctx, r, err) {
 		return nil
