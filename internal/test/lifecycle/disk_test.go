@@ -61,7 +61,7 @@ func TestDiskFull(t *testing.T) {
 				t.Fatal(err)
 			}
 			out, err := s.command("apply", "--yes").CombinedOutput()
-			if err == nil || !strings.Contains(string(out), "A resource could not be built") || !strings.Contains(string(out), "    difyup destroy --local -f "+s.file+" --dir "+dir) || strings.Contains(string(out), "console") {
+			if err == nil || !strings.Contains(string(out), "A resource does not run") || !strings.Contains(string(out), "    difyup destroy --local -f "+s.file+" --dir "+dir) || strings.Contains(string(out), "console") {
 				t.Errorf("%v\n%s", err, out)
 			}
 			for _, args := range [][]string{{"destroy", "--yes"}, {"apply", "--yes"}, {"plan", "--exit-code"}, {"status"}} {
