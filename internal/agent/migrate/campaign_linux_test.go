@@ -326,7 +326,7 @@ func (w *world) round(n uint64) (jobs int) {
 		case what == 5: // the session with the lock is lost
 			err = execute(t.Context(), config, `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'`)
 		case what == 6: // all sessions are, as when a server fails over
-			err = execute(t.Context(), config, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND pid <> `+fmt.Sprint(c.PgConn().PID()))
+			err = execute(t.Context(), config, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid() AND pid <> `+fmt.Sprint(c.PgConn().PID()))
 		case what == 7 && losesMachine && slices.IndexFunc(all, func(m *migrator) bool { return m == nil }) < 0:
 			delete(frozen, m.cmd.Process.Pid)
 			gone(m)
