@@ -105,12 +105,14 @@ var lineInError = regexp.MustCompile(`line (\d+): `)
 // syntax turns what the YAML parser says into what a person can use.
 func (r *reader) syntax(data []byte) {
 	line, message := complaint(data)
+	// Of a tab it says where what the tab is in begins, or that it begins nothing.
+	within, nothing := strings.Contains(message, "tab character"), strings.Contains(message, "cannot start any token")
 	for i, text := range r.lines {
-		if line > 0 && i >= line {
-			break // the parser took it
+		if line > 0 && i >= line && !within {
+			break // the parser did not come to it
 		}
 		indent := text[:len(text)-len(strings.TrimLeft(text, " \t"))]
-		if tab := strings.IndexByte(indent, '\t'); tab >= 0 && strings.TrimSpace(text) != "" && strings.Contains(message, "cannot start any token") {
+		if tab := strings.IndexByte(indent, '\t'); tab >= 0 && strings.TrimSpace(text) != "" && (within && i+1 >= line || nothing && i+1 == line) {
 			r.add(r.position(i+1, tab+1), "Tab in the indentation", "YAML takes spaces only at the beginning of a line.", "Replace the tab with two spaces.")
 			return
 		}

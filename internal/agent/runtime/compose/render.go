@@ -96,7 +96,7 @@ func published(n dify.Name) bool {
 	return false
 }
 
-// Who connects to stores, to the agent's relay or to what the user names, which is at the machine's own address in the outward network, is told there by
+// Who connects to stores, to what the user names, or to the agent's relay, which is at the machine's own address in the outward network, is told there by
 // its own, which no other container gets: the engine takes those of the range for them.
 const (
 	machineAt    = "198.18.240.1"
