@@ -52,7 +52,7 @@ func Project(r Release, s Settings, secrets map[string]string) ([]Service, error
 		},
 		{
 			// It changes its user and its root for each piece of code, which no-new-privileges breaks.
-			Name: Sandbox, Networks: []Network{Inward}, Grace: ToolGrace, Privileges: true,
+			Name: Sandbox, Networks: []Network{Inward, NamesOnly}, Grace: ToolGrace, Privileges: true,
 			Health: &Health{Path: "/health", Probe: "curl", Start: 2 * time.Minute},
 		},
 		{

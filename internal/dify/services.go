@@ -97,6 +97,9 @@ const (
 	Outward Network = "outward"
 	// Inward leads nowhere: who is in it alone reaches the outside through the SSRF proxy or not at all.
 	Inward Network = "inward"
+	// NamesOnly leads to the name server alone, for who is in no other network that leads to it. What it leads to is the machine's to
+	// say: for Docker it is a network like Outward, since in one that leads nowhere Docker looks up no names of the outside.
+	NamesOnly Network = "names"
 )
 
 // Ask gives the network in which a service alone asks the agent who it is, and "" for one that has no identity. By it the agent
@@ -122,6 +125,7 @@ func Subnets() map[Network]string {
 	return map[Network]string{
 		Outward: "198.18.240.0/24", Inward: "198.18.241.0/24", "docker0": "172.17.0.0/16",
 		API.Ask(): "198.18.242.0/28", Worker.Ask(): "198.18.242.16/28", WorkerBeat.Ask(): "198.18.242.32/28", PluginDaemon.Ask(): "198.18.242.48/28",
+		NamesOnly: "198.18.242.64/28",
 	}
 }
 

@@ -169,7 +169,7 @@ func render(name string, services []dify.Service, pull, authorities string, job 
 		}
 		for i, n := range s.Networks {
 			out.Networks[n] = &attachment{Priority: 100 * (len(s.Networks) - 1 - i)}
-			net := network{Driver: "bridge", Internal: n != dify.Outward, DriverOpts: map[string]string{
+			net := network{Driver: "bridge", Internal: n != dify.Outward && n != dify.NamesOnly, DriverOpts: map[string]string{
 				"com.docker.network.bridge.name": bridge(n), "com.docker.network.driver.mtu": mtu,
 			}}
 			net.IPAM.Config = []map[string]string{{"subnet": dify.Subnets()[n]}}

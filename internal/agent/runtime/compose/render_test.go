@@ -175,7 +175,8 @@ func TestOnLoopback(t *testing.T) {
 			if !slices.Equal(s.CapDrop, []string{"NET_RAW"}) || s.Memory == "" || s.Restart != "on-failure" || (len(s.Security) == 0) != (name == "sandbox") {
 				t.Errorf("%s: %s: %+v", r.Version, name, s)
 			}
-			if _, out := s.Networks["outward"]; out == (name == "sandbox") {
+			_, out := s.Networks["outward"]
+			if _, names := s.Networks["names"]; out == (name == "sandbox") || names == out { // names: of the sandbox alone
 				t.Errorf("%s: %s is in %v", r.Version, name, s.Networks)
 			}
 			for _, v := range s.Volumes {
@@ -189,7 +190,7 @@ func TestOnLoopback(t *testing.T) {
 		}
 		var seen []netip.Prefix
 		for name, n := range p.Networks {
-			if n.Internal == (name == "outward") || n.Options["com.docker.network.bridge.name"] != "difyup-"+name || len("difyup-"+name) > 15 {
+			if n.Internal == (name == "outward" || name == "names") || n.Options["com.docker.network.bridge.name"] != "difyup-"+name || len("difyup-"+name) > 15 {
 				t.Errorf("%s: the network %s: %+v", r.Version, name, n)
 			}
 			if len(n.IPAM.Config) != 1 {
