@@ -1,6 +1,7 @@
 package compose_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -18,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	goruntime "runtime"
 	"slices"
 	"strconv"
@@ -145,8 +147,9 @@ func TestSquidGuards(t *testing.T) {
 	}
 	t.Cleanup(func() { n.Close() })
 	const client, metadata, private, internet = "198.18.240.5", "169.254.169.254", "10.64.0.3", "93.184.215.14"
+	const inward = "198.18.241.5"                // the sandbox
 	const mcp, mirror = "10.64.0.7", "10.64.0.8" // what the user names
-	if err := n.Up("lo", client+"/32", metadata+"/32", private+"/32", internet+"/32", mcp+"/32", mirror+"/32"); err != nil {
+	if err := n.Up("lo", client+"/32", inward+"/32", metadata+"/32", private+"/32", internet+"/32", mcp+"/32", mirror+"/32"); err != nil {
 		t.Fatal(err)
 	}
 	for _, at := range []string{
@@ -177,23 +180,31 @@ func TestSquidGuards(t *testing.T) {
 	}
 	rebinds(t, n, client+":53", map[string][]netip.Addr{
 		"evil.example.org.": {netip.MustParseAddr(client), netip.MustParseAddr(mirror)}, "far.example.org.": {netip.MustParseAddr(internet), netip.MustParseAddr(mirror)},
+		"six.example.org.": {netip.MustParseAddr("fd20:ce::254")}, "mapped.example.org.": {netip.MustParseAddr("::ffff:" + metadata)}, "nat.example.org.": {netip.MustParseAddr("64:ff9b::a9fe:a9fe")},
+		"mixed.example.org.": {netip.MustParseAddr(internet), netip.MustParseAddr("fd20:ce::254")},
 	}, netip.MustParseAddr(internet), netip.MustParseAddr(metadata))
 	dir := servers.Dir(t) // squid runs as another user
 	file := filepath.Join(dir, "squid.conf")
 	extra := "pid_filename none\ndns_nameservers " + client + "\ncache_log stdio:/dev/null\nhosts_file " + dir + "/hosts\ncoredump_dir " + dir + "\n"
-	hosts := mcp + " mcp.demo.internal\n" + mcp + " other.demo.internal\n" + metadata + " metadata.demo.internal\n" + metadata + " metadata.google.internal\n" + metadata + " innocent.example.com\n" + private + " db.demo.internal\n" + internet + " www.example.com\n"
-	if err := errors.Join(os.WriteFile(file, append(files.Squid, extra...), 0o644), os.WriteFile(filepath.Join(dir, "hosts"), []byte(hosts), 0o644)); err != nil {
-		t.Fatal(err)
+	hosts := mcp + " mcp.demo.internal\n" + mcp + " other.demo.internal\n" + metadata + " metadata.demo.internal\n" + metadata + " metadata.google.internal\n" + metadata + " innocent.example.com\n" + metadata + " metadata\n" + internet + " metadata.goog\n" + private + " db.demo.internal\n" + internet + " www.example.com\n"
+	var said bytes.Buffer // to be read once nothing writes to it
+	// serve runs squid with rules, until the function that it gives is called.
+	serve := func(rules string) (stop func()) {
+		t.Helper()
+		if err := errors.Join(os.WriteFile(file, []byte(rules+extra), 0o644), os.WriteFile(filepath.Join(dir, "hosts"), []byte(hosts), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		cmd := n.Command(t.Context(), program, "-N", "-f", file)
+		cmd.Stdout, cmd.Stderr = &said, &said
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		go func() { defer close(ended); _ = cmd.Wait() }() // it is killed
+		return sync.OnceFunc(func() { _ = cmd.Process.Kill(); <-ended })
 	}
-	cmd := n.Command(t.Context(), program, "-N", "-f", file)
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() { defer close(ended); _ = cmd.Wait() }() // it is killed
-	t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
+	stop := serve(string(files.Squid))
+	t.Cleanup(func() { stop() })
 
 	// ask sends one request to the proxy, from the containers' network or another address, and gives the first line.
 	ask := func(from, request string) string {
@@ -202,6 +213,7 @@ func TestSquidGuards(t *testing.T) {
 			c, err := n.DialFrom(t.Context(), from, client+":3128")
 			if err != nil {
 				if time.Now().After(end) {
+					stop()
 					t.Fatalf("squid does not serve: %v\n%s", err, said.String())
 				}
 				continue
@@ -209,12 +221,11 @@ func TestSquidGuards(t *testing.T) {
 			defer c.Close()
 			fmt.Fprintf(c, "%s HTTP/1.1\r\nHost: x\r\nMetadata-Flavor: Google\r\nConnection: close\r\n\r\n", request)
 			c.SetDeadline(time.Now().Add(time.Minute))
-			raw, err := io.ReadAll(io.LimitReader(c, 4096))
-			if err != nil && len(raw) == 0 {
+			line, err := bufio.NewReader(c).ReadString('\n') // a CONNECT's answer has no end
+			if err != nil {
 				t.Fatal(err)
 			}
-			line, _, _ := strings.Cut(string(raw), "\r\n")
-			return line
+			return strings.TrimSpace(line)
 		}
 	}
 	for request, want := range map[string]string{
@@ -223,7 +234,14 @@ func TestSquidGuards(t *testing.T) {
 		"GET http://" + internet + ":22/":                         "403",
 		"GET http://" + metadata + "/computeMetadata/v1/":         "403",
 		"GET http://metadata.google.internal/computeMetadata/v1/": "403",
+		"GET http://metadata.goog/computeMetadata/v1/":            "403", // by its name, wherever that leads
+		"GET http://METADATA.GOOGLE.INTERNAL/computeMetadata/v1/": "403",
+		"GET http://metadata/computeMetadata/v1/":                 "403",
 		"GET http://innocent.example.com/computeMetadata/v1/":     "403", // a name of the attacker's, which leads there
+		"GET http://six.example.org/computeMetadata/v1/":          "403", // by IPv6
+		"GET http://mapped.example.org/computeMetadata/v1/":       "403",
+		"GET http://nat.example.org/computeMetadata/v1/":          "403",
+		"GET http://mixed.example.org/computeMetadata/v1/":        "403", // and to the internet
 		"GET http://2852039166/computeMetadata/v1/":               "403", // the same address as one number
 		"GET http://0xa9fea9fe/computeMetadata/v1/":               "403",
 		"GET http://0251.0376.0251.0376/computeMetadata/v1/":      "403",
@@ -255,8 +273,10 @@ func TestSquidGuards(t *testing.T) {
 		"GET cache_object://" + client + "/info":                  "40",
 		"GET http://" + client + ":3128/squid-internal-mgr/info":  "403",
 	} {
-		if got := ask(client, request); !strings.HasPrefix(got, "HTTP/1.1 "+want) {
-			t.Errorf("%s: %s, want %s", request, got, want)
+		for _, from := range []string{client, inward} {
+			if got := ask(from, request); !strings.HasPrefix(got, "HTTP/1.1 "+want) {
+				t.Errorf("%s from %s: %s, want %s", request, from, got, want)
+			}
 		}
 	}
 	// Who is led on is refused there.
@@ -320,6 +340,20 @@ func TestSquidGuards(t *testing.T) {
 	if got := ask(private, "GET http://www.example.com/"); !strings.HasPrefix(got, "HTTP/1.1 403") {
 		t.Errorf("somebody who is no container gets %s", got)
 	}
+	// Without what the rules deny, that which is refused above is there to be had.
+	stop()
+	stop = serve(regexp.MustCompile("(?m)^http_access deny .*$").ReplaceAllString(string(files.Squid), ""))
+	for _, request := range []string{
+		"GET http://" + metadata + "/computeMetadata/v1/", "GET http://metadata.google.internal/computeMetadata/v1/", "GET http://innocent.example.com/computeMetadata/v1/",
+		"GET http://2852039166/computeMetadata/v1/", "GET http://0xa9fea9fe/computeMetadata/v1/", "GET http://0251.0376.0251.0376/computeMetadata/v1/", "GET http://169.254.43518/computeMetadata/v1/",
+		"GET http://mapped.example.org/computeMetadata/v1/", "GET http://metadata.demo.internal/", "CONNECT " + metadata + ":80",
+		"GET http://127.0.0.1/", "GET http://localhost/", "GET http://" + private + "/", "GET http://db.demo.internal/", "GET http://" + client + "/", "GET http://" + internet + ":22/",
+		"GET http://evil.example.org:8081/", "CONNECT far.example.org:8081",
+	} {
+		if got := ask(inward, request); !strings.HasPrefix(got, "HTTP/1.1 200") {
+			t.Errorf("without the rules, %s: %s", request, got)
+		}
+	}
 }
 
 // rebinds answers each question for an address with the next of several, which nobody may remember; for names that begin with "both-" with
@@ -328,17 +362,18 @@ func rebinds(t *testing.T, n *engine.Namespace, at string, fixed map[string][]ne
 	t.Helper()
 	next := 0
 	answers(t, n, at, func(q dnsmessage.Question) (all []dnsmessage.Resource) {
-		if q.Type != dnsmessage.TypeA {
-			return nil
-		}
 		some := to
 		if all := fixed[q.Name.String()]; all != nil {
 			some = all
+		} else if q.Type != dnsmessage.TypeA {
+			return nil
 		} else if next++; !strings.HasPrefix(q.Name.String(), "both-") {
 			some = to[next%len(to):][:1]
 		}
 		for _, ip := range some {
-			all = append(all, address(q, ip, 0))
+			if ip.Is4() == (q.Type == dnsmessage.TypeA) {
+				all = append(all, address(q, ip, 0))
+			}
 		}
 		return all
 	})

@@ -43,12 +43,14 @@ func greet(t *testing.T, n *engine.Namespace, at string) {
 func names(t *testing.T, n *engine.Namespace, at string) {
 	t.Helper()
 	answers(t, n, at, func(q dnsmessage.Question) []dnsmessage.Resource {
-		if q.Type != dnsmessage.TypeA || !strings.HasSuffix(q.Name.String(), ".internal.") {
+		ip, name := netip.MustParseAddr(storesAt), q.Name.String()
+		switch {
+		case q.Type != dnsmessage.TypeA:
 			return nil
-		}
-		ip := netip.MustParseAddr(storesAt)
-		if strings.HasPrefix(q.Name.String(), "metadata.google.") {
+		case name == "metadata.google.internal." || name == "metadata.goog." || name == "metadata.":
 			ip = netip.MustParseAddr(metadataAt)
+		case !strings.HasSuffix(name, ".internal."):
+			return nil
 		}
 		return []dnsmessage.Resource{address(q, ip, 1)}
 	})
@@ -56,9 +58,11 @@ func names(t *testing.T, n *engine.Namespace, at string) {
 
 // address is where a name leads, to be remembered for so many seconds.
 func address(q dnsmessage.Question, ip netip.Addr, seconds uint32) dnsmessage.Resource {
-	return dnsmessage.Resource{
-		Header: dnsmessage.ResourceHeader{Name: q.Name, Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET, TTL: seconds}, Body: &dnsmessage.AResource{A: ip.As4()},
+	body := dnsmessage.ResourceBody(&dnsmessage.AAAAResource{AAAA: ip.As16()})
+	if ip.Is4() {
+		body = &dnsmessage.AResource{A: ip.As4()}
 	}
+	return dnsmessage.Resource{Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: dnsmessage.ClassINET, TTL: seconds}, Body: body}
 }
 
 // answers is a name server that gives each question what answer does, and whatever else comes itself.
@@ -120,11 +124,21 @@ func TestGuard(t *testing.T) {
 	e, all, _, out := world(t)
 	ctx, cancel := patience(t)
 	defer cancel()
-	for _, at := range []string{metadataAt + ":80", metadataAt + ":53", metadataAt + ":8080", otherAt + ":1080", otherAt + ":22", otherAt + ":5432", internetAt + ":443"} {
+	// What peered networks may have, in each of the private ranges.
+	private := []string{"10.200.0.9:443", "172.20.0.9:443", "192.168.7.9:443", "100.64.0.9:443"}
+	for _, at := range private {
+		host, _, _ := strings.Cut(at, ":")
+		if err := out.Up("lo", host+"/32"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, at := range append(private, metadataAt+":80", metadataAt+":443", metadataAt+":53", metadataAt+":8080",
+		otherAt+":1080", otherAt+":22", otherAt+":5432", storesAt+":22", internetAt+":443") {
 		greet(t, out.Namespace, at)
 	}
-	names(t, out.Namespace, metadataAt+":53")
-	names(t, out.Namespace, metadataAt+":123")
+	for _, at := range []string{metadataAt + ":53", metadataAt + ":123", otherAt + ":53"} {
+		names(t, out.Namespace, at)
+	}
 	for _, port := range []string{"22", "1080", "2375"} {
 		greet(t, e.Namespace, "0.0.0.0:"+port)
 	}
@@ -162,19 +176,30 @@ func TestGuard(t *testing.T) {
 		m := map[string]int{
 			"tcp:[::ffff:" + metadataAt + "]:80": without, "tcp:metadata.google.internal:80": without, "tcp:" + metadataAt + ":80": without,
 			"tcp:" + metadataAt + ":8080": without, "udp:" + metadataAt + ":123": without,
+			"tcp:metadata.goog:80": without, "tcp:metadata:80": without, "tcp:" + metadataAt + ":443": without,
 			"tcp:[fd20:ce::254]:80": never, "tcp:[64:ff9b::a9fe:a9fe]:80": never,
 			"tcp:" + metadataAt + ":53": always, "udp:" + metadataAt + ":53": always, "name:db.demo.internal": always,
-			"tcp:" + otherAt + ":1080": without, "tcp:" + otherAt + ":22": without, "tcp:" + otherAt + ":5432": without,
-			"tcp:" + instanceAt + ":1080": without, "tcp:" + instanceAt + ":22": without, "tcp:198.18.240.1:1080": without, "tcp:198.18.240.1:2375": without, "udp:198.18.240.1:53": without,
+			"tcp:" + otherAt + ":1080": without, "tcp:" + otherAt + ":22": without, "tcp:" + otherAt + ":5432": without, "udp:" + otherAt + ":53": without,
+			"tcp:" + storesAt + ":22":     without,
+			"tcp:" + instanceAt + ":1080": without, "tcp:" + instanceAt + ":22": without, "tcp:198.18.240.1:1080": without, "udp:198.18.240.1:53": without,
 			"tcp:" + internetAt + ":443":              always,
 			"tcp:" + storesAt + ":5432":               may(n == dify.API || n == dify.Worker || n == dify.WorkerBeat || n == dify.PluginDaemon),
 			"tcp:" + storesAt + ":6379":               may(n == dify.API || n == dify.Worker || n == dify.PluginDaemon),
 			"tcp:" + relay.String() + ":16379":        may(n == dify.WorkerBeat),
 			"unix:/var/run/docker.sock":               never,
 			"unix:/run/docker.sock":                   never,
+			"raw:":                                    never, // from another's address, or listening to others
 			"tcp:127.0.0.1:1080":                      never,
 			"tcp:[::1]:1080":                          never,
 			"tcp:" + string(dify.SSRFProxy) + ":3128": always,
+		}
+		for _, at := range private {
+			m["tcp:"+at] = without
+		}
+		for network, subnet := range dify.Subnets() { // the machine has an address in each of the containers' networks
+			if at := netip.MustParsePrefix(subnet).Addr().Next().String(); network != "docker0" {
+				m["tcp:"+at+":22"], m["tcp:"+at+":2375"] = without, without
+			}
 		}
 		for _, of := range all {
 			if at, _ := r.Identity(of.Name); at.IsValid() {
@@ -184,7 +209,8 @@ func TestGuard(t *testing.T) {
 		if n == dify.Sandbox { // whose networks are others than everybody's
 			m["tcp:"+internetAt+":443"] = without
 			delete(m, "udp:198.18.240.1:53") // an answer would come from the machine's address in a network of the sandbox's
-			m["tcp:198.18.241.1:1080"], m["udp:198.18.241.1:53"], m["tcp:198.18.242.65:1080"], m["udp:198.18.242.65:53"] = without, without, without, without
+			m["udp:198.18.241.1:53"], m["udp:198.18.242.65:53"] = without, without
+			m["tcp:198.18.240.130:5001"] = never // the API's container, to which Docker leads nobody from another network
 		}
 		return m
 	}
@@ -196,6 +222,9 @@ func TestGuard(t *testing.T) {
 			for way, what := range tries(s.Name) {
 				want[way] = what == always || what == without && !guarded
 				ways = append(ways, way)
+			}
+			if len(want) < 40 {
+				t.Errorf("%s tries %d ways", s.Name, len(want))
 			}
 			began := time.Now()
 			said, err := e.Docker(ctx, nil, ways...)

@@ -71,7 +71,7 @@ func quiet(args []string) error {
 }
 
 // try does what a container that was taken over would: each argument is a way to somewhere (tcp:HOST:PORT, udp:HOST:PORT, unix:PATH,
-// name:HOST), and a line says whether there was an answer, or why there was none.
+// name:HOST, raw: for a socket that sends and sees whole packets), and a line says whether there was an answer, or why there was none.
 func try(ways []string) {
 	results, all := make([]string, len(ways)), sync.WaitGroup{}
 	for i, w := range ways {
@@ -127,6 +127,13 @@ func reach(way string) error {
 	network, to, _ := strings.Cut(way, ":")
 	if network == "name" {
 		_, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", to)
+		return err
+	}
+	if network == "raw" {
+		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_RAW, syscall.IPPROTO_RAW)
+		if err == nil {
+			err = syscall.Close(fd)
+		}
 		return err
 	}
 	c, err := (&net.Dialer{}).DialContext(ctx, network, to)
