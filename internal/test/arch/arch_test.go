@@ -236,23 +236,55 @@ func TestSecurityNamesTests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	there := map[string]bool{}
-	eachFile(t, func(path string, f *ast.File) {
-		for _, d := range f.Decls {
-			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && strings.HasSuffix(path, "_test.go") {
-				there[fn.Name.Name] = true
-			}
-		}
-	})
+	there := tests(t)
 	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9]+)`").FindAllStringSubmatch(string(raw), -1)
 	if len(named) < 20 {
 		t.Fatalf("docs/security.md names %d tests", len(named))
 	}
 	for _, m := range named {
-		if !there[m[1]] {
+		if there[m[1]] == nil {
 			t.Errorf("docs/security.md names %s, which there is not", m[1])
 		}
 	}
+}
+
+// TestBusyNamesTests has scripts/busy repeat tests that there are, each in one of its packages.
+func TestBusyNamesTests(t *testing.T) {
+	raw, err := os.ReadFile("../../../scripts/busy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script, there := string(raw), tests(t)
+	lists := regexp.MustCompile(`(?s)\npackages=\((.*?)\)`).FindStringSubmatch(script)
+	names := regexp.MustCompile(`(?m)^timed\+?='.*`).FindAllString(script, -1)
+	if lists == nil || len(names) < 3 {
+		t.Fatal("scripts/busy has its lists elsewhere")
+	}
+	in := func(dir string) bool {
+		return slices.ContainsFunc(strings.Fields(lists[1]), func(p string) bool {
+			p, below := strings.CutSuffix(strings.TrimPrefix(p, "./"), "/...")
+			return dir == p || below && within(dir, p)
+		}) && dir != "internal/agent/migrate" && dir != "internal/agent/runtime/compose" || dir == "internal/test/lifecycle"
+	}
+	for _, name := range regexp.MustCompile(`Test[A-Za-z0-9]+`).FindAllString(strings.Join(names, "\n"), -1) {
+		if !slices.ContainsFunc(there[name], in) {
+			t.Errorf("scripts/busy names %s, which is in none of its packages: %v", name, there[name])
+		}
+	}
+}
+
+// tests gives the directories in which there is a test, or whatever a test file declares, of a name.
+func tests(t *testing.T) map[string][]string {
+	t.Helper()
+	there := map[string][]string{}
+	eachFile(t, func(path string, f *ast.File) {
+		for _, d := range f.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && strings.HasSuffix(path, "_test.go") {
+				there[fn.Name.Name] = append(there[fn.Name.Name], strings.TrimPrefix(filepath.ToSlash(filepath.Dir(path)), "../../../"))
+			}
+		}
+	})
+	return there
 }
 
 func eachFile(t *testing.T, visit func(path string, f *ast.File)) {
