@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -31,12 +32,16 @@ type Options struct {
 	Project   string
 	Endpoint  string       // "" = Google; otherwise every API is called there: "http://127.64.0.1:4443/"
 	Token     string       // the access token at Endpoint; on Google there are application default credentials
+	Dial      Dial         // connects to Endpoint; nil = whoever answers there
 	HTTP      *http.Client // nil = one of the client's own
 	Events    event.Sink   // retries and long waits
 	UserAgent string
 	Drivers   map[string]func(*Client) Driver   // by Kind.Driver
 	ReadFile  func(path string) ([]byte, error) // gives what is uploaded; nil = os.ReadFile
 }
+
+// Dial connects to an address, or gives a fault when what listens there must be sent nothing.
+type Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
 // Client calls Google. It is safe for concurrent use.
 type Client struct {
@@ -60,6 +65,9 @@ func New(ctx context.Context, o Options) (*Client, error) {
 	if c.http == nil {
 		transport := http.DefaultTransport.(*http.Transport).Clone()
 		transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 128, 64
+		if o.Dial != nil {
+			transport.DialContext = o.Dial
+		}
 		// A connection that died without a word is noticed while requests wait on it, and the next ones get another.
 		transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second}
 		c.http = &http.Client{Transport: transport, CheckRedirect: stay}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -15,7 +16,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/localcloud/faults"
+	"github.com/difyup/difyup/internal/sockets"
 )
 
 // Info is a running local cloud, as it says itself.
@@ -131,7 +134,8 @@ var ErrNotRunning = errors.New("no local cloud runs there")
 // ErrNotThere says that a program of an instance's does not run.
 var ErrNotThere = errors.New("it does not run")
 
-// Find gives the local cloud that runs in dir, or ErrNotRunning.
+// Find gives the local cloud that runs in dir, or ErrNotRunning. What one that was killed left there is believed as little as who has taken
+// its address: the process that says where it is must hold the lock, and where that is, only the owner's own file says.
 func Find(ctx context.Context, dir string) (*Info, error) {
 	path := filepath.Join(dir, infoFile)
 	if err := owned(path); errors.Is(err, os.ErrNotExist) {
@@ -158,20 +162,48 @@ func Find(ctx context.Context, dir string) (*Info, error) {
 		return nil, err
 	}
 	at.Token = string(token)
-	info := Info{Token: at.Token}
+	if !held(dir, at.PID) {
+		return nil, ErrNotRunning
+	}
+	var info Info
 	if err := at.ask(ctx, http.MethodGet, "local/v1/status", nil, &info); err != nil {
 		switch {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
-		case errors.Is(err, context.DeadlineExceeded) && locked(dir): // else another program has the port
+		case errors.Is(err, context.DeadlineExceeded):
 			return nil, silent(dir, at.PID)
 		}
-		return nil, ErrNotRunning
+		return nil, ErrNotRunning // it is ending, and another user may have its port already
 	}
-	if info.PID != at.PID { // somebody else took the port
-		return nil, ErrNotRunning
-	}
+	info.PID, info.URL, info.Token, info.Dir = at.PID, at.URL, at.Token, at.Dir
 	return &info, nil
+}
+
+// Dial connects to a local cloud of this user's. Whoever listens at its address when it has ended may be any user of the machine: a
+// connection to another one's program is an error, and nothing is sent.
+func Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	// What listens there now is what the connection came to: who lets another listen instead has none.
+	uid, found, err := sockets.ListenerOf(c.RemoteAddr().(*net.TCPAddr).AddrPort())
+	switch {
+	case err != nil:
+		err = fmt.Errorf("see whose program listens at %s: %w", address, err)
+	case !found:
+		err = fmt.Errorf("nobody listens at %s any more", address)
+	case uid != os.Geteuid():
+		err = &fault.Fault{
+			Summary: "Another user has the local cloud's address",
+			Detail:  fmt.Sprintf("The local cloud has ended, and at %s listens a program of user %d. It was sent nothing.", address, uid),
+			Remedy:  "Start the local cloud anew, which takes another address:\n    difyup local up",
+		}
+	default:
+		return c, nil
+	}
+	c.Close()
+	return nil, err
 }
 
 // delay has every request to Google's APIs answered that much later.
@@ -242,6 +274,9 @@ func (e *RefusedError) Error() string { return e.Message }
 // it was stopped, which needs no more patience.
 const patience, impatience = 10 * time.Second, time.Second
 
+// longest bounds an answer. A dump of a large stack takes a few megabytes.
+const longest = 64 << 20
+
 // Keep has a transient local cloud outlive its last stack: somebody wants it for itself.
 func (i *Info) Keep(ctx context.Context) error {
 	i.Transient = false
@@ -273,7 +308,7 @@ func (i *Info) ask(ctx context.Context, method, path string, in, out any) error 
 		return err
 	}
 	req.Header.Set("Authorization", "Bearer "+i.Token)
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // never through a proxy
+	client := &http.Client{Transport: &http.Transport{DialContext: Dial, DisableKeepAlives: true}} // never through a proxy
 	resp, err := client.Do(req)
 	if err != nil {
 		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
@@ -295,7 +330,7 @@ func (i *Info) ask(ctx context.Context, method, path string, in, out any) error 
 	if out == nil {
 		return nil
 	}
-	return json.NewDecoder(resp.Body).Decode(out)
+	return json.NewDecoder(io.LimitReader(resp.Body, longest)).Decode(out)
 }
 
 // lastLines gives the end of a log, for an error.

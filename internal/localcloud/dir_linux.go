@@ -238,6 +238,9 @@ func locked(dir string) bool {
 	return errors.Is(err, errLocked)
 }
 
+// held says whether a process holds the lock of a directory, as its local cloud does.
+func held(dir string, pid int) bool { return holder(dir) == pid && locked(dir) }
+
 // awaitLock takes the lock of a directory, as soon as the local cloud that is ending there has given it up. It gives the
 // local cloud instead when one runs there. Waiting, which may be nil, is told
 // once for what.

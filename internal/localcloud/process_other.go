@@ -36,7 +36,7 @@ func (i *Info) Enter(context.Context, string, string, string, []string) (*exec.C
 
 func owned(string) error { return needsLinux() }
 
-func locked(string) bool { return false }
+func held(string, int) bool { return false }
 
 func stopped(int) bool { return false }
 

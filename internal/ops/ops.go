@@ -30,6 +30,7 @@ type Options struct {
 	Identity config.Identity // in place of a Spec that cannot be read; enough for Destroy
 	Endpoint string          // "" = Google; else the local cloud's URL
 	Token    string          // the access token at Endpoint
+	Dial     gcp.Dial        // connects to Endpoint; nil = whoever answers there
 	Agent    topology.Agent
 	ReadFile func(path string) ([]byte, error) // gives the agent; nil = os.ReadFile
 	// Digest gives the digest of the image that a tag stands for on a platform; nil = instances run images by their tags.
@@ -58,7 +59,7 @@ func Open(ctx context.Context, o Options) (*Stack, error) {
 		}
 	}
 	c, err := gcp.New(ctx, gcp.Options{
-		Project: o.Identity.Project, Endpoint: o.Endpoint, Token: o.Token, Events: o.Events, UserAgent: "difyup/" + o.Version, Drivers: driver.All(),
+		Project: o.Identity.Project, Endpoint: o.Endpoint, Token: o.Token, Dial: o.Dial, Events: o.Events, UserAgent: "difyup/" + o.Version, Drivers: driver.All(),
 		ReadFile: o.ReadFile,
 	})
 	if err != nil {

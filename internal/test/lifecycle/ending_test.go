@@ -88,37 +88,40 @@ func TestStopped(t *testing.T) {
 	}
 }
 
+// ending plays a local cloud that is ending, until ended is called: the test has its lock, and its directory says which process it is
+// and where it was.
+func (s *stack) ending(pid int, url string) (ended func()) {
+	s.t.Helper()
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+	for name, text := range map[string]string{"lock": fmt.Sprintln(os.Getpid()), "cloud.json": fmt.Sprintf(`{"pid":%d,"url":%q}`, pid, url), "token": "t0ken"} {
+		if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	lock, err := os.Open(filepath.Join(s.dir, "lock"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		s.t.Fatal(err)
+	}
+	return func() {
+		if err := errors.Join(os.RemoveAll(s.dir), lock.Close()); err != nil {
+			s.t.Error(err)
+		}
+	}
+}
+
 // TestWaits has commands come upon a local cloud that is ending, and which the test plays. They wait, say for what, and go
 // on when it has ended; an interrupt ends the waiting.
 func TestWaits(t *testing.T) {
 	s := newStack(t)
-	ending := func() (ended func()) {
-		t.Helper()
-		if err := os.MkdirAll(s.dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		for name, text := range map[string]string{"lock": fmt.Sprintln(os.Getpid()), "cloud.json": `{"pid":1,"url":"http://127.0.0.1:9/"}`, "token": "t0ken"} {
-			if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		lock, err := os.Open(filepath.Join(s.dir, "lock"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-			t.Fatal(err)
-		}
-		return func() {
-			if err := errors.Join(os.RemoveAll(s.dir), lock.Close()); err != nil {
-				t.Error(err)
-			}
-		}
-	}
 	want := fmt.Sprintf("aiting for the local cloud in %s (process %d) to end", s.dir, os.Getpid())
 	for _, args := range [][]string{{"local", "up"}, {"local", "down"}, {"apply", "--yes", "--no-wait"}, {"destroy", "--yes"}} {
 		for _, interrupt := range []bool{true, false} {
-			ended := ending()
+			ended := s.ending(1, "http://127.0.0.1:9/")
 			cmd := s.command(args...)
 			stderr, err := cmd.StderrPipe()
 			if err != nil {
