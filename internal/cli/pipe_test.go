@@ -13,16 +13,21 @@ import (
 	"time"
 )
 
-// TestSignalWhilePipeWaits sends this process the first of the signals while a description is waited for.
+// TestSignalWhilePipeWaits sends this process the first of the signals while a description, or a file of certificates, is waited for.
 func TestSignalWhilePipeWaits(t *testing.T) {
 	pipe := filepath.Join(t.TempDir(), "pipe")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+	plan, smoke := []string{"plan", "-f", pipe}, []string{"smoke", "--url", "https://dify.invalid", "--ca", pipe}
+	for _, tc := range []struct {
+		sig  syscall.Signal
+		args []string
+	}{{syscall.SIGTERM, plan}, {syscall.SIGINT, plan}, {syscall.SIGTERM, smoke}} {
+		sig := tc.sig
 		var out, errs bytes.Buffer
 		code := make(chan int, 1)
-		go func() { code <- Main(t.Context(), []string{"plan", "-f", pipe}, Stdio{Out: &out, Err: &errs}) }()
+		go func() { code <- Main(t.Context(), tc.args, Stdio{Out: &out, Err: &errs}) }()
 		// The signal is kept from ending the test, should it come before Main listens; then it is sent again.
 		kept := make(chan os.Signal, 100)
 		signal.Notify(kept, sig)
@@ -37,12 +42,12 @@ func TestSignalWhilePipeWaits(t *testing.T) {
 				ended = true
 			case <-time.After(20 * time.Millisecond):
 			case <-deadline:
-				t.Fatalf("%s: it goes on waiting", sig)
+				t.Fatalf("%s: %v goes on waiting", sig, tc.args)
 			}
 		}
 		signal.Stop(kept)
 		if got != exitInterrupted || !strings.Contains(errs.String(), "Interrupted") || out.Len() > 0 {
-			t.Errorf("%s: code %d\n%s%s", sig, got, &out, &errs)
+			t.Errorf("%s: %v: code %d\n%s%s", sig, tc.args, got, &out, &errs)
 		}
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/difyup/difyup/internal/cli/view"
+	"github.com/difyup/difyup/internal/config"
 	"github.com/difyup/difyup/internal/dify"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/ops"
@@ -82,7 +83,7 @@ func runSmoke(c *cobra.Command, a *app, o smokeOptions) error {
 	} else {
 		prove.InitPassword = initPasswordOf(os.Getenv)
 	}
-	if err := o.trust(&prove); err != nil {
+	if err := o.trust(ctx, &prove); err != nil {
 		return err
 	}
 	if err := a.account(ctx, &prove); err != nil {
@@ -267,14 +268,17 @@ func exactly(certificate string) *tls.Config {
 }
 
 // trust does what the flags say.
-func (o *smokeOptions) trust(prove *smoke.Options) error {
+func (o *smokeOptions) trust(ctx context.Context, prove *smoke.Options) error {
 	if o.insecure {
 		prove.TLS = &tls.Config{InsecureSkipVerify: true}
 	}
 	if o.ca == "" {
 		return nil
 	}
-	raw, err := os.ReadFile(o.ca)
+	raw, err := config.ReadFile(ctx, o.ca)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	roots := x509.NewCertPool()
 	if err != nil || !roots.AppendCertsFromPEM(raw) {
 		return &fault.Fault{

@@ -1,13 +1,27 @@
 package cli
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/ops"
 	"github.com/difyup/difyup/internal/report"
+	"github.com/difyup/difyup/internal/smoke"
 )
+
+// TestDeviceOfCertificates checks that a device with certificates, which may have no end, is not read.
+func TestDeviceOfCertificates(t *testing.T) {
+	for _, path := range []string{"/dev/null", "/dev/zero"} {
+		var f *fault.Fault
+		err := (&smokeOptions{ca: path}).trust(t.Context(), &smoke.Options{})
+		if !errors.As(err, &f) || f.Summary != "No certificates in the file" || f.Cause == nil || f.Cause.Error() != "it is a device or a socket" {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
 
 // TestRequired checks which instances smoke wants an answer of, and which of them it does without.
 func TestRequired(t *testing.T) {

@@ -17,11 +17,21 @@ import (
 // maxSize is far above what a stack needs, so that a wrong file is not read to its end.
 const maxSize = 1 << 20
 
-// readFile reads a description, or says why it cannot: at most maxSize bytes, of a regular file or a pipe, and no longer than ctx.
-// Devices are not even opened.
+// Why a file is not read.
+var (
+	errDirectory = errors.New("it is a directory")
+	errNotFile   = errors.New("it is a device or a socket")
+	errTooLarge  = errors.New("it has more than 1 MiB")
+)
+
+// readFile is ReadFile for a description, and says in faults why it cannot.
 func readFile(ctx context.Context, path string) ([]byte, error) {
-	info, err := os.Stat(path)
+	data, err := ReadFile(ctx, path)
 	switch {
+	case err == nil:
+		return data, nil
+	case ctx.Err() != nil:
+		return nil, err
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, &fault.Fault{
 			Summary: "No configuration file",
@@ -29,29 +39,44 @@ func readFile(ctx context.Context, path string) ([]byte, error) {
 			Remedy:  "Begin with the example, and edit it:\n    cp examples/difyup.yaml .\nOr name the file with --file.",
 			Cause:   err,
 		}
-	case err != nil:
-		return nil, unreadable(path, err)
-	case info.IsDir():
+	case errors.Is(err, errDirectory):
 		return nil, &fault.Fault{
 			Summary: "Configuration is a directory",
 			Detail:  fmt.Sprintf("%s is a directory; a stack is described in one file.", quote(path)),
 			Remedy:  "Name the file in it:\n    difyup plan -f " + filepath.Join(path, "difyup.yaml"),
 		}
-	case !readable(info):
+	case errors.Is(err, errNotFile):
 		return nil, notFile(path)
-	case info.Size() > maxSize:
+	case errors.Is(err, errTooLarge):
 		return nil, tooLarge(path)
+	}
+	return nil, unreadable(path, err)
+}
+
+// ReadFile reads a file that the user names: at most 1 MiB, of a regular file or a pipe, and no longer than ctx. Devices are not even
+// opened.
+func ReadFile(ctx context.Context, path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, err
+	case info.IsDir():
+		return nil, errDirectory
+	case !readable(info):
+		return nil, errNotFile
+	case info.Size() > maxSize:
+		return nil, errTooLarge
 	}
 	f, err := open(ctx, path)
 	switch {
 	case ctx.Err() != nil:
 		return nil, errors.Join(ctx.Err(), closed(f))
 	case err != nil:
-		return nil, unreadable(path, err)
+		return nil, err
 	}
 	defer f.Close()
 	if info, err = f.Stat(); err != nil || !readable(info) { // something else may have been put there
-		return nil, notFile(path)
+		return nil, errNotFile
 	}
 	// Of a pipe, where a read waits; a file knows no deadline, and needs none.
 	stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })
@@ -61,7 +86,9 @@ func readFile(ctx context.Context, path string) ([]byte, error) {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err != nil:
-		return nil, unreadable(path, err)
+		return nil, err
+	case len(data) > maxSize:
+		return nil, errTooLarge
 	}
 	return data, nil
 }

@@ -28,7 +28,7 @@ func Identify(ctx context.Context, path string) (Identity, bool) {
 		return Identity{}, false
 	}
 	data, err := readFile(ctx, path)
-	if err != nil || len(data) > maxSize {
+	if err != nil {
 		return Identity{}, false
 	}
 	r, spec := parse(path, data)
