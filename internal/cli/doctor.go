@@ -72,7 +72,7 @@ func runDoctor(ctx context.Context, a *app, o doctorOptions) error {
 // survey reads all that it can of a stack at a time: what cannot be read keeps nothing else out, and is told with its reason. The error is
 // why there is no status; then only what is said of each instance is known.
 func (o *readOptions) survey(ctx context.Context, a *app, spec *config.Spec, stack *ops.Stack, now time.Time, since time.Duration, fail func(what string, err error)) (c *doctor.Case, err error) {
-	c = &doctor.Case{Now: now, Unread: map[doctor.Source]string{}}
+	c = &doctor.Case{Now: now, Local: o.local, Unread: map[doctor.Source]string{}}
 	unread := func(s doctor.Source, what string, err error) {
 		c.Unread[s] = strings.Join(strings.Fields(err.Error()), " ")
 		fail(what, err)

@@ -211,6 +211,8 @@ func (t *target) aimed(command, line string) string {
 	switch {
 	case !ok:
 		return line
+	case verb == "local" && !strings.Contains(args, "--dir "):
+		return line + t.dirText()
 	case slices.Contains([]string{"logs", "ssh", "exec"}, verb):
 		flags = t.longFlagsText() // with -f, logs follows
 	case !slices.Contains([]string{"plan", "apply", "destroy", "status", "outputs", "smoke", "bundle", "doctor"}, verb) || strings.Contains(args, "-f "):

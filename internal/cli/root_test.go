@@ -41,6 +41,8 @@ func TestAim(t *testing.T) {
 		{target{local: true, file: "difyup.yaml", dir: "/d"}, "Look:\n    gcloud a\n    gcloud b", "Look:\n    eval \"$(difyup local env --dir /d)\"\n    gcloud a\n    gcloud b"},
 		{google, "Look:\n    gcloud storage ls gs://x", "Look:\n    gcloud storage ls gs://x"},
 		{local, "Start it:\n    difyup local up", "Start it:\n    difyup local up"},
+		{target{local: true, file: "difyup.yaml", dir: "/d"}, "Start it:\n    difyup local up", "Start it:\n    difyup local up --dir /d"},
+		{target{local: true, file: "difyup.yaml", dir: "/d"}, "Use another:\n    difyup local up --dir DIRECTORY", "Use another:\n    difyup local up --dir DIRECTORY"},
 		{local, "Say difyup apply in a sentence.", "Say difyup apply in a sentence."},
 	} {
 		err := fmt.Errorf("create: %w", errors.Join(errors.New("other"), &fault.Fault{Summary: "s", Remedy: tc.remedy}))

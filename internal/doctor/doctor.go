@@ -32,6 +32,7 @@ type Case struct {
 	Plan      *plan.Plan    // nil if it could not be made
 	Lines     []ops.LogLine // those that bear one of Texts, the oldest first
 	Cut       bool          // there are older ones, which were not read
+	Local     bool          // it is in a local cloud
 	Domain    string        // of the description; "" = none, or nobody outside is to find it
 	Addresses []netip.Addr  // to which the domain leads
 	Unread    map[Source]string
@@ -45,6 +46,7 @@ type Illness struct {
 	Sign   string // in words
 	Cause  string // why it comes to be
 	Remedy string // what to do, a sentence or more
+	Local  string // the same in a local cloud, which has neither a console nor support; "" = Remedy
 	// Command is to be run for it, without its flags; "" = none. "difyup logs" gets the container.
 	Command string
 	// Grave is what keeps users from their work, now or soon, unless all that is seen is mild. The rest is to be known.
@@ -142,8 +144,15 @@ func Examine(c *Case) *Result {
 	return r
 }
 
+func (i *Illness) remedy(local bool) string {
+	if local && i.Local != "" {
+		return i.Local
+	}
+	return i.Remedy
+}
+
 func (i *Illness) examine(c *Case) *Finding {
-	f := &Finding{Code: i.Code, Title: i.Title, Cause: i.Cause, Remedy: i.Remedy, Command: i.Command}
+	f := &Finding{Code: i.Code, Title: i.Title, Cause: i.Cause, Remedy: i.remedy(c.Local), Command: i.Command}
 	show := func(text string) {
 		if len(f.Seen) < Most && !slices.Contains(f.Seen, text) {
 			f.Seen = append(f.Seen, text)

@@ -318,6 +318,26 @@ func TestProvoked(t *testing.T) {
 	}
 }
 
+// TestLocalRemedies checks that nobody is sent to what a local cloud has not.
+func TestLocalRemedies(t *testing.T) {
+	for _, i := range Illnesses() {
+		remedy := i.remedy(true)
+		for _, none := range []string{"console", "gcloud", "audit logs", "Google's support"} {
+			if strings.Contains(remedy, none) {
+				t.Errorf("%s: %s", i.Code, remedy)
+			}
+		}
+		if i.remedy(false) != i.Remedy {
+			t.Errorf("%s has another remedy on Google than docs/doctor.md says", i.Code)
+		}
+	}
+	c := well()
+	c.Local, c.Status.Lost = true, []string{"the bucket"}
+	if r := Examine(c); len(r.Findings) != 1 || strings.Contains(r.Findings[0].Remedy, "Google") {
+		t.Errorf("%+v", r.Findings)
+	}
+}
+
 // TestWell has what resembles an illness, and is none.
 func TestWell(t *testing.T) {
 	for what, change := range map[string]func(*Case){

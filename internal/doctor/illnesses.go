@@ -31,6 +31,7 @@ func Illnesses() []Illness {
 			Sign:   "Google calls a database or Redis FAILED or SUSPENDED",
 			Cause:  "Billing was disabled, the disk is full and may not grow, or Google could not repair it.",
 			Remedy: "See its page in Google's console; when it runs again, instances find it by themselves.",
+			Local:  "The local cloud's log, cloud.log in its directory, says why. Delete the stack and create it again.",
 			find:   func(c *Case) []sight { return seen(c.Status.Broken()...) },
 		},
 		{
@@ -51,6 +52,7 @@ func Illnesses() []Illness {
 			Sign:   "a database, the bucket of files or SECRET_KEY was made to its end, does not exist, and nobody is at work",
 			Cause:  "Somebody deleted it.",
 			Remedy: "See in Google's audit logs who did, and ask Google's support soon whether it can be brought back: a bucket can be, within the days of its soft delete. apply makes it again without what it held, and only if it is named with --recreate.",
+			Local:  "apply makes it again without what it held, and only if it is named with --recreate.",
 			find: func(c *Case) []sight {
 				if c.Status.Lock != nil {
 					return nil
@@ -206,6 +208,7 @@ func Illnesses() []Illness {
 			Sign:   "it runs, the group does nothing with it, and its agent has not reported for ten minutes, or its report cannot be read",
 			Cause:  "The agent does not run, the machine hangs, it cannot reach Google, or guest attributes are forbidden.",
 			Remedy: "Read what the agent wrote last, and the boot log: `gcloud compute instances get-serial-port-output INSTANCE`.", Command: "difyup logs -c agent --since 24h",
+			Local: "Read what the agent wrote last.",
 			find: each(func(c *Case, i *ops.Instance) (string, bool) {
 				switch {
 				case i.Status != "RUNNING" || i.Action != "NONE":
@@ -266,7 +269,8 @@ func Illnesses() []Illness {
 			Sign:   "an instance finds a certificate that none of the store's own authorities signed",
 			Cause:  "The store's authority was rotated and the old one removed before instances had the new one, or somebody stands in between.",
 			Remedy: "Instances fetch authorities every few minutes. If it stays, compare the certificate with Google's console.", Command: "difyup logs -c agent --since 24h",
-			find: saying(storeNames, "a certificate that none of"),
+			Local: "Instances fetch authorities every few minutes. If it stays, somebody stands in between.",
+			find:  saying(storeNames, "a certificate that none of"),
 		},
 		{
 			Code: "tokens", Title: "Containers get no identity", Source: Report, Grave: true,
@@ -413,6 +417,7 @@ func Illnesses() []Illness {
 			Sign:   "a container cannot verify the certificate of one of the stack's stores",
 			Cause:  "It was started before the store's authority was rotated: some read authorities once, when they start.",
 			Remedy: "A new apply with another label, or a rolling restart in Google's console, replaces the instances.", Command: "difyup logs --since 24h",
+			Local: "A new apply with another label replaces the instances.",
 			marks: []mark{{python, []string{"certificate verify failed", ofStore}}, {daemon, []string{"x509: certificate signed by unknown authority"}}},
 		},
 		{
@@ -436,6 +441,7 @@ func Illnesses() []Illness {
 			Sign:   "a container says that a lock is no longer owned",
 			Cause:  "What was done under a lock in Redis took longer than the lock lasts, or Redis failed over meanwhile.",
 			Remedy: "Try again what failed. If it is often so, Redis or the database is too slow: see their load in Google's console.", Command: "difyup logs --since 24h",
+			Local: "Try again what failed. If it is often so, this machine has too much to do.",
 			marks: []mark{{python, []string{"lock that's no longer owned"}}, {python, []string{"LockNotOwnedError"}}},
 		},
 		{

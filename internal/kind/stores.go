@@ -22,7 +22,7 @@ var (
 	SQLDatabases = resource.Of[sqladmin.Database]{Kind: &kindData{
 		Name: "sql.databases", API: SQLAPI, Collection: "projects/{project}/instances/{instance}/databases", List: "items",
 		Update: resource.Patch, Holds: resource.Data, Immutable: []path{"name", "instance", "charset", "collation"},
-		Mark: resource.Marking{Within: "sql.instances"},
+		Mark: resource.Marking{Within: "sql.instances", Delete: "sql databases delete {name} --instance={instance}"},
 	}}
 	SQLUsers = resource.Of[sqladmin.User]{Kind: &kindData{
 		Name: "sql.users", API: SQLAPI, Collection: "projects/{project}/instances/{instance}/users", List: "items",

@@ -84,7 +84,7 @@ func fixed(spec *config.Spec, g *resource.Graph, owner resource.Owner, live map[
 
 // anew says how to have another Redis in place of one. Its name in the stack's zone stays, so that instances find it.
 func anew(redis *resource.Resource) string {
-	return "To give up what is queued in Redis, and to do without it for some ten minutes, delete it by hand; apply makes the new one:\n    " + byHand(redis) + "\n    difyup apply"
+	return "To give up what is queued in Redis, and to do without it for some ten minutes, delete it by hand; apply makes the new one:\n    " + redis.DeleteByHand() + "\n    difyup apply"
 }
 
 // unnamed refuses to delete what holds data only because the file does not name it any more. What a store gave out, as Redis its
@@ -101,7 +101,7 @@ func unnamed(spec *config.Spec, p *plan.Plan, empty func(bucket *resource.Resour
 			faults = append(faults, &fault.Fault{
 				Summary: "Data would be lost",
 				Detail:  fmt.Sprintf("%s is the stack's, holds data, and is not what the file describes any more. `apply` never deletes data.", r.ID()),
-				Remedy:  fmt.Sprintf("Change the file back. To give up the data, which instances that run lose then, delete it by hand and apply again:\n    %s", byHand(r)),
+				Remedy:  fmt.Sprintf("Change the file back. To give up the data, which instances that run lose then, delete it by hand and apply again:\n    %s", r.DeleteByHand()),
 			})
 			continue
 		}
@@ -112,13 +112,13 @@ func unnamed(spec *config.Spec, p *plan.Plan, empty func(bucket *resource.Resour
 		}
 		if p.Live[resource.ID(kind.Buckets.Name+"/"+spec.Storage.Bucket)] != nil {
 			p.Leave(r.ID())
-			p.Notes = append(p.Notes, fmt.Sprintf("%s is not wanted any more, holds files, and stays. To delete it by hand: %s", r.ID(), byHand(r)))
+			p.Notes = append(p.Notes, fmt.Sprintf("%s is not wanted any more, holds files, and stays. To delete it by hand: %s", r.ID(), r.DeleteByHand()))
 			continue
 		}
 		faults = append(faults, &fault.Fault{
 			Summary: "Data would be lost",
 			Detail:  fmt.Sprintf("`storage.bucket` is %s, and the stack's files and keys are in %s. `apply` moves no files, and never deletes them.", spec.Storage.Bucket, r.Leaf()),
-			Remedy:  fmt.Sprintf("Set `storage.bucket` back to %s. To give up the files, which instances that run lose then, delete the bucket by hand and apply again:\n    %s", r.Leaf(), byHand(r)),
+			Remedy:  fmt.Sprintf("Set `storage.bucket` back to %s. To give up the files, which instances that run lose then, delete the bucket by hand and apply again:\n    %s", r.Leaf(), r.DeleteByHand()),
 			At:      spec.At("storage.bucket"),
 		})
 	}

@@ -123,18 +123,29 @@ func (s *Stack) look(ctx context.Context, owned []resource.Ref) ([]resource.Ref,
 func (s *Stack) notOurs(kept []*resource.Resource) error {
 	f := &fault.Fault{Summary: "Not everything was deleted"}
 	f.Detail = fmt.Sprintf("The state named these, but they do not bear the mark of the stack %s. They were left alone, and difyup has forgotten them:", s.opts.Identity.Stack)
-	f.Remedy = "If they are the stack's, delete them by hand:"
+	remedy, with := "", "They are"
 	for _, r := range kept {
 		f.Detail += "\n    " + string(r.ID())
-		f.Remedy += "\n    " + byHand(r)
+		if s.client.Google() || r.DeleteByHand() != "" {
+			remedy += "\n    " + s.byHand(r)
+		}
+	}
+	if remedy != "" {
+		f.Remedy, with = "If they are the stack's, delete them by hand:"+remedy, "\nWhat has no command here is"
+	}
+	if strings.Count(remedy, "\n") < len(kept) {
+		f.Remedy += with + " deleted with all that is in the local cloud:\n    difyup local down"
 	}
 	return f
 }
 
-// byHand says how something is deleted without difyup.
-func byHand(r *resource.Resource) string {
-	if command := r.DeleteByHand(); command != "" {
+// byHand says how something is deleted that difyup leaves alone. A local cloud has no console.
+func (s *Stack) byHand(r *resource.Resource) string {
+	switch command := r.DeleteByHand(); {
+	case command != "":
 		return command
+	case !s.client.Google():
+		return "difyup local down, and with it all that is in the local cloud"
 	}
 	return "in Google's console: " + string(r.ID())
 }

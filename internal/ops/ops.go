@@ -350,7 +350,7 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 			st.Schema = nil // it was of databases that are gone
 		}
 		for _, r := range p.Kept {
-			s.tell("%s is not wanted any more, and is not deleted: it does not bear the stack's mark. To delete it by hand: %s", r.ID(), byHand(r))
+			s.tell("%s is not wanted any more, and is not deleted: it does not bear the stack's mark. To delete it by hand: %s", r.ID(), s.byHand(r))
 		}
 	}
 	if len(p.Steps) == 0 && !destroying {

@@ -28,7 +28,7 @@ type Marking struct {
 	Member bool   // what the stack's own account may do: the stack's by its member
 	Shared bool   // the project's: never deleted
 	Number Path   // its name is global: where a live body shows the number of its project
-	Delete string // gcloud's words for deleting one by hand, with {name}, {project} and {region}; "" = in the console only
+	Delete string // gcloud's words for deleting one by hand, with {name}, {project}, {region} and {instance}; "" = in the console only
 }
 
 // MarkOf gives the stack that a body says it belongs to, or "".
@@ -112,7 +112,7 @@ func (r *Resource) DeleteByHand() string {
 	if r.Kind.Mark.Delete == "" {
 		return ""
 	}
-	params := map[string]string{"name": r.Leaf(), "project": r.Params["project"], "region": r.Params["region"]}
+	params := map[string]string{"name": r.Leaf(), "project": r.Params["project"], "region": r.Params["region"], "instance": r.Params["instance"]}
 	return fmt.Sprintf("gcloud %s --project=%s", Expand(r.Kind.Mark.Delete, params), params["project"])
 }
 
