@@ -99,55 +99,72 @@ func TestContainersTokens(t *testing.T) {
 	upload := func(name string) (string, string) {
 		return "POST", "upload/" + files + "/o?uploadType=media&name=" + name
 	}
-	for _, name := range []string{"privkeys/t/private.pem", "plugin/a", "persistence/b"} {
+	for _, name := range []string{"privkeys/t/private.pem", "plugin/a", "persistence/b", "upload_files/c"} {
 		method, path := upload(name)
 		if code, answer := send(t, info, info.Token, method, path, "x"); code != http.StatusOK {
 			t.Fatalf("%s: %d %v", path, code, answer)
 		}
 	}
+	const key = files + "/o/privkeys%2Ft%2Fprivate.pem"
 	for _, r := range []struct {
-		path              string
-		api, pluginDaemon int
+		request                   string // METHOD PATH [BODY]
+		pluginDaemon, api, worker int    // who asks one after the other
 	}{
-		{"GET " + files, 200, 403},
-		{"GET " + files + "/o", 200, 403},
-		{"GET " + files + "/o?prefix=plugin/", 200, 200},
-		{"GET " + files + "/o?prefix=privkeys/", 200, 403},
-		{"GET " + files + "/o/plugin%2Fa?alt=media", 200, 200},
-		{"GET " + files + "/o/persistence%2Fb?alt=media", 200, 200},
-		{"GET " + files + "/o/privkeys%2Ft%2Fprivate.pem?alt=media", 200, 403},
-		{"POST upload/" + files + "/o?uploadType=media&name=plugin_packages/c", 200, 200},
-		{"POST upload/" + files + "/o?uploadType=media&name=assets/d", 200, 200},
-		{"POST upload/" + files + "/o?uploadType=media&name=upload_files/e", 200, 403},
-		{"POST upload/" + files + "/o?uploadType=media&name=privkeys/t/private.pem", 200, 403},
-		{"DELETE " + files + "/o/plugin%2Fa", 204, 404},
-		{"PATCH " + files, 403, 403},
-		{"GET " + files + "/iam", 403, 403},
-		{"GET storage/v1/b/demo-project-demo-agent/o", 403, 403}, // the instance itself may
-		{"GET storage/v1/b/demo-project-demo-difyup/o/state.json", 403, 403},
-		{"GET storage/v1/b?project=demo-project", 403, 403},
-		{"GET v1/projects/demo-project/secrets/demo-db-password/versions/1:access", 403, 403}, // the instance itself may
-		{"GET v1/projects/demo-project/secrets/demo-secret-key/versions/1:access", 403, 403},
-		{"GET compute/v1/projects/demo-project/global/instanceTemplates", 403, 403},
-		{"GET v1/projects/demo-project", 403, 403},
-		{"GET local/v1/status", 403, 403},
+		{"GET " + files, 403, 200, 200},
+		{"GET " + files + "/o", 403, 200, 200},
+		{"GET " + files + "/o?prefix=plugin/", 200, 200, 200},
+		{"GET " + files + "/o?prefix=p", 403, 200, 200},
+		{"GET " + files + "/o?prefix=privkeys/", 403, 200, 200},
+		{"GET " + files + "/o?prefix=upload_files/", 403, 200, 200},
+		{"GET " + files + "/o/plugin%2Fa?alt=media", 200, 200, 200},
+		{"GET " + files + "/o/persistence%2Fb?alt=media", 200, 200, 200},
+		{"GET " + files + "/o/upload_files%2Fc?alt=media", 403, 200, 200},
+		{"GET " + key, 403, 200, 200},
+		{"GET " + key + "?alt=media", 403, 200, 200},
+		{"POST upload/" + files + "/o?uploadType=media&name=plugin_packages/d", 200, 200, 200},
+		{"POST upload/" + files + "/o?uploadType=media&name=assets/e", 200, 200, 200},
+		{"POST upload/" + files + "/o?uploadType=media&name=upload_files/f", 403, 200, 200},
+		{"POST upload/" + files + "/o?uploadType=media&name=privkeys/t/private.pem", 403, 200, 200},
+		{"POST " + files + "/o/plugin%2Fa/copyTo/b/demo-project-demo-files/o/assets%2Fg", 200, 200, 200},
+		{"POST " + key + "/copyTo/b/demo-project-demo-files/o/plugin%2Fstolen", 403, 200, 200},
+		{"POST " + key + "/rewriteTo/b/demo-project-demo-files/o/plugin%2Fstolen", 403, 200, 200},
+		{"POST " + files + "/o/upload_files%2Fc/rewriteTo/b/demo-project-demo-files/o/plugin%2Fstolen", 403, 200, 200},
+		{"POST " + files + `/o/plugin%2Fstolen/compose {"sourceObjects":[{"name":"privkeys/t/private.pem"}]}`, 403, 200, 200},
+		{"POST " + files + "/o/plugin%2Fa/copyTo/b/demo-project-demo-files/o/privkeys%2Ft%2Fprivate.pem", 403, 200, 200},
+		{"PATCH " + key + ` {"metadata":{"mine":"1"}}`, 403, 200, 200},
+		{"DELETE " + files + "/o/plugin%2Fa", 204, 404, 404},
+		{"DELETE " + key, 403, 204, 404},
+		{"PATCH " + files + ` {"labels":{"mine":"1"}}`, 403, 403, 403},
+		{"DELETE " + files, 403, 403, 403},
+		{"GET " + files + "/iam", 403, 403, 403},
+		{"GET storage/v1/b/demo-project-demo-agent", 403, 403, 403},
+		{"GET storage/v1/b/demo-project-demo-agent/o", 403, 403, 403}, // the instance itself may
+		{"POST upload/storage/v1/b/demo-project-demo-agent/o?uploadType=media&name=plugin/x", 403, 403, 403},
+		{"POST " + files + "/o/persistence%2Fb/copyTo/b/demo-project-demo-agent/o/plugin%2Fx", 403, 403, 403},
+		{"GET storage/v1/b/demo-project-demo-difyup/o", 403, 403, 403},
+		{"GET storage/v1/b/demo-project-demo-difyup/o/state.json", 403, 403, 403},
+		{"GET storage/v1/b?project=demo-project", 403, 403, 403},
+		{`POST storage/v1/b?project=demo-project {"name":"demo-project-mine"}`, 403, 403, 403},
+		{"GET v1/projects/demo-project/secrets", 403, 403, 403},
+		{"GET v1/projects/demo-project/secrets/demo-db-password/versions/1:access", 403, 403, 403}, // the instance itself may
+		{"GET v1/projects/demo-project/secrets/demo-secret-key/versions/1:access", 403, 403, 403},
+		{"GET compute/v1/projects/demo-project/global/instanceTemplates", 403, 403, 403},
+		{"GET compute/v1/projects/demo-project/aggregated/instances", 403, 403, 403},
+		{"GET v1/projects/demo-project/instances", 403, 403, 403},
+		{`POST v2/entries:write {"entries":[]}`, 403, 403, 403},                       // the instance itself may
+		{`POST v3/projects/demo-project/timeSeries {"timeSeries":[]}`, 403, 403, 403}, // and this
+		{"GET v1/projects/demo-project", 403, 403, 403},
+		{"GET local/v1/status", 403, 403, 403},
 	} {
-		method, path, _ := strings.Cut(r.path, " ")
+		words := append(strings.SplitN(r.request, " ", 3), "")
 		for _, of := range []struct {
 			n    dify.Name
 			want int
-		}{{dify.API, r.api}, {dify.PluginDaemon, r.pluginDaemon}} {
-			body := ""
-			if method == "PATCH" {
-				body = `{"labels":{"mine":"1"}}`
-			}
-			if code, answer := send(t, info, tokens[of.n], method, path, body); code != of.want {
-				t.Errorf("with the token of %s %s: %d %v, want %d", of.n, r.path, code, answer, of.want)
+		}{{dify.PluginDaemon, r.pluginDaemon}, {dify.API, r.api}, {dify.Worker, r.worker}} {
+			if code, answer := send(t, info, tokens[of.n], words[0], words[1], words[2]); code != of.want {
+				t.Errorf("with the token of %s %s: %d %v, want %d", of.n, r.request, code, answer, of.want)
 			}
 		}
-	}
-	if code, answer := send(t, info, tokens[dify.Worker], "GET", files+"/o/privkeys%2Ft%2Fprivate.pem", ""); code != http.StatusOK {
-		t.Errorf("the worker may not read a workspace's key: %d %v", code, answer)
 	}
 	if said := s.check(); said != "" {
 		t.Errorf("smoke says:\n%s", said)
