@@ -175,21 +175,27 @@ func agentOf(t *testing.T, dir, name string) int {
 // recreate has Google delete an instance and make it anew.
 func (s *stack) recreate(i localcloud.Instance) {
 	s.t.Helper()
+	s.google(http.MethodPost, s.group(i.Project)+"/recreateInstances", map[string]any{"instances": []string{"zones/" + i.Zone + "/instances/" + i.Name}}, nil)
+}
+
+// group gives the URL of the group of a project's instances.
+func (s *stack) group(project string) string {
+	s.t.Helper()
 	info := s.info()
 	var list struct {
 		Items map[string]struct {
 			Managers []struct{ SelfLink string } `json:"instanceGroupManagers"`
 		}
 	}
-	s.google(http.MethodGet, info.URL+"compute/v1/projects/"+i.Project+"/aggregated/instanceGroupManagers", nil, &list)
+	s.google(http.MethodGet, info.URL+"compute/v1/projects/"+project+"/aggregated/instanceGroupManagers", nil, &list)
 	for _, scope := range list.Items {
 		for _, m := range scope.Managers {
 			_, path, _ := strings.Cut(m.SelfLink, "/compute/v1/")
-			s.google(http.MethodPost, info.URL+"compute/v1/"+path+"/recreateInstances", map[string]any{"instances": []string{"zones/" + i.Zone + "/instances/" + i.Name}}, nil)
-			return
+			return info.URL + "compute/v1/" + path
 		}
 	}
 	s.t.Fatal("there is no group")
+	return ""
 }
 
 // google asks the local cloud as its owner.

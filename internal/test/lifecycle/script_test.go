@@ -112,7 +112,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"edit": edit, "get": get, "meet": meet, "gone": gone, "secretless": secretless, "held": held, "bucket": bucket, "listed": listed, "until": until,
-			"recorded": recorded, "forget": forget, "secret": secret, "environ": environ, "noop": noop, "call": call, "meddle": meddle, "authorities": authorities, "openly": openly, "queued": queued, "bundled": bundled,
+			"recorded": recorded, "forget": forget, "secret": secret, "environ": environ, "noop": noop, "call": call, "meddle": meddle, "authorities": authorities, "openly": openly, "queued": queued, "bundled": bundled, "say": say,
 		},
 	})
 }
