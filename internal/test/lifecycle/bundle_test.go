@@ -21,7 +21,7 @@ import (
 )
 
 // bundled unpacks a bundle into ARCHIVE.d, and checks that it is its owner's alone, holds these files and no others, and none of the
-// stack's secrets, nor the owner's token, however they are written: bundled ARCHIVE FILE...
+// stack's secrets, nor the owner's token, nor a user's in $TOKEN, however they are written: bundled ARCHIVE FILE...
 func bundled(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: bundled ARCHIVE FILE...")
@@ -38,6 +38,9 @@ func bundled(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("there are %d secrets and a token of %d characters to look for", len(secrets), len(i.Token))
 	}
 	secrets["the owner's token"] = i.Token
+	if users := ts.Getenv("TOKEN"); users != "" {
+		secrets["a user's token"] = users
+	}
 	f, err := os.Open(file)
 	ts.Check(err)
 	defer f.Close()
