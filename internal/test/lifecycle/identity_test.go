@@ -151,8 +151,8 @@ func TestContainersTokens(t *testing.T) {
 		{"GET compute/v1/projects/demo-project/global/instanceTemplates", 403, 403, 403},
 		{"GET compute/v1/projects/demo-project/aggregated/instances", 403, 403, 403},
 		{"GET v1/projects/demo-project/instances", 403, 403, 403},
-		{`POST v2/entries:write {"entries":[]}`, 403, 403, 403},                       // the instance itself may
-		{`POST v3/projects/demo-project/timeSeries {"timeSeries":[]}`, 403, 403, 403}, // and this
+		{`POST v2/entries:write {"entries":[{"logName":"projects/demo-project/logs/x","textPayload":"x"}]}`, 403, 403, 403}, // the instance itself may
+		{`POST v3/projects/demo-project/timeSeries {"timeSeries":[]}`, 403, 403, 403},                                       // and this
 		{"GET v1/projects/demo-project", 403, 403, 403},
 		{"GET local/v1/status", 403, 403, 403},
 	} {
