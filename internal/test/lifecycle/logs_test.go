@@ -134,7 +134,10 @@ func TestLogs(t *testing.T) {
 		}
 	}
 	time.Sleep(5 * time.Second)
-	if err := syscall.Kill(-agentOf(t, s.dir, dead.Name), syscall.SIGKILL); err != nil { // the group, in which its services are
+	if pid = agentOf(t, s.dir, dead.Name); pid == 0 { // which would be the test's own group
+		t.Fatalf("on %s runs no agent", dead.Name)
+	}
+	if err := syscall.Kill(-pid, syscall.SIGKILL); err != nil { // the group, in which its services are
 		t.Fatal(err)
 	}
 	status := func() string {
