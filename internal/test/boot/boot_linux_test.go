@@ -621,6 +621,16 @@ func TestBoot(t *testing.T) {
 	if got := run("systemctl", "--failed", "--plain", "--no-legend"); got != "" {
 		t.Errorf("units that failed: %s", got)
 	}
+	// What it took to boot is given back.
+	kib := 0
+	until(t, "the agent takes no more than 40 MiB", func() bool {
+		got := run("sh", "-c", `awk '/^VmRSS:/ { print $2 }' /proc/$(systemctl show --property MainPID --value difyup-agent)/status`)
+		if _, err := fmt.Sscan(got, &kib); err != nil {
+			t.Fatalf("the agent's memory: %v: %s", err, got)
+		}
+		return kib <= 40<<10
+	})
+	t.Logf("the agent takes %.1f MiB, with %d containers", float64(kib)/1024, len(strings.Fields(run("docker", "ps", "--quiet"))))
 
 	closeArchive()
 	w.mu.Lock()
