@@ -30,6 +30,9 @@ const polls = "*perations.*"
 // tries bounds how often a command is given until it goes through faulty answers.
 const tries = 40
 
+// interrupted is the exit code of a command that a signal ended.
+const interrupted = 130
+
 // patience bounds one command.
 const patience = 10 * time.Minute
 
@@ -142,7 +145,7 @@ func live(t *testing.T, m mode, seed uint64, want map[string]string) (told story
 					continue
 				}
 				what := []string{faults.Hang, faults.Hold}[draw.IntN(2)] // done or not when the signal comes
-				hit, err := s.cut(at, what, signal, p.command...)
+				hit, err := s.cut(at, what, signal, m == worst, p.command...)
 				fmt.Fprintf(&tale, "%s: %s at request %d (%s), hit %t\n", p.name, signal, at, what, hit)
 				if err != nil {
 					return fail(p, err)
@@ -153,14 +156,10 @@ func live(t *testing.T, m mode, seed uint64, want map[string]string) (told story
 		n, err := 0, error(nil)
 		for n < tries {
 			n++
-			var out string
-			if out, err = s.run(p.command...); err == nil {
+			if _, err = s.run(p.command...); err == nil {
 				break
 			}
-			if said := accusation(out); said != "" {
-				return fail(p, fmt.Errorf("%q is said, and it is not so:\n%s", said, out))
-			}
-			if m != liar && m != worst {
+			if errors.Is(err, errAccused) || m != liar && m != worst {
 				return fail(p, err)
 			}
 		}
@@ -274,25 +273,34 @@ func (s *stack) command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// errAccused says that a command said what is not so. It is none of the failures that a disturbance justifies.
+var errAccused = errors.New("it is said, and it is not so")
+
+// judge gives the error of a command: how it ended, whether it hung, and what it said that is not so, however it ended.
+func judge(ctx context.Context, out string, err error, args []string) error {
+	said := accusation(out)
+	switch {
+	case ctx.Err() != nil:
+		err = fmt.Errorf("it hangs: %w", ctx.Err())
+	case said != "":
+		err = fmt.Errorf("%q: %w", said, errAccused)
+	case err == nil:
+		return nil
+	}
+	return fmt.Errorf("difyup %s: %w\n%s", strings.Join(args, " "), err, out)
+}
+
 // run gives all that a command says.
 func (s *stack) run(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
 	out, err := s.command(ctx, args...).CombinedOutput()
-	if ctx.Err() != nil {
-		err = fmt.Errorf("it hangs: %w", ctx.Err())
-	}
-	if said := accusation(string(out)); err == nil && said != "" {
-		err = fmt.Errorf("%q is said, and it is not so", said)
-	}
-	if err != nil {
-		return string(out), fmt.Errorf("difyup %s: %w\n%s", strings.Join(args, " "), err, out)
-	}
-	return string(out), nil
+	return string(out), judge(ctx, string(out), err, args)
 }
 
-// cut sends a command a signal while the answer to its n-th request is held back, and says whether it came that far.
-func (s *stack) cut(n int64, what string, signal syscall.Signal, args ...string) (bool, error) {
+// cut sends a command a signal while the answer to its n-th request is held back, and says whether it came that far. By itself the
+// command fails only where it may, and after the signal only because of that.
+func (s *stack) cut(n int64, what string, signal syscall.Signal, mayFail bool, args ...string) (bool, error) {
 	i := s.info()
 	rule, err := i.AddFault(s.t.Context(), faults.Rule{
 		Name: "cut", Surface: faults.API, Caller: "owner", Except: polls, Rate: 1, Skip: n, Next: 1, Faults: []faults.Fault{{What: what}},
@@ -317,16 +325,16 @@ func (s *stack) cut(n int64, what string, signal syscall.Signal, args ...string)
 			if _, clearErr := i.ClearFaults(s.t.Context(), rule.ID, ""); clearErr != nil {
 				return hit, clearErr
 			}
-			said := accusation(out.String())
-			switch {
-			case ctx.Err() != nil:
-				return hit, fmt.Errorf("difyup %s hangs:\n%s", strings.Join(args, " "), out.String())
-			case said != "":
-				return hit, fmt.Errorf("%q is said, and it is not so:\n%s", said, out.String())
+			err = judge(ctx, out.String(), err, args)
+			switch exit := (*exec.ExitError)(nil); {
 			case err == nil && hit && signal == syscall.SIGKILL:
 				return hit, errors.New("a killed command says that it succeeded")
+			case err == nil, errors.Is(err, errAccused), !errors.As(err, &exit):
+				return hit, err
+			case hit && !exit.Exited(), hit && signal != syscall.SIGKILL && exit.ExitCode() == interrupted, mayFail:
+				return hit, nil
 			}
-			return hit, nil
+			return hit, fmt.Errorf("by itself: %w", err)
 		case <-time.After(2 * time.Millisecond):
 		}
 		if hit {
@@ -355,10 +363,8 @@ func (s *stack) reset(at, n int64, seed uint64, args ...string) error {
 	if err != nil {
 		return err
 	}
-	if out, err := s.run(args...); err != nil {
-		if said := accusation(out); said != "" {
-			return fmt.Errorf("%q is said, and it is not so:\n%s", said, out)
-		}
+	if _, err := s.run(args...); errors.Is(err, errAccused) || errors.Is(err, context.DeadlineExceeded) {
+		return err
 	}
 	_, err = s.info().ClearFaults(s.t.Context(), rule.ID, "")
 	return err

@@ -6,9 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
 	"maps"
+	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -17,16 +23,37 @@ import (
 	"github.com/difyup/difyup/internal/localcloud"
 )
 
-// accusations are sentences that nothing in a campaign justifies: there is one run at a time, nobody else, and no bug that
-// is known.
+// accusations are sentences of difyup's that nothing in a campaign justifies: there is one run at a time, nobody else, and no bug
+// that is known. TestAccusations holds them against the source.
 var accusations = []string{
-	"Another run holds the lock", "was changed by somebody else", "the lock was lost", "A name is taken", "belongs to somebody else", "The cloud has changed",
-	"This is a bug", "panic:", "goroutine ", "nil pointer", "runtime error", "A resource disappeared", "written by a newer difyup",
+	// of the lock
+	"Another run holds the lock", "The lock cannot be read", "the lock was lost", "was written by another run", "The lock must have been broken",
+	// of the state
+	"The state was changed by another run", "The state is another stack's", "The state contradicts itself", "The state cannot be read", "The state has an unknown format",
+	"The state was written by a newer difyup", "The state's bucket is in another project", "The state's bucket does not bear the stack's mark",
+	"the state could not be read", "the state is lost", "it is not what difyup writes", "is not what difyup writes",
+	"Somebody copied it here", "Somebody else wrote it", "it was made by a newer difyup", "The state is incomplete",
+	// of what is in the cloud
+	"A name is taken", "exists in another project", "does not bear the mark of the stack", "do not bear the mark of the stack", "it does not bear the stack's mark",
+	"Not everything was deleted", "Something of the stack is left", "A resource disappeared", "Somebody deleted", "Data of the stack are gone", "The cloud has changed",
+	"A secret got another version than planned", "somebody else added meanwhile", "A resource from an interrupted run cannot be updated", "somebody took them away",
+	"could not be seen, because they are not enabled",
+	// of itself
+	"This is a bug",
 }
+
+// crashes is what the language says of a bug.
+var crashes = []string{"panic:", "goroutine ", "nil pointer", "runtime error"}
+
+// accusing is what a sentence has that accuses somebody, and innocent are those of difyup's that have it and accuse nobody.
+var (
+	accusing = regexp.MustCompile(`(?i)somebody |another (run|stack|project)|not bear|newer difyup|not what difyup writes|is a bug`)
+	innocent = []string{"take over the lock of another run", "of a resource that somebody deleted", "in another stack."}
+)
 
 // accusation gives the first of these sentences in a text, "" for none.
 func accusation(text string) string {
-	for _, words := range accusations {
+	for _, words := range slices.Concat(accusations, crashes) {
 		if strings.Contains(text, words) {
 			return words
 		}
@@ -178,4 +205,53 @@ func TestAccusation(t *testing.T) {
 	if got := accusation("✓ created compute.networks/demo-net\n"); got != "" {
 		t.Errorf("got %q", got)
 	}
+}
+
+// TestAccusations checks that what is looked for is what difyup says, word for word, and that it says nothing of the kind that is not
+// looked for.
+func TestAccusations(t *testing.T) {
+	var said []string
+	for _, dir := range []string{"apply", "cli", "diff", "gcp", "kind", "ops", "plan", "resource", "state", "topology"} {
+		said = append(said, literals(t, filepath.Join("../..", dir))...)
+	}
+	for _, words := range slices.Concat(accusations, innocent) {
+		if !slices.ContainsFunc(said, func(s string) bool { return strings.Contains(s, words) }) {
+			t.Errorf("difyup does not say %q", words)
+		}
+	}
+	for _, s := range said {
+		if accusing.MatchString(s) && accusation(s) == "" && !slices.ContainsFunc(innocent, func(words string) bool { return strings.Contains(s, words) }) {
+			t.Errorf("%q is neither looked for nor innocent", s)
+		}
+	}
+}
+
+// literals gives the texts in the programs below a directory, tests apart.
+func literals(t *testing.T, dir string) []string {
+	t.Helper()
+	var all []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING {
+				text, err := strconv.Unquote(lit.Value)
+				if err != nil {
+					t.Errorf("%s: %v", path, err)
+				}
+				all = append(all, text)
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
