@@ -53,10 +53,14 @@ type Client struct {
 	numberMu sync.Mutex             // held while the number is asked for
 	number   atomic.Pointer[string] // the project's number, once known
 
-	enabled     sync.Map // by API.Name: services that this run enabled
+	enabled     sync.Map // by API.Name: services that this run enabled, or found not to know yet that they are
+	lately      sync.Map // by API.Name: services that a run before this one may have enabled, a short time ago
 	disabled    sync.Map // by API.Name: services that were asked and are not enabled, so that what is there cannot be seen
 	madeAccount atomic.Bool
-	unnamed     atomic.Bool // the project may not be named as the one that uses the services
+	servicesMu  sync.Mutex      // held while Service Usage is asked
+	services    map[string]bool // by API.Name: those that it calls enabled; nil until it was asked
+	ahead       atomic.Int64    // by how many nanoseconds the server's clock is ahead of this machine's
+	unnamed     atomic.Bool     // the project may not be named as the one that uses the services
 }
 
 // New makes a client. On Google it needs application default credentials and says how to get them.
@@ -191,6 +195,7 @@ func (c *Client) Do(ctx context.Context, call Call) error {
 		}
 		header, err := c.once(ctx, call, target, body, contentType, named)
 		if err == nil {
+			c.learnTime(header)
 			if call.Header != nil {
 				*call.Header = header
 			}
@@ -378,6 +383,70 @@ func takesRequestID(call Call) bool {
 // Enabled tells the client that this run enabled a service, so that its first refusals are worth a retry.
 func (c *Client) Enabled(service string) {
 	c.enabled.Store(strings.TrimSuffix(service, ".googleapis.com"), true)
+}
+
+// EnabledLately tells it that a run before this one wanted to enable a service a short time ago. Whether it came to that is for
+// Service Usage to say.
+func (c *Client) EnabledLately(service string) {
+	c.lately.Store(strings.TrimSuffix(service, ".googleapis.com"), true)
+}
+
+// fresh says whether a service was enabled a short time ago.
+func (c *Client) fresh(ctx context.Context, name string) bool {
+	if _, ours := c.enabled.Load(name); ours {
+		return true
+	}
+	_, lately := c.lately.Load(name)
+	return lately && c.isEnabled(ctx, name)
+}
+
+// enabledThough says whether the service that was called is enabled in the stack's project, though it answered as if it were not:
+// then it was enabled a short time ago, by whomever.
+func (c *Client) enabledThough(ctx context.Context, call Call, e *Error) bool {
+	name := call.API.Name
+	if _, ours := c.enabled.Load(name); ours {
+		return true
+	}
+	number := c.number.Load()
+	if number == nil || call.API == kind.ServiceUsageAPI { // the number itself can be had elsewhere
+		return false
+	}
+	here := e.Project == c.opts.Project || e.Project == *number
+	if e.Project == "" {
+		here = !e.Disabled() || !c.unnamed.Load() // else perhaps in the project of the credentials
+	}
+	if !here || !c.isEnabled(ctx, name) {
+		return false
+	}
+	c.enabled.Store(name, true)
+	return true
+}
+
+// isEnabled asks Service Usage, once, which services the project has enabled. What nobody may know is not enabled.
+func (c *Client) isEnabled(ctx context.Context, name string) bool {
+	c.servicesMu.Lock()
+	defer c.servicesMu.Unlock()
+	if c.services == nil {
+		items, err := c.List(ctx, kind.Services.Kind, "projects/"+c.opts.Project+"/services", url.Values{"filter": {"state:ENABLED"}, "pageSize": {"200"}})
+		if err != nil && ctx.Err() != nil {
+			return false
+		}
+		c.services = map[string]bool{}
+		for _, item := range items {
+			full, _ := item["name"].(string)
+			c.services[strings.TrimSuffix(full[strings.LastIndexByte(full, '/')+1:], ".googleapis.com")] = true
+		}
+	}
+	return c.services[name]
+}
+
+// Now is the time by the server's clock, as far as an answer told it.
+func (c *Client) Now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
+
+func (c *Client) learnTime(header http.Header) {
+	if t, err := http.ParseTime(header.Get("Date")); err == nil {
+		c.ahead.Store(int64(time.Until(t)))
+	}
 }
 
 // MadeAccount tells the client that this run made a service account.

@@ -374,6 +374,9 @@ func TestWhoseQuota(t *testing.T) {
 				s := &script{lines: append([]string{number}, tc.lines...)}
 				var named []string
 				c, err := gcp.New(t.Context(), gcp.Options{Project: "p", Endpoint: tc.endpoint, HTTP: &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+					if strings.HasSuffix(r.URL.Path, "/services") { // what is enabled is asked besides
+						return (&script{lines: []string{"200 {}"}}).RoundTrip(r)
+					}
 					named = append(named, r.Header.Get("X-Goog-User-Project"))
 					return s.RoundTrip(r)
 				})}})

@@ -76,7 +76,7 @@ func (c *Client) waitCompute(ctx context.Context, call Call, op map[string]any) 
 		var next map[string]any
 		wait := Call{API: call.API, Method: http.MethodPost, Path: path + "/wait", Out: &next, For: call.For, Once: true}
 		err := c.Do(ctx, wait)
-		if err != nil && ctx.Err() == nil && c.judge(wait, err) != nil {
+		if err != nil && ctx.Err() == nil && c.judge(ctx, wait, err) != nil {
 			next = nil
 			err = c.Do(ctx, Call{API: call.API, Method: http.MethodGet, Path: path, Out: &next, For: call.For})
 		}

@@ -21,7 +21,7 @@ type patience struct {
 // again waits, and says so, until a call that failed may be sent once more. It gives the error to end with when the
 // failure is none that passes by itself, or did not in time.
 func (c *Client) again(ctx context.Context, call Call, failed error, p *patience) error {
-	r := c.judge(call, failed)
+	r := c.judge(ctx, call, failed)
 	if r == nil || call.Once || ctx.Err() != nil {
 		return failed
 	}
@@ -59,7 +59,7 @@ func (c *Client) end(r *rule, call Call, failed error) error {
 }
 
 // judge gives the rule by which a call that failed may be sent again, nil for none.
-func (c *Client) judge(call Call, failed error) *rule {
+func (c *Client) judge(ctx context.Context, call Call, failed error) *rule {
 	if errors.Is(failed, context.Canceled) || isFault(failed) {
 		return nil
 	}
@@ -83,7 +83,7 @@ func (c *Client) judge(call Call, failed error) *rule {
 	default:
 		return nil
 	}
-	i := slices.IndexFunc(rules, func(r rule) bool { return r.matches(at, call, e, c) })
+	i := slices.IndexFunc(rules, func(r rule) bool { return r.matches(at, call, e, c) && c.meets(ctx, r.only, call, e) })
 	if i < 0 {
 		return nil
 	}
@@ -95,28 +95,10 @@ func isFault(err error) bool {
 	return errors.As(err, &f)
 }
 
-// matches says whether a rule speaks of a failure. E is nil where nothing was answered.
+// matches says whether a rule speaks of a failure, its condition apart. E is nil where nothing was answered.
 func (r *rule) matches(at place, call Call, e *Error, c *Client) bool {
 	if !slices.Contains(r.in, at) || len(r.service) > 0 && !slices.Contains(r.service, call.API.Name) || r.method != "" && r.method != call.Method {
 		return false
-	}
-	switch r.only {
-	case enabled:
-		if _, ours := c.enabled.Load(call.API.Name); !ours {
-			return false
-		}
-	case newAccount:
-		if !c.madeAccount.Load() {
-			return false
-		}
-	case operation:
-		if !isOperation(call.Path) {
-			return false
-		}
-	case atGoogle, atEndpoint:
-		if (c.opts.Endpoint == "") != (r.only == atGoogle) {
-			return false
-		}
 	}
 	if e == nil {
 		return len(r.code) == 0 && len(r.reason) == 0 && len(r.text) == 0
@@ -124,6 +106,23 @@ func (r *rule) matches(at place, call Call, e *Error, c *Client) bool {
 	return (len(r.code) == 0 || slices.Contains(r.code, e.Code)) &&
 		(len(r.reason) == 0 || slices.Contains(r.reason, e.Reason)) && !slices.Contains(r.except, e.Reason) &&
 		(len(r.text) == 0 || slices.ContainsFunc(r.text, func(t string) bool { return like(e.Message, strings.ReplaceAll(t, "PROJECT_ID", c.opts.Project)) }))
+}
+
+// meets says whether a rule's condition holds for a call that failed. For some it asks Service Usage.
+func (c *Client) meets(ctx context.Context, only when, call Call, e *Error) bool {
+	switch only {
+	case fresh:
+		return c.fresh(ctx, call.API.Name)
+	case enabled:
+		return c.enabledThough(ctx, call, e)
+	case newAccount:
+		return c.madeAccount.Load()
+	case operation:
+		return isOperation(call.Path)
+	case atGoogle, atEndpoint:
+		return (c.opts.Endpoint == "") == (only == atGoogle)
+	}
+	return true
 }
 
 // like says whether the parts of a pattern, between its stars, are in s one after another.

@@ -21,7 +21,8 @@ type when string
 
 const (
 	always     when = ""
-	enabled    when = "enabled"   // this run enabled the service that was called
+	fresh      when = "fresh"     // the service that was called was enabled a short time ago
+	enabled    when = "enabled"   // it is enabled, as Service Usage says, however it answers
 	newAccount when = "account"   // this run made a service account
 	atGoogle   when = "google"    // no endpoint of the caller's is set
 	atEndpoint when = "endpoint"  // one is: a local cloud
@@ -59,7 +60,7 @@ var (
 
 	noService = &advice{
 		summary: "A service that was just enabled is not ready",
-		detail:  "This run enabled SERVICE.googleapis.com, and Google still answers as if it were not: CAUSE.",
+		detail:  "SERVICE.googleapis.com is enabled, and Google still answers as if it were not: CAUSE.",
 		remedy:  "Wait a few minutes, then apply again to continue:\n    difyup apply",
 	}
 	noAgent = &advice{
@@ -119,7 +120,7 @@ var rules = []rule{
 		say: "CAUSE", never: notGoogle,
 	},
 	{
-		name: "a service this run enabled", source: "TPG#3697 and the text of the error: wait a few minutes for the action to propagate",
+		name: "a service that is enabled", source: "TPG#3697 and the text of the error: wait a few minutes for the action to propagate",
 		in: anywhere, code: []int{http.StatusForbidden}, reason: []string{"SERVICE_DISABLED", "accessNotConfigured"}, only: enabled,
 		within: 5 * time.Minute, first: 200 * time.Millisecond, most: 5 * time.Second,
 		say: "the API was just enabled and is not ready everywhere", never: noService,
@@ -151,7 +152,7 @@ var rules = []rule{
 	},
 	{
 		name: "Service Networking right after it was enabled", source: "TPG#7404: PERMISSION_DENIED in the first minutes",
-		in: anywhere, service: []string{"servicenetworking"}, reason: []string{"PERMISSION_DENIED", "forbidden", "AUTH_PERMISSION_DENIED"}, only: enabled,
+		in: anywhere, service: []string{"servicenetworking"}, reason: []string{"PERMISSION_DENIED", "forbidden", "AUTH_PERMISSION_DENIED"}, only: fresh,
 		within: 5 * time.Minute, first: time.Second, most: 10 * time.Second,
 		say: "Service Networking was just enabled and is not ready everywhere", never: noAgent,
 	},

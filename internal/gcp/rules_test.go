@@ -33,12 +33,17 @@ type always struct {
 	line  string
 	until int // number of bad answers; 0 for ever
 	asked int
+
+	enabled string // the service that Service Usage calls enabled; it is not counted that it was asked
+	usage   int    // how often it was
 }
 
 func (a *always) RoundTrip(r *http.Request) (*http.Response, error) {
-	a.asked++
 	line := a.line
-	if a.until > 0 && a.asked > a.until {
+	if strings.HasSuffix(r.URL.Path, "/services") {
+		a.usage++
+		line = fmt.Sprintf(`200 {"services":[{"name":"projects/1/services/%s.googleapis.com"}]}`, a.enabled)
+	} else if a.asked++; a.until > 0 && a.asked > a.until {
 		line = "200 {}"
 	}
 	status, body, _ := strings.Cut(line, " ")
@@ -93,6 +98,8 @@ type world struct {
 	path    string // "" is one of some things
 	line    string
 	enabled string // by this run
+	lately  string // by one before it, perhaps
+	on      string // as Service Usage says
 	account bool   // made by this run
 	google  bool   // no endpoint is set
 }
@@ -113,7 +120,7 @@ func (w world) call() gcp.Call {
 func (w world) run(t *testing.T, until int) (said []string, took time.Duration, asked int, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		a := &always{line: w.line, until: until}
+		a := &always{line: w.line, until: until, enabled: w.on}
 		o := gcp.Options{Project: "p", HTTP: &http.Client{Transport: a}, Events: func(e event.Event) {
 			what, _, _ := strings.Cut(e.Detail, "; again in ")
 			said = append(said, string(e.Phase)+" "+e.ID+" "+what)
@@ -125,8 +132,14 @@ func (w world) run(t *testing.T, until int) (said []string, took time.Duration, 
 		if newErr != nil {
 			t.Fatal(newErr)
 		}
+		if w.on != "" {
+			c.LearnProjectNumber("1")
+		}
 		if w.enabled != "" {
 			c.Enabled(w.enabled + ".googleapis.com")
+		}
+		if w.lately != "" {
+			c.EnabledLately(w.lately + ".googleapis.com")
 		}
 		if w.account {
 			c.MadeAccount()
@@ -134,6 +147,9 @@ func (w world) run(t *testing.T, until int) (said []string, took time.Duration, 
 		began := time.Now()
 		_, err = c.Mutate(t.Context(), w.call())
 		took, asked = time.Since(began), a.asked
+		if a.usage > 1 {
+			t.Errorf("Service Usage was asked %d times", a.usage)
+		}
 	})
 	return said, took, asked, err
 }
@@ -149,6 +165,7 @@ func TestRules(t *testing.T) {
 		subnetText   = "Failed to create subnetwork. Please create Service Networking connection with service 'servicenetworking.googleapis.com' from consumer project '1' network 'n' again."
 		inUse        = "The network resource 'n' is already being used by 'f'"
 		credentials  = "Request had invalid authentication credentials. Expected OAuth 2 access token"
+		elsewhere    = `403 {"error":{"code":403,"message":"not used","details":[{"reason":"SERVICE_DISABLED","metadata":{"consumer":"projects/7"}}]}}`
 		noRight      = "Required 'compute.globalAddresses.list' permission for 'projects/1'"
 	)
 	var (
@@ -170,10 +187,12 @@ func TestRules(t *testing.T) {
 			{api: compute, line: "200 <html>\x1b[31mlogin here: hunter2</html>"}, {api: sql, line: "200 <html>page</html>", google: true},
 		}, "the answer (HTTP 200) is no JSON (", []string{"Something else answers in Google's place", "text/html"}, []world{{api: compute, line: `200 ["a list"]`}}},
 		{
-			"a service this run enabled",
+			"a service that is enabled",
 			[]world{
 				{api: compute, line: newer(403, "PERMISSION_DENIED", "SERVICE_DISABLED", disabledText), enabled: "compute"},
 				{api: redis, line: refusal(403, "accessNotConfigured", disabledText), enabled: "redis"},
+				{api: compute, line: newer(403, "PERMISSION_DENIED", "SERVICE_DISABLED", disabledText), on: "compute"},
+				{api: compute, line: newer(403, "PERMISSION_DENIED", "SERVICE_DISABLED", disabledText), lately: "compute", on: "compute", google: true},
 			},
 			"the API was just enabled and is not ready everywhere",
 			[]string{"A service that was just enabled is not ready", disabledText, "difyup apply"},
@@ -181,6 +200,10 @@ func TestRules(t *testing.T) {
 				{api: compute, line: newer(403, "PERMISSION_DENIED", "SERVICE_DISABLED", disabledText)},
 				{api: compute, line: newer(403, "PERMISSION_DENIED", "SERVICE_DISABLED", disabledText), enabled: "redis"},
 				{api: compute, line: newer(403, "PERMISSION_DENIED", "", "no right"), enabled: "compute"},
+				{api: compute, line: newer(403, "PERMISSION_DENIED", "SERVICE_DISABLED", disabledText), lately: "compute", on: "redis"}, // it did not come to that
+				{api: compute, line: newer(403, "PERMISSION_DENIED", "", "no right"), on: "compute", lately: "compute"},
+				{api: compute, line: elsewhere, on: "compute"},
+				{api: usage, line: newer(403, "PERMISSION_DENIED", "SERVICE_DISABLED", disabledText), on: "serviceusage"},
 			},
 		},
 		{
@@ -188,12 +211,14 @@ func TestRules(t *testing.T) {
 			[]world{
 				{api: compute, line: refusal(404, "notFound", "The resource 'projects/p' was not found"), enabled: "compute"},
 				{api: compute, line: refusal(404, "notFound", "Failed to find project p"), enabled: "compute"},
+				{api: compute, line: refusal(404, "notFound", "Failed to find project p"), on: "compute"},
 			},
 			"Compute Engine was just enabled and does not know the project everywhere",
 			[]string{"A service that was just enabled is not ready", "The resource 'projects/p' was not found"},
 			[]world{
 				{api: compute, line: refusal(404, "notFound", "The resource 'projects/p' was not found")},
 				{api: compute, line: refusal(404, "notFound", "The resource 'projects/p/global/networks/n' was not found"), enabled: "compute"},
+				{api: compute, line: refusal(404, "notFound", "The resource 'projects/p/global/networks/n' was not found"), on: "compute"},
 				{api: sql, line: refusal(404, "notFound", "The resource 'projects/p' was not found"), enabled: "sqladmin"},
 			},
 		},
@@ -219,10 +244,13 @@ func TestRules(t *testing.T) {
 		},
 		{
 			"Service Networking right after it was enabled",
-			[]world{{api: sn, line: newer(403, "PERMISSION_DENIED", "", "The caller does not have permission"), enabled: "servicenetworking"}, {api: sn, line: longFailed(7, "Denied"), enabled: "servicenetworking"}},
+			[]world{{api: sn, line: newer(403, "PERMISSION_DENIED", "", "The caller does not have permission"), enabled: "servicenetworking"}, {api: sn, line: longFailed(7, "Denied"), enabled: "servicenetworking"},
+				{api: sn, line: newer(403, "PERMISSION_DENIED", "", "The caller does not have permission"), lately: "servicenetworking", on: "servicenetworking"}},
 			"Service Networking was just enabled and is not ready everywhere", []string{agentRole},
 			[]world{
 				{api: sn, line: newer(403, "PERMISSION_DENIED", "", "The caller does not have permission")},
+				{api: sn, line: newer(403, "PERMISSION_DENIED", "", "The caller does not have permission"), on: "servicenetworking"}, // since long
+				{api: sn, line: newer(403, "PERMISSION_DENIED", "", "The caller does not have permission"), lately: "servicenetworking"},
 				{api: kind.SecretManagerAPI, line: newer(403, "PERMISSION_DENIED", "", "The caller does not have permission"), enabled: "secretmanager"},
 			},
 		},

@@ -37,6 +37,7 @@ type file struct {
 	Intent     json.RawMessage   `json:"intent,omitempty"`
 	Schema     json.RawMessage   `json:"schema,omitempty"`
 	Pins       []json.RawMessage `json:"pins,omitempty"`
+	Enabled    []json.RawMessage `json:"enabled,omitempty"`
 	Unfinished bool              `json:"unfinished,omitempty"` // version 1's
 }
 
@@ -111,6 +112,13 @@ func (s *Store) decode(raw []byte) (*State, error) {
 			return nil, broken(err)
 		}
 		st.Pins = append(st.Pins, p)
+	}
+	for _, item := range f.Enabled {
+		var e Enabled
+		if e.extra, err = take(item, &e); err != nil {
+			return nil, broken(err)
+		}
+		st.Enabled = append(st.Enabled, e)
 	}
 	if given(f.Schema) {
 		st.Schema = &Schema{}
@@ -205,6 +213,13 @@ func (st *State) encode() ([]byte, error) {
 			return nil, err
 		}
 		f.Pins = append(f.Pins, raw)
+	}
+	for _, e := range st.Enabled {
+		raw, err := give(e, e.extra)
+		if err != nil {
+			return nil, err
+		}
+		f.Enabled = append(f.Enabled, raw)
 	}
 	if st.Schema != nil {
 		if f.Schema, err = give(st.Schema, st.Schema.extra); err != nil {

@@ -26,7 +26,7 @@ func written(b *bucket, run string) string {
 func TestUnknownFieldsAreKept(t *testing.T) {
 	s, b := open(t)
 	ctx := t.Context()
-	b.put(stateObject, `{"version": 2, "serial": 6, "stack": "demo", "project": "p", "pins": [{"tag": "api:1", "platform": "linux/amd64", "digest": "sha256:1", "seen": 1}], "names": ["x", 1.0],
+	b.put(stateObject, `{"version": 2, "serial": 6, "stack": "demo", "project": "p", "pins": [{"tag": "api:1", "platform": "linux/amd64", "digest": "sha256:1", "seen": 1}], "enabled": [{"service": "dns.googleapis.com", "at": "2026-11-24T00:00:00Z", "why": "y"}], "names": ["x", 1.0],
 		"owned": [{"id": "compute.networks/n", "kind": "compute.networks", "name": "n", "params": {"project": "p"}, "made": "2027-01-01", "a": [1, {"b": null}]},
 			{"id": "compute.networks/m", "kind": "compute.networks", "name": "m", "params": {"project": "p"}}],
 		"history": [{"at": "2026-11-24T00:00:00Z", "by": "me", "command": "upgrade", "version": "9", "created": 1, "updated": 0, "deleted": 0, "failed": 0, "from": "1.17"}],
@@ -99,6 +99,13 @@ func TestUnknownFieldsAreKept(t *testing.T) {
       "seen": 1
     }
   ],
+  "enabled": [
+    {
+      "service": "dns.googleapis.com",
+      "at": "2026-11-24T00:00:00Z",
+      "why": "y"
+    }
+  ],
   "names": [
     "x",
     1.0
@@ -113,6 +120,41 @@ func TestUnknownFieldsAreKept(t *testing.T) {
 	st.Intent = nil
 	if err := s.Write(ctx, st); err != nil || strings.Contains(written(b, s.run), "intent") {
 		t.Errorf("the intent is not taken back, %v", err)
+	}
+}
+
+// TestEnabled checks that services count as enabled lately for ten minutes, and are forgotten then.
+func TestEnabled(t *testing.T) {
+	s, b := open(t)
+	b.exists = true
+	now := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
+	st, err := s.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.Enable([]string{"compute", "dns"}, now)
+	st.Enable([]string{"dns"}, now.Add(6*time.Minute))
+	if err := s.Write(t.Context(), st); err != nil {
+		t.Fatal(err)
+	}
+	if st, err = s.Read(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for after, want := range map[time.Duration][]string{
+		-time.Minute: {"compute", "dns"}, 9 * time.Minute: {"compute", "dns"}, 11 * time.Minute: {"dns"}, 17 * time.Minute: nil,
+	} {
+		if got := st.Lately(now.Add(after)); !slices.Equal(got, want) {
+			t.Errorf("after %s: %q, want %q", after, got, want)
+		}
+	}
+	if st.Enable(nil, now.Add(11*time.Minute)); len(st.Enabled) != 1 {
+		t.Errorf("kept: %v", st.Enabled)
+	}
+	if st.Enable(nil, now.Add(time.Hour)); len(st.Enabled) != 0 {
+		t.Errorf("kept for ever: %v", st.Enabled)
+	}
+	if err := s.Write(t.Context(), st); err != nil || strings.Contains(written(b, s.run), "enabled") {
+		t.Errorf("written: %s, %v", written(b, s.run), err)
 	}
 }
 

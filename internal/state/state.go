@@ -31,8 +31,9 @@ type State struct {
 	History []Run
 	Intent  *Intent // of a run that is at work, or that did not end well and may have left operations running
 
-	Pins   []Pin
-	Schema *Schema // what the databases were migrated to, as far as is known
+	Pins    []Pin
+	Schema  *Schema   // what the databases were migrated to, as far as is known
+	Enabled []Enabled // services that the last runs set out to enable
 
 	version  int    // of the format it was read in; 0 when there was none
 	run      string // that wrote it last
@@ -74,6 +75,41 @@ type Schema struct {
 	At      time.Time `json:"at,omitzero"`       // when it was recorded
 
 	extra fields
+}
+
+// fresh is how long after it was enabled a service may answer as if it were not.
+const fresh = 10 * time.Minute
+
+// Enabled is a service that a run set out to enable.
+type Enabled struct {
+	Service string    `json:"service"` // "compute.googleapis.com"
+	At      time.Time `json:"at"`      // by the server's clock
+
+	extra fields
+}
+
+// Enable notes services that are about to be enabled, and forgets those that were long ago.
+func (st *State) Enable(services []string, now time.Time) {
+	now = now.UTC().Truncate(time.Second)
+	st.Enabled = slices.DeleteFunc(slices.Clone(st.Enabled), func(e Enabled) bool { return !e.lately(now) || slices.Contains(services, e.Service) })
+	for _, s := range services {
+		st.Enabled = append(st.Enabled, Enabled{Service: s, At: now})
+	}
+}
+
+// Lately gives the services that a run set out to enable a short time ago.
+func (st *State) Lately(now time.Time) []string {
+	var names []string
+	for _, e := range st.Enabled {
+		if e.lately(now) {
+			names = append(names, e.Service)
+		}
+	}
+	return names
+}
+
+func (e Enabled) lately(now time.Time) bool {
+	return now.Sub(e.At).Abs() < fresh // clocks differ, but not by so much
 }
 
 // Run is one entry of the history.
