@@ -81,11 +81,15 @@ func (s *Stack) Graph() *resource.Graph { return s.graph }
 // Requests counts the HTTP requests so far.
 func (s *Stack) Requests() int64 { return s.client.Requests() }
 
-// read gives the state. With it comes the project's number, for which only a stack without a state asks by itself.
+// read gives the state. With it comes the project's number, for which only a stack without a state asks by itself; and the client is
+// told what was enabled a short time ago.
 func (s *Stack) read(ctx context.Context) (*state.State, error) {
 	st, err := s.store.Read(ctx)
 	if err != nil {
 		return nil, err
+	}
+	for _, service := range st.Lately(s.client.Now()) {
+		s.client.EnabledLately(service)
 	}
 	_, err = s.client.ProjectNumber(ctx)
 	return st, err
@@ -131,26 +135,11 @@ func (s *Stack) plan(ctx context.Context, st *state.State) (*plan.Plan, error) {
 	if p == nil {
 		return nil, faults
 	}
-	for _, step := range p.Steps {
-		var changed []resource.Path
-		switch step.Action {
-		case plan.Create:
-		case plan.Update:
-			for _, f := range step.Changes {
-				changed = append(changed, f.Path)
-			}
-		default:
-			continue
-		}
-		refused, err := s.client.Refused(ctx, step.Res, changed)
-		if err != nil {
-			return nil, err
-		}
-		for _, r := range refused {
-			r.Fault.At = s.opts.Spec.At(topology.Option(s.opts.Spec, step.ID, r.Path))
-			faults = append(faults, r.Fault)
-		}
+	refused, err := s.refused(ctx, p)
+	if err != nil {
+		return nil, err
 	}
+	faults = append(faults, refused...)
 	change, err := s.release(ctx, p, st)
 	var older *fault.Fault
 	switch {
@@ -161,7 +150,7 @@ func (s *Stack) plan(ctx context.Context, st *state.State) (*plan.Plan, error) {
 	}
 	p.Release, p.Lost = change, s.lost(p, st)
 	if len(faults) > 0 {
-		slices.SortStableFunc(faults, func(a, b *fault.Fault) int { return cmp.Compare(a.At.Line, b.At.Line) })
+		slices.SortStableFunc(faults, byLine)
 		return nil, faults
 	}
 	return p, nil
@@ -364,10 +353,11 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 	}
 	st.Owned = owned
 	s.store.Intend(st, o.Command, o.Args, s.opts.Version)
+	st.Enable(missing(p), s.client.Now())
 	if err := s.store.Write(held, st); err != nil {
 		return res, err
 	}
-	done, runErr := apply.Run(held, p, apply.NewSteps(s.client, p), parallel, s.opts.Events)
+	done, runErr := apply.Run(held, p, s.checked(p, apply.NewSteps(s.client, p)), parallel, s.opts.Events)
 	res.count(p, done)
 	st.Owned = left(p, owned, done)
 	if destroying && runErr == nil {

@@ -21,6 +21,8 @@ import (
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/gcp"
 	"github.com/difyup/difyup/internal/kind"
+	"github.com/difyup/difyup/internal/localcloud"
+	"github.com/difyup/difyup/internal/localcloud/faults"
 	"github.com/difyup/difyup/internal/ops"
 	"github.com/difyup/difyup/internal/plan"
 	"github.com/difyup/difyup/internal/resource"
@@ -40,6 +42,7 @@ type place struct {
 	url    string
 	token  string
 	client *gcp.Client
+	info   localcloud.Info
 
 	digest func(ctx context.Context, image, platform string) (string, error) // of the stacks that are opened
 	edit   func(*config.Spec)
@@ -58,9 +61,16 @@ func newPlace(t *testing.T, without ...string) *place {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	p := &place{t: t, url: info.URL, token: info.Token, client: c}
-	p.call(kind.ServiceUsageAPI, http.MethodPost, "projects/"+project+"/services:batchEnable", nil, map[string]any{"serviceIds": slices.DeleteFunc(topology.APIs(), func(name string) bool { return slices.Contains(without, name) })})
+	p := &place{t: t, url: info.URL, token: info.Token, client: c, info: info}
+	if names := slices.DeleteFunc(topology.APIs(), func(name string) bool { return slices.Contains(without, name) }); len(names) > 0 {
+		p.enable(names)
+	}
 	return p
+}
+
+func (p *place) enable(names []string) {
+	p.t.Helper()
+	p.call(kind.ServiceUsageAPI, http.MethodPost, "projects/"+project+"/services:batchEnable", nil, map[string]any{"serviceIds": names})
 }
 
 func (p *place) call(api *resource.API, method, path string, query url.Values, body any) {
@@ -137,7 +147,7 @@ func (p *place) open(blind bool) *ops.Stack {
 	o := ops.Options{Endpoint: p.url, Token: p.token, Version: "test", Digest: p.digest, Events: func(e event.Event) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if e.Phase == event.Info {
+		if e.Phase == event.Info || e.Phase == event.Retried {
 			p.said = append(p.said, e.Detail)
 		}
 		if e.Phase == event.Started && p.started != nil {
@@ -434,5 +444,39 @@ func TestIntent(t *testing.T) {
 	}
 	if p.there(kind.StorageAPI, "b/"+bucket) {
 		t.Error("the state is left")
+	}
+}
+
+// TestJustEnabled checks that a run which follows one that enabled services, and was interrupted, knows that they are new, and that one
+// in a project that has had them for long takes a refusal for what it is.
+func TestJustEnabled(t *testing.T) {
+	denied := func(p *place) {
+		t.Helper()
+		rule := faults.Rule{Surface: faults.API, Service: "servicenetworking", Rate: 1, Next: 2, Faults: []faults.Fault{{What: faults.Status, Code: http.StatusForbidden}}}
+		if _, err := p.info.AddFault(t.Context(), rule); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := newPlace(t, topology.APIs()...)
+	ctx, interrupt := context.WithCancel(t.Context())
+	p.started = interrupt
+	if _, err := p.open(false).Apply(ctx, ops.RunOptions{Command: "apply"}); err == nil {
+		t.Fatal("it was not interrupted")
+	}
+	p.started = nil
+	p.enable(topology.APIs())
+	denied(p)
+	p.said = nil
+	if _, err := p.open(false).Plan(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if !slices.ContainsFunc(p.said, func(said string) bool { return strings.HasPrefix(said, "Service Networking was just enabled") }) {
+		t.Errorf("said %q", p.said)
+	}
+
+	p = newPlace(t)
+	denied(p)
+	if _, err := p.open(false).Plan(t.Context()); !gcp.Is(err, http.StatusForbidden) || len(p.said) > 0 {
+		t.Errorf("enabled since long: %v, said %q", err, p.said)
 	}
 }

@@ -2,7 +2,6 @@ package driver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -43,8 +42,7 @@ func (l *flagLists) list(ctx context.Context, c *gcp.Client, api *resource.API, 
 	}
 	var answer struct{ Items []flag }
 	err := c.Do(ctx, gcp.Call{API: api, Method: http.MethodGet, Path: "flags", Query: url.Values{"databaseVersion": {version}}, Out: &answer})
-	var e *gcp.Error
-	if errors.As(err, &e) && (e.Code == 403 || e.Code == 404) {
+	if gcp.Is(err, 403, 404) {
 		// The API is not enabled yet, or the caller may not see the list. Google checks the flags when they are sent.
 		return nil, nil
 	}
