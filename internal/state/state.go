@@ -260,7 +260,7 @@ func (s *Store) lastGood(ctx context.Context, live string) (*State, string, erro
 	return nil, seen, nil
 }
 
-// Write saves the state. It fails when somebody else wrote since it was read.
+// Write saves the state. It fails when somebody else wrote since it was read, and says so only then.
 func (s *Store) Write(ctx context.Context, st *State) error {
 	next := *st
 	next.run, next.serial = s.run, st.serial+1
@@ -282,17 +282,24 @@ func (s *Store) Write(ctx context.Context, st *State) error {
 		if missing(readErr) != nil {
 			return fmt.Errorf("write the state: %w", readErr)
 		}
+		moved := at.generation != next.generation
 		next.generation = at.generation
 		if readErr == nil && bytes.Equal(raw, have) {
 			break
 		}
-		if writer(have) != s.run || try == 3 {
+		if moved && writer(have) != s.run {
 			return &fault.Fault{
 				Summary: "The state was changed by another run",
 				Detail:  fmt.Sprintf("%s was written by another run while this one held the lock. The lock must have been broken.", s.url(stateObject)),
 				Remedy:  "Find out who else is running difyup on this stack, then apply again:\n    difyup apply",
 				Cause:   err,
 			}
+		}
+		if try == 3 {
+			return fmt.Errorf("write the state: %w", err)
+		}
+		if err := gcp.Sleep(ctx, gcp.Backoff(try, 20*time.Millisecond, time.Second)); err != nil {
+			return err
 		}
 	}
 	next.version, next.repaired = format, false

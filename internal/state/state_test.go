@@ -30,21 +30,23 @@ import (
 // bucket is the state's bucket at Cloud Storage, as far as the state needs it: objects with generations and older
 // versions, preconditions, a clock, and the project it is in.
 type bucket struct {
-	mu      sync.Mutex
-	exists  bool
-	project string // whose it is
-	labels  map[string]string
-	objects map[string][]object // versions, the live one last
-	gone    map[string]bool     // deleted: all its versions are older ones
-	next    int
-	ahead   time.Duration // the server's clock, before this machine's
-	lose    int           // so many changes are made, and their answers lost
-	silent  bool          // contents come without their age
-	updated string        // in place of when an object's metadata say it was written
-	silence bool          // no answer at all
-	refuse  int           // so many requests are answered 412, and nothing is done
-	unseen  int           // so many uploads are answered as if there were no bucket
-	asked   []string
+	mu       sync.Mutex
+	exists   bool
+	project  string // whose it is
+	labels   map[string]string
+	objects  map[string][]object // versions, the live one last
+	gone     map[string]bool     // deleted: all its versions are older ones
+	next     int
+	ahead    time.Duration // the server's clock, before this machine's
+	lose     int           // so many changes are made, and their answers lost
+	silent   bool          // contents come without their age
+	updated  string        // in place of when an object's metadata say it was written
+	silence  bool          // no answer at all
+	refuse   int           // so many requests are answered 412, and nothing is done
+	stubborn int           // after so many more deletions none is done any more; 0 for never
+	unmoved  bool          // all uploads are answered 412, and nothing is done
+	unseen   int           // so many uploads are answered as if there were no bucket
+	asked    []string
 }
 
 type object struct {
@@ -81,8 +83,8 @@ func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Date", b.now().UTC().Format(http.TimeFormat))
-	if b.refuse > 0 {
-		b.refuse--
+	if b.refuse > 0 || b.unmoved && r.Method == http.MethodPost {
+		b.refuse = max(0, b.refuse-1)
 		w.WriteHeader(http.StatusPreconditionFailed)
 		fmt.Fprint(w, `{"error":{"code":412,"message":"conditionNotMet","errors":[{"reason":"conditionNotMet"}]}}`)
 		return
@@ -151,7 +153,11 @@ func (b *bucket) serve(w http.ResponseWriter, r *http.Request) {
 		for name, all := range b.objects {
 			for _, o := range all {
 				if strings.HasPrefix(name, query.Get("prefix")) {
-					items = append(items, map[string]any{"name": name, "generation": fmt.Sprint(o.generation), "updated": o.updated.Format(time.RFC3339Nano)})
+					item := map[string]any{"name": name, "generation": fmt.Sprint(o.generation), "updated": o.updated.Format(time.RFC3339Nano)}
+					if now := b.live(name); now == nil || now.generation != o.generation {
+						item["timeDeleted"] = item["updated"]
+					}
+					items = append(items, item)
 				}
 			}
 		}
@@ -169,7 +175,13 @@ func (b *bucket) serve(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case at < 0:
 			fail(404, "notFound")
+		case r.Method == http.MethodDelete && b.stubborn == 1:
+			fail(403, "forbidden")
 		case r.Method == http.MethodDelete:
+			b.stubborn = max(0, b.stubborn-1)
+			if live != nil && live.generation == all[at].generation {
+				b.gone[name] = true
+			}
 			if b.objects[name] = slices.Delete(all, at, at+1); len(b.objects[name]) == 0 {
 				delete(b.objects, name)
 			}
@@ -266,6 +278,20 @@ func TestState(t *testing.T) {
 	if err := s.Write(ctx, st); !errors.As(err, &f) || f.Summary != "The state was changed by another run" {
 		t.Errorf("a state that changed meanwhile: %v", err)
 	}
+	// Nobody changed it who is not there: what is refused all the same is tried again, and is nobody's fault.
+	b.refuse = 1
+	if err := second.Write(ctx, got); err != nil {
+		t.Errorf("refused once: %v", err)
+	}
+	_, at, err := s.get(ctx, stateObject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got.generation, b.unmoved = at.generation, true
+	if err := s.Write(ctx, got); !gcp.Is(err, 412) {
+		t.Errorf("refused for ever: %v", err)
+	}
+	b.unmoved = false
 	b.put(stateObject, `{"version":99}`, 0)
 	if _, err := s.Read(ctx); !errors.As(err, &f) || !strings.Contains(f.Summary, "newer difyup") {
 		t.Errorf("a newer format: %v", err)
@@ -275,6 +301,25 @@ func TestState(t *testing.T) {
 	}
 	if err := s.Remove(ctx); err != nil {
 		t.Errorf("Remove again: %v", err)
+	}
+}
+
+// TestRemovalThatIsCutOff checks that a state whose removal did not come to its end is there, or is not; never an older one.
+func TestRemovalThatIsCutOff(t *testing.T) {
+	for done := 1; done < 7; done++ {
+		s, b := open(t)
+		for range 3 {
+			b.put(lockObject, `{"run": "r"}`, time.Minute)
+			b.put(stateObject, `{"version": 2, "stack": "demo", "project": "p", "owned": [], "history": []}`, time.Minute)
+		}
+		b.stubborn = done
+		if err := s.Remove(t.Context()); err == nil {
+			t.Fatal("it was not cut off")
+		}
+		s, said := visit(t, b)
+		if st, err := s.Read(t.Context()); err != nil || st.Stale() || len(*said) > 0 {
+			t.Errorf("after %d deletions: %+v, %v, said %q", done-1, st, err, *said)
+		}
 	}
 }
 

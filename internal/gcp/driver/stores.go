@@ -200,25 +200,34 @@ func (d *bucket) Delete(ctx context.Context, r *resource.Resource) error {
 	}
 }
 
-// Empty deletes every generation of every object of a bucket. k is any kind of the Storage API whose lists have items.
+// Empty deletes every generation of every object of a bucket, the older ones first: who is cut off leaves no older one that could be
+// taken for the last. k is any kind of the Storage API whose lists have items.
 func Empty(ctx context.Context, c *gcp.Client, k *resource.Kind, name string) error {
-	items, err := c.List(ctx, k, "b/"+name+"/o", url.Values{"versions": {"true"}, "fields": {"items(name,generation),nextPageToken"}})
+	items, err := c.List(ctx, k, "b/"+name+"/o", url.Values{"versions": {"true"}, "fields": {"items(name,generation,timeDeleted),nextPageToken"}})
 	if err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(16)
-	for _, item := range items {
-		g.Go(func() error {
-			path := "b/" + name + "/o/" + url.PathEscape(fmt.Sprint(item["name"]))
-			err := c.Do(ctx, gcp.Call{API: k.API, Method: http.MethodDelete, Path: path, Query: url.Values{"generation": {fmt.Sprint(item["generation"])}}})
-			if gcp.Is(err, 404) {
-				return nil
+	for _, live := range []bool{false, true} {
+		g, ctx := errgroup.WithContext(ctx)
+		g.SetLimit(16)
+		for _, item := range items {
+			if (item["timeDeleted"] == nil) != live {
+				continue
 			}
+			g.Go(func() error {
+				path := "b/" + name + "/o/" + url.PathEscape(fmt.Sprint(item["name"]))
+				err := c.Do(ctx, gcp.Call{API: k.API, Method: http.MethodDelete, Path: path, Query: url.Values{"generation": {fmt.Sprint(item["generation"])}}})
+				if gcp.Is(err, 404) {
+					return nil
+				}
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
 			return err
-		})
+		}
 	}
-	return g.Wait()
+	return nil
 }
 
 // object is a file, of this machine or inside difyup, that must be in a bucket. Its metadata keeps the checksum.
