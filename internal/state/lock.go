@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/difyup/difyup/internal/event"
 	"github.com/difyup/difyup/internal/fault"
 	"github.com/difyup/difyup/internal/gcp"
 	"github.com/difyup/difyup/internal/kind"
@@ -42,6 +44,32 @@ type Holder struct {
 
 	age        time.Duration // since the last renewal, by the server's clock
 	unreadable bool
+	newer      int // the format of a later difyup, which alone knows what the lock means
+}
+
+// lockFile is the lock as the object has it. Its format is the state's; difyup once wrote none.
+type lockFile struct {
+	Version json.RawMessage `json:"version,omitempty"`
+	Holder
+}
+
+// holderIn reads a lock.
+func holderIn(raw []byte) Holder {
+	var f lockFile
+	_, err := take(raw, &f)
+	version := format
+	if f.Version != nil {
+		var versionErr error
+		version, versionErr = strconv.Atoi(string(f.Version))
+		if versionErr == nil && version > format { // whatever else it says, and how
+			return Holder{newer: version}
+		}
+		err = errors.Join(err, versionErr)
+	}
+	if err != nil || version < 1 || f.Run == "" && f.Owner == "" && f.PID == 0 {
+		return Holder{unreadable: true}
+	}
+	return f.Holder
 }
 
 // ErrLockLost is the cause of a context whose lock another run took.
@@ -127,6 +155,8 @@ func (l *Lock) take(ctx context.Context, breakIt bool) error {
 				return nil
 			case !breakIt && other.alive():
 				return other.Fault()
+			case other.unreadable:
+				s.client.Notify(event.Info, "", fmt.Sprintf("a lock that cannot be read is taken over; it was written %s ago", other.age.Round(time.Second)))
 			}
 			l.generation = at.generation
 		default:
@@ -139,7 +169,7 @@ func (l *Lock) take(ctx context.Context, breakIt bool) error {
 func (l *Lock) write(ctx context.Context) error {
 	asked, wall := time.Now(), l.store.now().UnixNano()
 	l.holder.Expires = asked.Add(lease).UTC()
-	raw, err := json.MarshalIndent(l.holder, "", "  ")
+	raw, err := json.MarshalIndent(lockFile{json.RawMessage(strconv.Itoa(format)), l.holder}, "", "  ")
 	if err != nil {
 		return err
 	}
@@ -162,10 +192,7 @@ func (s *Store) holder(ctx context.Context) (*Holder, seen, error) {
 	if err != nil || at.generation == "" {
 		return nil, at, err
 	}
-	var h Holder
-	if _, err := take(raw, &h); err != nil {
-		h = Holder{unreadable: true}
-	}
+	h := holderIn(raw)
 	if at, err = s.timed(ctx, lockObject, at); err != nil {
 		return nil, at, err
 	}
@@ -275,8 +302,19 @@ func (l *Lock) Forget() {
 	<-l.done
 }
 
-// alive says whether the holder may still be at work.
-func (h *Holder) alive() bool { return h.age <= lease && !h.dead() }
+// alive says whether the holder may still be at work. How long a later difyup's lock lasts nobody knows here.
+func (h *Holder) alive() bool { return h.newer > 0 || h.age <= lease && !h.dead() }
+
+// Told says in a line who is at work.
+func (h *Holder) Told() string {
+	switch {
+	case h.unreadable:
+		return fmt.Sprintf("the lock cannot be read; it was written %s ago", h.age.Round(time.Second))
+	case h.newer > 0:
+		return fmt.Sprintf("the lock was written by a newer difyup, %s ago", h.age.Round(time.Second))
+	}
+	return fmt.Sprintf("%s on %s has been running `%s` since %s", h.Owner, h.Host, h.Command, h.Since.Local().Format(time.DateTime))
+}
 
 // Fault is what another run is told while the holder is at work.
 func (h *Holder) Fault() error {
@@ -286,6 +324,13 @@ func (h *Holder) Fault() error {
 			Summary: "The lock cannot be read",
 			Detail:  fmt.Sprintf("It was written %s ago and is not what difyup writes. It counts as held until it is %s old.", h.age.Round(time.Second), lease),
 			Remedy:  remedy,
+		}
+	}
+	if h.newer > 0 {
+		return &fault.Fault{
+			Summary: "The lock was written by a newer difyup",
+			Detail:  fmt.Sprintf("It has the format %d, and this difyup knows %d. It was written %s ago.", h.newer, format, h.age.Round(time.Second)),
+			Remedy:  "Use that difyup, or a newer one. " + remedy,
 		}
 	}
 	return &fault.Fault{

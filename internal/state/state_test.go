@@ -607,21 +607,78 @@ func TestSuspended(t *testing.T) {
 
 // TestGarbledLock checks that a lock nobody can read is one that runs out.
 func TestGarbledLock(t *testing.T) {
-	for _, contents := range []string{"", "{", "null", `{"pid":"x"}`, "[]"} {
+	for _, contents := range []string{
+		"", "{", "null", `{"pid":"x"}`, "[]", "{}", `{"version":2}`, `{"version":-5}`, `{"version":0,"run":"r","owner":"o"}`, `{"version":"2","run":"r","owner":"o"}`, `{"version":null,"run":"r"}`,
+	} {
 		for _, tc := range []struct {
 			age     time.Duration
 			breakIt bool
 			taken   bool
 		}{{0, false, false}, {0, true, true}, {time.Minute, false, true}} {
-			s, b := open(t)
+			_, b := open(t)
 			b.put(lockObject, contents, tc.age)
+			s, said := visit(t, b)
 			_, lock, err := s.Lock(t.Context(), "apply", tc.breakIt)
 			if (err == nil) != tc.taken {
 				t.Errorf("%q of %s, by force %v: %v", contents, tc.age, tc.breakIt, err)
 			}
 			var f *fault.Fault
-			if err != nil && (!errors.As(err, &f) || !strings.Contains(f.Remedy, "--break-lock")) {
+			if err != nil && (!errors.As(err, &f) || f.Summary != "The lock cannot be read" || !strings.Contains(f.Remedy, "--break-lock")) {
 				t.Errorf("%q: %v", contents, err)
+			}
+			if tc.taken != (len(*said) == 1) {
+				t.Errorf("%q of %s: said %q", contents, tc.age, *said)
+			}
+			if lock != nil {
+				if err := lock.Release(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+}
+
+// TestLockFormats checks that a lock says its format, that one from before locks did is honoured, and that one of a later format, of
+// which nobody knows here when it has run out, is taken by force alone.
+func TestLockFormats(t *testing.T) {
+	s, b := open(t)
+	_, lock, err := s.Lock(t.Context(), "apply", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := string(b.live(lockObject).contents)
+	if !strings.HasPrefix(ours, "{\n  \"version\": 2,\n  \"run\": \"") {
+		t.Errorf("written: %s", ours)
+	}
+	lock.Forget()
+	const held, newer = "Another run holds the lock", "The lock was written by a newer difyup"
+	elsewhere := `"run":"r","owner":"someone","host":"h","pid":1,"boot":"b","command":"apply"`
+	for _, tc := range []struct {
+		contents string
+		age      time.Duration
+		want     string // of the fault
+	}{
+		{`{` + elsewhere + `}`, 0, held},
+		{`{` + elsewhere + `}`, time.Minute, ""},
+		{`{"owner":"someone","pid":1}`, 0, held}, // the first format's
+		{`{"version":2,` + elsewhere + `,"more":1}`, 0, held},
+		{`{"version":2,` + elsewhere + `}`, time.Minute, ""},
+		{`{"version":3,` + elsewhere + `}`, 0, newer},
+		{`{"version":3,` + elsewhere + `}`, time.Hour, newer},
+		{`{"version":3,"owner":{"name":"someone"}}`, time.Hour, newer},
+	} {
+		for _, breakIt := range []bool{false, true} {
+			s, b := open(t)
+			b.put(lockObject, tc.contents, tc.age)
+			h, err := s.Holder(t.Context())
+			told := map[string]string{held: "someone on ", newer: "the lock was written by a newer difyup, "}[tc.want]
+			if err != nil || (h != nil) != (tc.want != "") || h != nil && !strings.HasPrefix(h.Told(), told) {
+				t.Errorf("%s of %s: the holder is %v, %v", tc.contents, tc.age, h, err)
+			}
+			_, lock, err := s.Lock(t.Context(), "apply", breakIt)
+			var f *fault.Fault
+			if want := tc.want != "" && !breakIt; want != (err != nil) || want && (!errors.As(err, &f) || f.Summary != tc.want || !strings.Contains(f.Remedy, "--break-lock")) {
+				t.Errorf("%s of %s, by force %v: %v", tc.contents, tc.age, breakIt, err)
 			}
 			if lock != nil {
 				if err := lock.Release(t.Context()); err != nil {

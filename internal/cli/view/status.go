@@ -152,7 +152,7 @@ func Status(w io.Writer, c Palette, where, flags, url string, s *ops.Status, now
 		printf(w, "  %s\n", c.yellow(sprintf("`%s` by %s, started at %s, did not finish; the next apply continues it", i.Command, i.By, i.At.Local().Format(time.DateTime))))
 	}
 	if h := s.Lock; h != nil {
-		printf(w, "  %s\n", c.yellow(sprintf("%s on %s has been running `%s` since %s", h.Owner, h.Host, h.Command, h.Since.Local().Format(time.DateTime))))
+		printf(w, "  %s\n", c.yellow(sprintf("%s", h.Told())))
 	}
 }
 

@@ -27,7 +27,7 @@ import (
 // that is known. TestAccusations holds them against the source.
 var accusations = []string{
 	// of the lock
-	"Another run holds the lock", "The lock cannot be read", "the lock was lost", "was written by another run", "The lock must have been broken",
+	"Another run holds the lock", "The lock cannot be read", "the lock cannot be read", "The lock was written by a newer difyup", "the lock was written by a newer difyup", "a lock that cannot be read", "the lock was lost", "was written by another run", "The lock must have been broken",
 	// of the state
 	"The state was changed by another run", "The state is another stack's", "The state contradicts itself", "The state cannot be read", "The state has an unknown format",
 	"The state was written by a newer difyup", "The state's bucket is in another project", "The state's bucket does not bear the stack's mark",
