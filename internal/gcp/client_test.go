@@ -550,6 +550,25 @@ func TestReadAll(t *testing.T) {
 	}
 }
 
+// TestSeenToBeNew checks that a service which does not know yet that it is enabled is new in all that it says, and that Service Usage is
+// asked for that once.
+func TestSeenToBeNew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		denied := newer(403, "PERMISSION_DENIED", "", "The caller does not have permission")
+		c, s, _ := client(t, newer(403, "PERMISSION_DENIED", "SERVICE_DISABLED", "not used before"), `200 {"services":[{"name":"projects/1/services/servicenetworking.googleapis.com"}]}`,
+			newer(403, "PERMISSION_DENIED", "SERVICE_DISABLED", "not used before"), denied, "200 {}", denied, "200 {}")
+		c.LearnProjectNumber("1")
+		for range 2 {
+			if err := c.Do(t.Context(), gcp.Call{API: kind.ServiceNetworkingAPI, Method: http.MethodGet, Path: "x"}); err != nil {
+				t.Error(err)
+			}
+		}
+		if len(s.asked) != 7 || s.asked[1] != "GET /v1/projects/p/services?filter=state:ENABLED&pageSize=200" {
+			t.Errorf("asked %q", s.asked)
+		}
+	})
+}
+
 // TestProjectNumber checks that a new project, in which Resource Manager is not enabled, is known by number too.
 func TestProjectNumber(t *testing.T) {
 	disabled := `403 {"error":{"code":403,"message":"not used","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"SERVICE_DISABLED"}]}}`

@@ -2,7 +2,6 @@ package ops
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -24,9 +23,8 @@ func (s *Stack) places(ctx context.Context) (fault.List, error) {
 	name := s.opts.Spec.Region
 	var region struct{ Zones []string }
 	err := s.client.Do(ctx, gcp.Call{API: kind.ComputeAPI, Method: http.MethodGet, Path: "projects/" + s.opts.Spec.Project + "/regions/" + name, Out: &region})
-	var refusal *gcp.Error
 	switch {
-	case errors.As(err, &refusal) && (refusal.Code == 400 || refusal.Code == 404):
+	case gcp.Is(err, 400, 404):
 		f := &fault.Fault{
 			Summary: "Unknown region", Detail: fmt.Sprintf("Google has no region `%s`.", name), Remedy: "Choose another region.", At: s.opts.Spec.At("region"),
 		}
@@ -34,8 +32,8 @@ func (s *Stack) places(ctx context.Context) (fault.List, error) {
 			f.Remedy = "Choose one of these:\n    gcloud compute regions list --project " + s.opts.Spec.Project
 		}
 		return fault.List{f}, nil
-	case errors.As(err, &refusal) && refusal.Code == 403:
-		return nil, nil // the API is not enabled yet; Google refuses the place when it is used
+	case gcp.Is(err, 403):
+		return nil, nil // the API is not enabled yet: it is asked once that is done
 	case err != nil:
 		return nil, fmt.Errorf("ask for the region: %w", err)
 	}

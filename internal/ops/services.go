@@ -68,8 +68,8 @@ func (s *Stack) refused(ctx context.Context, p *plan.Plan) (fault.List, error) {
 
 func byLine(a, b *fault.Fault) int { return cmp.Compare(a.At.Line, b.At.Line) }
 
-// checked gives a Doer that asks Google's lists once more as soon as the services are enabled, for which all other steps wait: in a
-// new project the lists were out of reach while planning.
+// checked gives a Doer that asks Google once more, as soon as the services are enabled, for which all other steps wait, what it would
+// refuse: in a new project it could not be asked while planning.
 func (s *Stack) checked(p *plan.Plan, d apply.Doer) apply.Doer { return &checked{s, p, d} }
 
 type checked struct {
@@ -85,6 +85,13 @@ func (c *checked) Do(ctx context.Context, step plan.Step) error {
 	faults, err := c.stack.refused(ctx, c.plan)
 	if err != nil {
 		return err
+	}
+	if slices.Contains(c.stack.client.Disabled(), kind.ComputeAPI.Name+".googleapis.com") {
+		wrong, err := c.stack.places(ctx)
+		if err != nil {
+			return err
+		}
+		faults = append(wrong, faults...)
 	}
 	slices.SortStableFunc(faults, byLine)
 	return faults.Err()
