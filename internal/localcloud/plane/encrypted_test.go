@@ -156,7 +156,7 @@ func TestEncryptedSQL(t *testing.T) {
 	}
 }
 
-// TestEncryptedCache has a server take TLS alone.
+// TestEncryptedCache has a server take TLS alone, and change its authority while connections go on.
 func TestEncryptedCache(t *testing.T) {
 	n, s, dir := start(t)
 	path, err := plane.FindRedis()
@@ -196,5 +196,35 @@ func TestEncryptedCache(t *testing.T) {
 		if err == nil {
 			t.Errorf("%s: it is let in", what)
 		}
+	}
+	if err := e.RotateAuthority(ctx, "p/r/redis"); !errors.Is(err, authority.ErrNone) {
+		t.Errorf("rotated to nothing: %v", err)
+	}
+	session := redis.NewClient(&redis.Options{
+		Addr: netip.AddrPortFrom(addr, 6378).String(), Password: "pw", TLSConfig: trust(t, "", own...), PoolSize: 1, MaxRetries: -1, DialerRetries: 1,
+	})
+	defer session.Close()
+	was, err := session.ClientID(ctx).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.AddAuthority("p/r/redis"); err != nil {
+		t.Fatal(err)
+	}
+	both, err := e.Authorities("p/r/redis")
+	if err != nil || len(both) != 2 {
+		t.Fatalf("there are %d authorities, %v", len(both), err)
+	}
+	if err := ping(6378, trust(t, "", both[1])); err == nil {
+		t.Error("the next one alone, before: it is let in")
+	}
+	if err := errors.Join(ping(6378, trust(t, "", both...)), e.RotateAuthority(ctx, "p/r/redis"), ping(6378, trust(t, "", both...))); err != nil {
+		t.Error(err)
+	}
+	if err := ping(6378, trust(t, "", own...)); err == nil {
+		t.Error("the old one alone, after: it is let in")
+	}
+	if is, err := session.ClientID(ctx).Result(); err != nil || is != was {
+		t.Errorf("a connection from before the rotation is %d instead of %d: %v", is, was, err)
 	}
 }

@@ -79,6 +79,11 @@ func (c *cache) port() uint16 {
 	return redisPort
 }
 
+// certificate gives the files of the server's certificate and its key.
+func (c *cache) certificate() (certificate, key string) {
+	return filepath.Join(c.dir, certificateFile), filepath.Join(c.dir, keyFile)
+}
+
 // NewCache gives an engine that keeps its servers' data below dir and runs the program at path.
 func NewCache(n *Net, s *Supervisor, path, dir string) *Cache {
 	return &Cache{net: n, supervisor: s, path: path, dir: dir, names: authority.NoNames, servers: map[string]*cache{}}
@@ -161,8 +166,9 @@ func (e *Cache) start(ctx context.Context, c *cache) error {
 		if err := certify(c.authorities, c.dir, c.name, c.addr); err != nil {
 			return err
 		}
+		certificate, key := c.certificate()
 		lines = append(lines, "port 0", "tls-port "+strconv.Itoa(redisTLSPort), "tls-auth-clients no",
-			"tls-cert-file "+strconv.Quote(filepath.Join(c.dir, certificateFile)), "tls-key-file "+strconv.Quote(filepath.Join(c.dir, keyFile)))
+			"tls-cert-file "+strconv.Quote(certificate), "tls-key-file "+strconv.Quote(key))
 	}
 	for _, key := range slices.Sorted(maps.Keys(c.config)) {
 		lines = append(lines, key+" "+strconv.Quote(c.config[key]))
@@ -287,6 +293,37 @@ func (e *Cache) Authorities(name string) ([]authority.Authority, error) {
 	}
 	all, _ := c.authorities.List()
 	return all, nil
+}
+
+// AddAuthority gives an encrypted server another certificate authority, to rotate to. It replaces one that waits for that already.
+func (e *Cache) AddAuthority(name string) error {
+	c, err := e.find(name)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.authorities == nil {
+		return fmt.Errorf("the Redis server %s is not encrypted", name)
+	}
+	return c.authorities.Add()
+}
+
+// RotateAuthority gives an encrypted server a certificate of the next authority. Connections go on.
+func (e *Cache) RotateAuthority(ctx context.Context, name string) error {
+	return e.change(ctx, name, func(c *cache, r *redis.Client) error {
+		if c.authorities == nil {
+			return authority.ErrNone
+		}
+		if err := c.authorities.Rotate(""); err != nil {
+			return err
+		}
+		if err := certify(c.authorities, c.dir, c.name, c.addr); err != nil {
+			return err
+		}
+		certificate, key := c.certificate() // Redis reads them again, though their names stay
+		return r.Do(ctx, "CONFIG", "SET", "tls-cert-file", certificate, "tls-key-file", key).Err()
+	})
 }
 
 // Delete ends a server and removes its data.
