@@ -196,39 +196,46 @@ func TestIdentityGo(t *testing.T) {
 	}
 }
 
-// TestIdentityPython has Google's Python client find by itself who it is, as Dify's does, and do what that does, until its tokens were
-// renewed twice: the client of $DIFYUP_PYTHON, and an old one, as releases of Dify have it, of $DIFYUP_PYTHON_OLD.
-func TestIdentityPython(t *testing.T) {
+// pythons runs a test with each Python that scripts/install-clients makes: that of the newest clients, or $DIFYUP_PYTHON, and that of old
+// ones, as releases of Dify have them, or $DIFYUP_PYTHON_OLD. The program versions says whether the clients are there, and which.
+func pythons(t *testing.T, versions string, run func(t *testing.T, python string)) {
 	for variable, otherwise := range map[string]string{"DIFYUP_PYTHON": "/python/bin/python", "DIFYUP_PYTHON_OLD": "/python-old/bin/python"} {
 		t.Run(variable, func(t *testing.T) {
 			python := cmp.Or(os.Getenv(variable), clientTree+otherwise)
-			check := exec.CommandContext(t.Context(), python, "-c", "import google.auth, google.cloud.storage; print(google.auth.__version__, google.cloud.storage.__version__)")
-			out, err := check.CombinedOutput()
+			out, err := exec.CommandContext(t.Context(), python, "-c", versions).CombinedOutput()
 			if err != nil {
-				need.Missing(t, fmt.Sprintf("%s has no google-cloud-storage: %v %s; to install: scripts/install-clients", python, err, lastLine(out)))
+				need.Missing(t, fmt.Sprintf("%s lacks clients: %v %s; to install: scripts/install-clients", python, err, lastLine(out)))
 			}
-			t.Logf("google-auth and google-cloud-storage: %s", out)
-			for name, life := range lives {
-				t.Run(name, func(t *testing.T) {
-					m := newMachine(t, life, "")
-					cmd := exec.CommandContext(t.Context(), python, "testdata/identity.py", m.google, fmt.Sprint(renewed))
-					cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
-					for name, value := range m.variables() {
-						cmd.Env = append(cmd.Env, name+"="+value)
-					}
-					out, err := cmd.CombinedOutput()
-					if err != nil {
-						t.Errorf("%v\n%s", err, out)
-					}
-					if n := m.tokens(); n < renewed {
-						t.Errorf("%d tokens were had", n)
-					}
-					m.mu.Lock()
-					defer m.mu.Unlock()
-					slices.Sort(m.asked)
-					t.Logf("it asks for %q", slices.Compact(m.asked))
-				})
-			}
+			t.Logf("%s: %s", versions, out)
+			run(t, python)
 		})
 	}
+}
+
+// TestIdentityPython has Google's Python client find by itself who it is, as Dify's does, and do what that does, until its tokens were
+// renewed twice.
+func TestIdentityPython(t *testing.T) {
+	pythons(t, "import google.auth, google.cloud.storage; print(google.auth.__version__, google.cloud.storage.__version__)", func(t *testing.T, python string) {
+		for name, life := range lives {
+			t.Run(name, func(t *testing.T) {
+				m := newMachine(t, life, "")
+				cmd := exec.CommandContext(t.Context(), python, "testdata/identity.py", m.google, fmt.Sprint(renewed))
+				cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
+				for name, value := range m.variables() {
+					cmd.Env = append(cmd.Env, name+"="+value)
+				}
+				out, err := cmd.CombinedOutput()
+				if err != nil {
+					t.Errorf("%v\n%s", err, out)
+				}
+				if n := m.tokens(); n < renewed {
+					t.Errorf("%d tokens were had", n)
+				}
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				slices.Sort(m.asked)
+				t.Logf("it asks for %q", slices.Compact(m.asked))
+			})
+		}
+	})
 }
