@@ -172,7 +172,7 @@ func (s *stores) meet(t *testing.T, p *storesProgram) {
 	p.expect(t, "connections from before", nil, all("", nil))
 	p.expect(t, "both, after the change", env, all("", nil))
 	refused, now := all(stranger, meetings{"cache": ""}), meetings{}
-	for end := time.Now().Add(time.Minute); !cmp.Equal(now, refused) && time.Now().Before(end); { // PostgreSQL reads its certificate a little later
+	for end := time.Now().Add(5 * time.Minute); !cmp.Equal(now, refused) && time.Now().Before(end); { // PostgreSQL reads its certificate a little later
 		now = p.ask(t, verified(old), refused)
 	}
 	if d := cmp.Diff(refused, now); d != "" {
@@ -200,7 +200,7 @@ type storesProgram struct {
 
 func startStores(t *testing.T, python string) *storesProgram {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 20*time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, python, "testdata/stores.py")
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()} // libpq knows authorities by the home too
