@@ -283,7 +283,7 @@ func (t *target) openWith(ctx context.Context, a *app, o ops.Options, start, mak
 		case err != nil:
 			return nil, nil, err
 		default:
-			o.Endpoint, o.Token, o.Dial = info.URL, info.Token, localcloud.Dial
+			o.Endpoint, o.Token, o.Dial = info.URL, info.Token, new(localcloud.Dialer).Dial
 		}
 	}
 	stack, err := ops.Open(ctx, o)

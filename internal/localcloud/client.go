@@ -9,11 +9,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/difyup/difyup/internal/fault"
@@ -179,15 +181,24 @@ func Find(ctx context.Context, dir string) (*Info, error) {
 	return &info, nil
 }
 
+// Dialer makes connections to a local cloud. It is safe for concurrent use.
+type Dialer struct {
+	mu    sync.Mutex // held while the kernel is asked who listens
+	at    netip.AddrPort
+	began time.Time // when it was asked last, and what it said
+	uid   int
+	found bool
+	err   error
+}
+
 // Dial connects to a local cloud of this user's. Whoever listens at its address when it has ended may be any user of the machine: a
 // connection to another one's program is an error, and nothing is sent.
-func Dial(ctx context.Context, network, address string) (net.Conn, error) {
+func (d *Dialer) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := new(net.Dialer).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
-	// What listens there now is what the connection came to: who lets another listen instead has none.
-	uid, found, err := sockets.ListenerOf(c.RemoteAddr().(*net.TCPAddr).AddrPort())
+	uid, found, err := d.listener(c.RemoteAddr().(*net.TCPAddr).AddrPort())
 	switch {
 	case err != nil:
 		err = fmt.Errorf("see whose program listens at %s: %w", address, err)
@@ -204,6 +215,19 @@ func Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	}
 	c.Close()
 	return nil, err
+}
+
+// listener gives who listens at an address to which there is a connection by now. Who listens there later is who it came to: a listener that
+// is closed takes its connections along. So one look serves all that were there when it began; a plan makes dozens at once.
+func (d *Dialer) listener(at netip.AddrPort) (uid int, found bool, err error) {
+	connected := time.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.at != at || d.began.Before(connected) {
+		d.at, d.began = at, time.Now()
+		d.uid, d.found, d.err = sockets.ListenerOf(at)
+	}
+	return d.uid, d.found, d.err
 }
 
 // delay has every request to Google's APIs answered that much later.
@@ -308,7 +332,7 @@ func (i *Info) ask(ctx context.Context, method, path string, in, out any) error 
 		return err
 	}
 	req.Header.Set("Authorization", "Bearer "+i.Token)
-	client := &http.Client{Transport: &http.Transport{DialContext: Dial, DisableKeepAlives: true}} // never through a proxy
+	client := &http.Client{Transport: &http.Transport{DialContext: new(Dialer).Dial, DisableKeepAlives: true}} // never through a proxy
 	resp, err := client.Do(req)
 	if err != nil {
 		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
