@@ -25,19 +25,6 @@ gone when the local cloud ends. These commands themselves are never met by a fau
 	return c
 }
 
-// running gives the local cloud, which must run already.
-func running(ctx context.Context, dir string) (*localcloud.Info, error) {
-	path, err := localDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	info, err := localcloud.Find(ctx, path)
-	if errors.Is(err, localcloud.ErrNotRunning) {
-		return nil, &fault.Fault{Summary: "The local cloud is not running", Remedy: "Start it:\n    difyup local up", Cause: err}
-	}
-	return info, err
-}
-
 type faultOptions struct {
 	dir    string
 	rule   faults.Rule

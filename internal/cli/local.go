@@ -155,11 +155,7 @@ func newLocalStatus(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "status", Short: "Show what runs in the local cloud", Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			path, err := localDir(dir)
-			if err != nil {
-				return err
-			}
-			info, err := found(c.Context(), path)
+			info, err := running(c.Context(), dir)
 			if err != nil {
 				return err
 			}
@@ -175,11 +171,17 @@ func newLocalStatus(a *app) *cobra.Command {
 	return c
 }
 
-// found gives the local cloud that must run.
-func found(ctx context.Context, dir string) (*localcloud.Info, error) {
-	info, err := localcloud.Find(ctx, dir)
+// running gives the local cloud in the directory of a flag, which must run already.
+func running(ctx context.Context, dir string) (*localcloud.Info, error) {
+	path, err := localDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	info, err := localcloud.Find(ctx, path)
 	if errors.Is(err, localcloud.ErrNotRunning) {
-		return nil, &fault.Fault{Summary: "The local cloud is not running", Remedy: "Start it:\n    difyup local up", Cause: err}
+		return nil, &fault.Fault{
+			Summary: "The local cloud is not running", Remedy: "Start it:\n    difyup local up" + (&target{dir: dir}).dirText(), Cause: err,
+		}
 	}
 	return info, err
 }
@@ -196,10 +198,6 @@ Programs that can be given no other address find the local cloud by Google's own
 ask its name server and trust its certificate authority. --json says where these are. This needs port 443, thus root.`,
 		Example: "  eval \"$(difyup local env)\"\n  gcloud compute instances list",
 		RunE: func(c *cobra.Command, _ []string) error {
-			path, err := localDir(dir)
-			if err != nil {
-				return err
-			}
 			project := ""
 			if _, err := os.Stat(file); err == nil || c.Flags().Changed("file") {
 				spec, err := config.Load(c.Context(), file)
@@ -208,7 +206,7 @@ ask its name server and trust its certificate authority. --json says where these
 				}
 				project = spec.Project
 			}
-			info, err := found(c.Context(), path)
+			info, err := running(c.Context(), dir)
 			if err != nil {
 				return err
 			}
