@@ -56,7 +56,9 @@ func TestModes(t *testing.T) {
 	dir := t.TempDir()
 	s, secrets := settings("the-secret")
 	for range 2 {
-		e := compose.New(compose.Options{Dir: dir, Project: "dify", Pull: "missing", Environ: []string{"PATH="}, Log: slog.New(slog.DiscardHandler)})
+		e := compose.New(compose.Options{
+			Dir: dir, Project: "dify", Pull: "missing", Environ: []string{"PATH="}, Nft: paper(filepath.Join(t.TempDir(), "table")), Log: slog.New(slog.DiscardHandler),
+		})
 		if err := e.Prepare(t.Context(), services(t, dify.Default, s, secrets)); err == nil {
 			t.Fatal("it is prepared without Docker")
 		}

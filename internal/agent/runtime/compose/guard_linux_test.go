@@ -3,11 +3,13 @@ package compose_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -28,6 +30,23 @@ import (
 
 // nft gives the program of an engine's network.
 func nft(e *engine.Engine) []string { return e.Command(context.Background(), "nft").Args }
+
+// paper is an nft whose only table is a file.
+func paper(table string) []string {
+	return []string{"sh", "-c", `if [ "$1" = -f ]; then exec cat >"$0"; else exec cat "$0"; fi`, table}
+}
+
+// TestMain sees to it that no test guards the machine it runs on.
+func TestMain(m *testing.M) {
+	guarded := func() bool { return exec.Command("nft", "list", "table", "inet", "difyup").Run() == nil } // not without nft, or another user
+	before := guarded()
+	status := m.Run()
+	if !before && guarded() {
+		fmt.Fprintln(os.Stderr, "A test has left the guard's table on this machine: `nft delete table inet difyup` takes it away.")
+		status = 1
+	}
+	os.Exit(status)
+}
 
 // greet takes connections at an address of a network, and ends them.
 func greet(t *testing.T, n *engine.Namespace, at string) {
@@ -424,7 +443,7 @@ func guarded(t *testing.T, dir string, look lookup, all []dify.Service) (table s
 	table = filepath.Join(dir, "table")
 	err = compose.New(compose.Options{
 		Dir: dir, Project: "dify", Docker: "difyup-no-such-docker", Lookup: look, Log: slog.New(slog.DiscardHandler),
-		Nft: []string{"sh", "-c", `if [ "$1" = -f ]; then exec cat >"$0"; else exec cat "$0"; fi`, table},
+		Nft: paper(table),
 	}).Prepare(t.Context(), all)
 	if err == nil {
 		t.Fatal("it is prepared without an engine")
