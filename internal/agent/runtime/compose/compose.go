@@ -43,7 +43,7 @@ type Options struct {
 	// Authorities is the directory that services find as dify.AuthorityDir, those that look there; "" = none.
 	Authorities string
 	Look        time.Duration                                                        // between two looks at containers that run; 0 = 10 s
-	Dial        func(ctx context.Context, network, address string) (net.Conn, error) // to the published ports; nil = net's
+	Dial        func(ctx context.Context, network, address string) (net.Conn, error) // to the containers; nil = net's
 	Lines       runtime.Lines                                                        // takes what containers write; nil = nobody does
 	// Nft is the command of nftables, which is given a script and -f; nil = nft. It sets up the network in which the engine's bridges are.
 	Nft []string
@@ -621,10 +621,10 @@ func (e *engine) set(services []dify.Service, broken *runtime.Failure) {
 }
 
 func (e *engine) Address(n dify.Name) string {
-	if !published(n) {
+	if !served(n) {
 		return ""
 	}
-	return net.JoinHostPort("127.0.0.1", strconv.Itoa(n.Port()))
+	return net.JoinHostPort(outwardAt(n, false).String(), strconv.Itoa(n.Port()))
 }
 
 // Relay: containers cannot take another address than theirs.

@@ -262,14 +262,14 @@ func TestGuard(t *testing.T) {
 			}
 			t.Logf("%s, guarded %t: %d tries in %s", s.Name, guarded, len(want), time.Since(began).Round(time.Millisecond))
 		}
-		// The API's port is published, on the loopback. Engines before 28 forward what comes for the container from elsewhere.
+		// Of a port that is not published, this is Docker's word as well as the guard's.
 		dialing, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
 		c, err := out.Dial(dialing, "tcp", "198.18.240.130:5001")
 		if err == nil {
 			c.Close()
 		}
-		if (err == nil) == guarded {
+		if err == nil {
 			t.Errorf("another machine comes to the API's container, guarded %t: %v", guarded, err)
 		}
 	}

@@ -36,7 +36,6 @@ type (
 		DependsOn   map[dify.Name]condition      `yaml:"depends_on,omitempty"`
 		Networks    map[dify.Network]*attachment `yaml:"networks"`
 		ExtraHosts  []string                     `yaml:"extra_hosts,omitempty"`
-		Ports       []string                     `yaml:"ports,omitempty"`
 		Volumes     []volume                     `yaml:"volumes,omitempty"`
 		Healthcheck *healthcheck                 `yaml:"healthcheck,omitempty"`
 		Restart     string                       `yaml:"restart"`
@@ -86,9 +85,9 @@ type (
 // mtu is that of Google's networks; Docker's own would be 1500, and large packets would be lost.
 const mtu = "1460"
 
-// published are the services that the front door sends requests to. They are reached on the loopback, which no other machine
-// can reach.
-func published(n dify.Name) bool {
+// served are the services that the front door sends requests to, at their containers' addresses. No port is published: Docker's
+// docker-proxy would take every byte in its hands, and has to share the engine's small weight of the processor.
+func served(n dify.Name) bool {
 	switch n {
 	case dify.API, dify.Web, dify.PluginDaemon:
 		return true
@@ -96,8 +95,8 @@ func published(n dify.Name) bool {
 	return false
 }
 
-// Who connects to stores, to what the user names, or to the agent's relay, which is at the machine's own address in the outward network, is told there by
-// its own, which no other container gets: the engine takes those of the range for them.
+// Who is served, and who connects to stores, to what the user names, or to the agent's relay, which is at the machine's own address in the outward
+// network, is told there by its own, which no other container gets: the engine takes those of the range for them.
 const (
 	machineAt    = "198.18.240.1"
 	othersWithin = "198.18.240.0/25"
@@ -106,7 +105,7 @@ const (
 // outwardAt gives the address of a service's container in the outward network, or of its job's, which may run beside it; not valid
 // for a service that has any of the others.
 func outwardAt(n dify.Name, job bool) netip.Addr {
-	host := map[dify.Name]byte{dify.WorkerBeat: 129, dify.API: 130, dify.Worker: 131, dify.PluginDaemon: 132, dify.SSRFProxy: 133}[n]
+	host := map[dify.Name]byte{dify.WorkerBeat: 129, dify.API: 130, dify.Worker: 131, dify.PluginDaemon: 132, dify.SSRFProxy: 133, dify.Web: 134}[n]
 	if host == 0 {
 		return netip.Addr{}
 	}
@@ -191,9 +190,6 @@ func render(name string, services []dify.Service, pull, authorities string, job 
 		}
 		if job {
 			out.Restart, out.DependsOn = "no", nil
-		}
-		if published(s.Name) && !job {
-			out.Ports = []string{fmt.Sprintf("127.0.0.1:%d:%d", s.Port, s.Port)}
 		}
 		if s.Data != "" {
 			p.Volumes[string(s.Name)] = struct{}{}

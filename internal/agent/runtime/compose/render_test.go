@@ -124,9 +124,9 @@ func TestAuthorities(t *testing.T) {
 	}
 }
 
-// TestOnLoopback reads what is rendered as somebody else would: no port is open but on the loopback, the sandbox leads nowhere,
+// TestNothingIsOpen reads what is rendered as somebody else would: no port is published, the sandbox leads nowhere,
 // and nobody has a right that it does not need.
-func TestOnLoopback(t *testing.T) {
+func TestNothingIsOpen(t *testing.T) {
 	for _, r := range dify.Releases() {
 		s, secrets := settings("the-secret")
 		files, err := compose.Render("dify", services(t, r.Version, s, secrets), "missing", "")
@@ -135,7 +135,7 @@ func TestOnLoopback(t *testing.T) {
 		}
 		var p struct {
 			Services map[string]struct {
-				Ports    []string
+				Ports    any
 				Networks map[string]any
 				Env      map[string]string `yaml:"environment"`
 				CapDrop  []string          `yaml:"cap_drop"`
@@ -157,10 +157,8 @@ func TestOnLoopback(t *testing.T) {
 			t.Errorf("%s: %d services", r.Version, len(p.Services))
 		}
 		for name, s := range p.Services {
-			for _, port := range s.Ports {
-				if !strings.HasPrefix(port, "127.0.0.1:") {
-					t.Errorf("%s: %s publishes %s", r.Version, name, port)
-				}
+			if s.Ports != nil {
+				t.Errorf("%s: %s publishes %v", r.Version, name, s.Ports)
 			}
 			// Who has an identity is told of it, and shares the network in which it asks with nobody.
 			ask := string(dify.Name(name).Ask())
