@@ -613,6 +613,15 @@ func TestBoot(t *testing.T) {
 	if got := run("docker", "info", "--format", "{{.LiveRestoreEnabled}} {{.LoggingDriver}}"); got != "true local\n" {
 		t.Errorf("Docker's settings: %s", got)
 	}
+	if got := run("systemctl", "show", "--property", "CPUWeight", "--value", "docker.service"); got != "20\n" {
+		t.Errorf("Docker's weight of the processor is %s", got)
+	}
+	for _, id := range strings.Fields(run("docker", "ps", "--quiet")) {
+		pid := strings.TrimSpace(run("docker", "inspect", "--format", "{{.State.Pid}}", id))
+		if got := run("cat", "/proc/"+pid+"/cgroup"); strings.Contains(got, "docker.service") {
+			t.Errorf("a container is among Docker's own processes:\n%s", got)
+		}
+	}
 	for _, id := range strings.Fields(run("docker", "network", "ls", "--quiet", "--filter", "driver=bridge")) {
 		if got := run("docker", "network", "inspect", "--format", `{{.Name}} {{index .Options "com.docker.network.driver.mtu"}}`, id); !strings.HasSuffix(got, " 1460\n") {
 			t.Errorf("a network and its MTU: %s", got)

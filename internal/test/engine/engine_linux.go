@@ -25,6 +25,7 @@ type Engine struct {
 	Environ []string // for the docker program
 
 	dir   string
+	group string // the directory of dockerd's own control group; "" without one
 	end   context.CancelFunc
 	ended chan struct{}
 	pid   int           // of unshare, whose child is dockerd
@@ -136,6 +137,25 @@ func Start(ctx context.Context, more ...string) (*Engine, error) {
 	}
 }
 
+// Yield gives dockerd a small weight of the processor, as an instance's docker.service has it: in a control group of its own, beside containerd and
+// the containers, whose groups the engine names from the top. It gives the group's directory, "" where no controller of the processor's can be had.
+func (e *Engine) Yield() (group string, err error) {
+	at, file, weight := "/sys/fs/cgroup/cpu", "cpu.shares", "100" // of 1024, which all containers have together
+	if _, err := os.Stat(filepath.Join(at, file)); err != nil {
+		at, file, weight = "/sys/fs/cgroup", "cpu.weight", "10" // of 100
+		if err := os.WriteFile(filepath.Join(at, "cgroup.subtree_control"), []byte("+cpu"), 0); err != nil {
+			return "", nil
+		}
+	}
+	group = filepath.Join(at, filepath.Base(e.dir))
+	if os.Mkdir(group, 0o755) != nil {
+		return "", nil
+	}
+	e.group = group
+	pid, err := e.first()
+	return group, errors.Join(err, os.WriteFile(filepath.Join(group, file), []byte(weight), 0), os.WriteFile(filepath.Join(group, "cgroup.procs"), []byte(pid), 0))
+}
+
 // Close kills the engine with its containers, and removes all that it had.
 func (e *Engine) Close() error {
 	e.end()
@@ -144,13 +164,22 @@ func (e *Engine) Close() error {
 	// The kernel takes the mounts away a moment after the last process.
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
+	remove := func() error {
+		err := os.RemoveAll(e.dir)
+		if e.group != "" {
+			if rmErr := os.Remove(e.group); !errors.Is(rmErr, os.ErrNotExist) {
+				err = errors.Join(err, rmErr)
+			}
+		}
+		return err
+	}
 	for range 200 {
-		if rmErr := os.RemoveAll(e.dir); rmErr == nil {
+		if remove() == nil {
 			return err
 		}
 		<-tick.C
 	}
-	return errors.Join(err, os.RemoveAll(e.dir))
+	return errors.Join(err, remove())
 }
 
 // Docker runs the docker program with this engine and gives what it wrote.

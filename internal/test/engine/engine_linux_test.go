@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -62,9 +63,39 @@ func TestEngine(t *testing.T) {
 			t.Errorf("a health check of %s: %v", probe, err)
 		}
 	}
+	// A small weight of the processor is the engine's own, not that of containers, started before or after.
+	group, err := e.Yield()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Docker(ctx, nil, "run", "--detach", "--name", "web2", "--network", "none", "--pull", "never", "difyup-standin/web:1"); err != nil {
+		t.Fatal(err)
+	}
+	if group != "" {
+		raw, err := os.ReadFile(filepath.Join(group, "cgroup.procs"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, pid := range strings.Fields(string(raw)) {
+			name, err := os.ReadFile("/proc/" + pid + "/comm")
+			if err != nil {
+				t.Fatal(err)
+			}
+			names = append(names, strings.TrimSpace(string(name)))
+		}
+		if !slices.Equal(names, []string{"dockerd"}) {
+			t.Errorf("in the engine's control group are %v", names)
+		}
+	} else {
+		t.Log("no controller of the processor's can be had: the engine keeps its weight")
+	}
 	closed = true
 	if err := e.Close(); err != nil {
 		t.Error(err)
+	}
+	if _, err := os.Stat(group); err == nil {
+		t.Errorf("%s is left", group)
 	}
 	// Other tests may have engines of their own.
 	dir := filepath.Dir(strings.TrimPrefix(e.Environ[len(e.Environ)-1], "DOCKER_HOST=unix://"))
