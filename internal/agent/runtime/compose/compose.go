@@ -54,8 +54,9 @@ type Options struct {
 
 // engine is a runtime of containers.
 type engine struct {
-	opts   Options
-	client *http.Client
+	opts    Options
+	client  *http.Client
+	silence time.Duration // longSilence, or shorter in tests
 
 	mu       sync.Mutex
 	services []dify.Service // that run, once they are up; nil = they do not
@@ -89,7 +90,7 @@ func New(o Options) runtime.Runtime {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip4", host)
 		}
 	}
-	return &engine{opts: o, failed: map[string]failed{}, guard: guard{nft: o.Nft, lookup: o.Lookup, file: filepath.Join(o.Dir, GuardFile), log: o.Log}, client: &http.Client{
+	return &engine{opts: o, silence: longSilence, failed: map[string]failed{}, guard: guard{nft: o.Nft, lookup: o.Lookup, file: filepath.Join(o.Dir, GuardFile), log: o.Log}, client: &http.Client{
 		Transport:     &http.Transport{DisableKeepAlives: true, DialContext: o.Dial},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}

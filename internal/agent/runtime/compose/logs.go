@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/difyup/difyup/internal/agent/runtime"
@@ -166,7 +167,7 @@ func (e *engine) follow(ctx context.Context, services []dify.Service) (end func(
 			mu       sync.Mutex
 			followed = map[string]bool{}
 			broke    = map[string]string{}    // what was told of a container's log last
-			left     = map[string]time.Time{} // when the log of one that storms was left alone
+			left     = map[string]time.Time{} // from when on the log of one that storms was left alone
 			streams  sync.WaitGroup
 		)
 		defer streams.Wait()
@@ -191,8 +192,9 @@ func (e *engine) follow(ctx context.Context, services []dify.Service) (end func(
 					mu.Lock()
 					defer mu.Unlock()
 					delete(followed, id)
-					if errors.Is(err, errStorm) {
-						left[id] = time.Now()
+					var later *again
+					if errors.As(err, &later) {
+						left[id] = later.since
 						return
 					}
 					if err != nil && ctx.Err() == nil && err.Error() != broke[id] {
@@ -227,8 +229,13 @@ func (e *engine) follow(ctx context.Context, services []dify.Service) (end func(
 	}
 }
 
-// errStorm ends the reading of a log of which too many lines are left out.
-var errStorm = errors.New("too many lines")
+// again ends the reading of a log that is to be asked for again, for the last of what was written since a time.
+type again struct {
+	since time.Time
+	why   string
+}
+
+func (e *again) Error() string { return "to be read again: " + e.why }
 
 // read gives the lines of one container until its log ends: all that were not taken yet, or, of one whose log was left alone since
 // a time, the last of those that were written after it.
@@ -245,17 +252,28 @@ func (e *engine) read(ctx context.Context, engine *api, id string, name dify.Nam
 	case from.at != 0:
 		query.Set("since", fmt.Sprintf("%d.%09d", from.at/1e9, from.at%1e9))
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	body, err := engine.get(ctx, "/containers/"+id+"/logs", query)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
+	var silent atomic.Bool
+	silence := time.AfterFunc(e.silence, func() { silent.Store(true); cancel() })
+	silence.Stop() // until it is in a rush
+	defer silence.Stop()
 	// The engine gives what is not older: the last lines that were taken come again.
 	now := place{container: from.container}
-	skipped, pieces := 0, 0
+	skipped, pieces, rushed, rested := 0, 0, false, time.Now()
 	skip := func(begins bool) bool {
 		if pieces++; pieces%paceLines == 0 {
+			rushed = rushed || time.Since(rested) < paceLines*time.Second/rush
 			time.Sleep(pace) // not as long as anybody could wait for
+			rested = time.Now()
+		}
+		if rushed {
+			silence.Reset(e.silence)
 		}
 		if begins && !e.opts.Lines.Skip(string(name), 1) {
 			return false
@@ -275,8 +293,13 @@ func (e *engine) read(ctx context.Context, engine *api, id string, name dify.Nam
 			e.opts.Lines.Add(runtime.Line{Source: string(name), At: at, ID: now.String(), Text: text, Hide: hide})
 		}
 	})
-	if skipped >= stormLines {
-		return errStorm
+	switch {
+	case skipped >= stormLines:
+		return &again{time.Now(), "it storms"}
+	case silent.Load() && skipped == 0:
+		return &again{time.Unix(0, now.at), "it is silent after a rush"}
+	case silent.Load(): // what is left out is counted, and not to come again
+		return &again{time.Now().Add(-e.silence), "it is silent after a storm"}
 	}
 	return err
 }
@@ -296,6 +319,13 @@ const (
 const (
 	paceLines = 16
 	pace      = 400 * time.Microsecond
+)
+
+// A log that came in a rush, of more lines a second, and then is silent for so long is asked for again, once: an engine whose files came
+// round faster than they were read (20.10) gives nothing any more, and does not say so.
+const (
+	rush        = 1000
+	longSilence = 10 * time.Second
 )
 
 // place is where a line is in a container's log: its time, and which of those with this time it is. Written, it is the line's ID.

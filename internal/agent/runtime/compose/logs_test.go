@@ -214,3 +214,70 @@ func leftAlone(t *testing.T, storm []string) {
 		t.Errorf("lines (-want +got):\n%s", d)
 	}
 }
+
+// TestSilence has the engine give nothing any more after a rush, though a container writes on: what it wrote is asked for, once. After
+// few lines there is nothing odd in silence.
+func TestSilence(t *testing.T) {
+	took := &taken{}
+	var (
+		mu    sync.Mutex
+		asked = map[string][]string{}
+	)
+	began := time.Now().Add(-time.Minute)
+	line := func(n int) time.Time { return began.Add(time.Duration(n) * time.Millisecond) }
+	const rushing = 10 * paceLines
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /containers/json", func(w http.ResponseWriter, req *http.Request) {
+		fmt.Fprint(w, `[{"Id": "apiapiapiapi", "Labels": {"com.docker.compose.service": "api"}}, {"Id": "workerworker", "Labels": {"com.docker.compose.service": "worker"}}]`)
+	})
+	came := make(chan struct{}, 1)
+	mux.HandleFunc("GET /containers/{id}/logs", func(w http.ResponseWriter, req *http.Request) {
+		query := req.URL.Query()
+		id := req.PathValue("id")
+		mu.Lock()
+		asked[id] = append(asked[id], fmt.Sprintf("since=%s tail=%s", query.Get("since"), query.Get("tail")))
+		times := len(asked[id])
+		mu.Unlock()
+		switch {
+		case id == "apiapiapiapi":
+			_ = frame(w, line(0), "hello\n")
+		case times == 1:
+			for n := range rushing {
+				_ = frame(w, line(n), fmt.Sprintf("%d\n", n))
+			}
+		default: // what is not older comes again
+			for n := rushing - 1; n < rushing+2; n++ {
+				_ = frame(w, line(n), fmt.Sprintf("%d\n", n))
+			}
+		}
+		_ = http.NewResponseController(w).Flush()
+		if times == 2 {
+			came <- struct{}{}
+		}
+		<-req.Context().Done()
+	})
+	e := New(Options{Environ: docker(t, mux), Lines: took, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}).(*engine)
+	e.silence = 200 * time.Millisecond
+	end := sync.OnceFunc(e.follow(t.Context(), []dify.Service{{Name: dify.API}, {Name: dify.Worker}}))
+	defer end()
+	select {
+	case <-came:
+	case <-time.After(time.Minute):
+		t.Fatal("it is not asked again")
+	}
+	time.Sleep(lookForLogs + 3*e.silence) // until another look, if there was one
+	end()
+	last := line(rushing - 1)
+	want := map[string][]string{"apiapiapiapi": {"since= tail="}, "workerworker": {"since= tail=", fmt.Sprintf("since=%d.%09d tail=2000", last.Unix(), last.Nanosecond())}}
+	if d := cmp.Diff(want, asked); d != "" {
+		t.Errorf("the engine was asked for logs (-want +got):\n%s", d)
+	}
+	var lines []string
+	for n := range rushing + 2 {
+		lines = append(lines, fmt.Sprintf("worker: %d", n))
+	}
+	took.lines = slices.DeleteFunc(took.lines, func(l string) bool { return l == "api: hello" })
+	if d := cmp.Diff(lines, took.lines); d != "" {
+		t.Errorf("lines (-want +got):\n%s", d)
+	}
+}

@@ -88,7 +88,8 @@ func try(ways []string) {
 	}
 }
 
-// storm has the container write lines, so many megabytes a second for so many seconds, and says how many there were.
+// storm has the container write lines, so many megabytes a second for so many seconds, and says how many there were. Where that is too much
+// for the machine, it writes less, but a tenth however long it takes.
 func storm(args []string) error {
 	var rate, seconds int
 	if len(args) != 2 {
@@ -109,7 +110,8 @@ func storm(args []string) error {
 	text := []byte(strings.Repeat(line, rate*1e6/slices/len(line)))
 	lines, tick := 0, time.NewTicker(time.Second/slices)
 	defer tick.Stop()
-	for range seconds * slices {
+	end := time.Now().Add(time.Duration(seconds) * time.Second)
+	for all := seconds * slices * len(text) / len(line); lines < all && (time.Now().Before(end) || lines < all/10); {
 		n, err := out.Write(text)
 		lines += n / len(line)
 		if err != nil {
