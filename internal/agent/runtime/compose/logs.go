@@ -266,10 +266,16 @@ func (e *engine) read(ctx context.Context, engine *api, id string, name dify.Nam
 	// The engine gives what is not older: the last lines that were taken come again.
 	now := place{container: from.container}
 	skipped, pieces, rushed, rested := 0, 0, false, time.Now()
+	rest := time.NewTimer(pace)
+	defer rest.Stop()
 	skip := func(begins bool) bool {
 		if pieces++; pieces%paceLines == 0 {
 			rushed = rushed || time.Since(rested) < paceLines*time.Second/rush
-			time.Sleep(pace) // not as long as anybody could wait for
+			rest.Reset(pace)
+			select {
+			case <-ctx.Done():
+			case <-rest.C:
+			}
 			rested = time.Now()
 		}
 		if rushed {
