@@ -167,7 +167,7 @@ func (e *engine) follow(ctx context.Context, services []dify.Service) (end func(
 			mu       sync.Mutex
 			followed = map[string]bool{}
 			broke    = map[string]string{}    // what was told of a container's log last
-			left     = map[string]time.Time{} // from when on the log of one that storms was left alone
+			left     = map[string]time.Time{} // when the log of one that storms was left alone
 			streams  sync.WaitGroup
 		)
 		defer streams.Wait()
@@ -188,13 +188,16 @@ func (e *engine) follow(ctx context.Context, services []dify.Service) (end func(
 				}
 				streams.Go(func() {
 					// The stream ends with the container. Whatever else ends it, it is tried again.
-					err := e.read(ctx, engine, id, name, hide[name], since)
+					err := e.read(ctx, engine, id, name, hide[name], since, stormTail)
+					var silent *silence
+					for errors.As(err, &silent) {
+						err = e.read(ctx, engine, id, name, hide[name], silent.since, silenceTail)
+					}
 					mu.Lock()
 					defer mu.Unlock()
 					delete(followed, id)
-					var later *again
-					if errors.As(err, &later) {
-						left[id] = later.since
+					if errors.Is(err, errStorm) {
+						left[id] = time.Now()
 						return
 					}
 					if err != nil && ctx.Err() == nil && err.Error() != broke[id] {
@@ -229,17 +232,17 @@ func (e *engine) follow(ctx context.Context, services []dify.Service) (end func(
 	}
 }
 
-// again ends the reading of a log that is to be asked for again, for the last of what was written since a time.
-type again struct {
-	since time.Time
-	why   string
-}
+// errStorm ends the reading of a log of which too many lines are left out.
+var errStorm = errors.New("too many lines")
 
-func (e *again) Error() string { return "to be read again: " + e.why }
+// silence ends the reading of a log that is silent after a rush, of which nothing is known since a time.
+type silence struct{ since time.Time }
 
-// read gives the lines of one container until its log ends: all that were not taken yet, or, of one whose log was left alone since
-// a time, the last of those that were written after it.
-func (e *engine) read(ctx context.Context, engine *api, id string, name dify.Name, hide func(string) string, since time.Time) error {
+func (*silence) Error() string { return "nothing comes any more after a rush" }
+
+// read gives the lines of one container until its log ends: all that were not taken yet, or, of one of which nothing is known since
+// a time, the last ones of those that were written after it, so many.
+func (e *engine) read(ctx context.Context, engine *api, id string, name dify.Name, hide func(string) string, since time.Time, tail int) error {
 	from := place{container: id[:12]}
 	if last, ok := parsePlace(e.opts.Lines.Last(string(name))); ok && last.container == from.container {
 		from = last
@@ -248,7 +251,7 @@ func (e *engine) read(ctx context.Context, engine *api, id string, name dify.Nam
 	switch {
 	case !since.IsZero():
 		query.Set("since", fmt.Sprintf("%d.%09d", since.Unix(), since.Nanosecond()))
-		query.Set("tail", strconv.Itoa(stormTail))
+		query.Set("tail", strconv.Itoa(tail))
 	case from.at != 0:
 		query.Set("since", fmt.Sprintf("%d.%09d", from.at/1e9, from.at%1e9))
 	}
@@ -260,17 +263,22 @@ func (e *engine) read(ctx context.Context, engine *api, id string, name dify.Nam
 	}
 	defer body.Close()
 	var silent atomic.Bool
-	silence := time.AfterFunc(e.silence, func() { silent.Store(true); cancel() })
-	silence.Stop() // until it is in a rush
-	defer silence.Stop()
+	waiting := time.AfterFunc(e.silence, func() { silent.Store(true); cancel() })
+	waiting.Stop() // until there was a rush
+	defer waiting.Stop()
 	// The engine gives what is not older: the last lines that were taken come again.
 	now := place{container: from.container}
-	skipped, pieces, rushed, rested := 0, 0, false, time.Now()
+	skipped, pieces, quick, rested := 0, 0, 0, time.Now()
 	rest := time.NewTimer(pace)
 	defer rest.Stop()
 	skip := func(begins bool) bool {
 		if pieces++; pieces%paceLines == 0 {
-			rushed = rushed || time.Since(rested) < paceLines*time.Second/rush
+			switch {
+			case time.Since(rested) < paceLines*time.Second/rush:
+				quick += paceLines
+			case quick < rush:
+				quick = 0
+			}
 			rest.Reset(pace)
 			select {
 			case <-ctx.Done():
@@ -278,8 +286,8 @@ func (e *engine) read(ctx context.Context, engine *api, id string, name dify.Nam
 			}
 			rested = time.Now()
 		}
-		if rushed {
-			silence.Reset(e.silence)
+		if quick >= rush {
+			waiting.Reset(e.silence)
 		}
 		if begins && !e.opts.Lines.Skip(string(name), 1) {
 			return false
@@ -301,11 +309,11 @@ func (e *engine) read(ctx context.Context, engine *api, id string, name dify.Nam
 	})
 	switch {
 	case skipped >= stormLines:
-		return &again{time.Now(), "it storms"}
+		return errStorm
 	case silent.Load() && skipped == 0:
-		return &again{time.Unix(0, now.at), "it is silent after a rush"}
+		return &silence{time.Unix(0, now.at)}
 	case silent.Load(): // what is left out is counted, and not to come again
-		return &again{time.Now().Add(-e.silence), "it is silent after a storm"}
+		return &silence{time.Now().Add(-e.silence)}
 	}
 	return err
 }
@@ -327,11 +335,13 @@ const (
 	pace      = 400 * time.Microsecond
 )
 
-// A log that came in a rush, of more lines a second, and then is silent for so long is asked for again, once: an engine whose files came
-// round faster than they were read (20.10) gives nothing any more, and does not say so.
+// A log that came in a rush, of so many lines in less than a second, and then is silent for longSilence is asked for again, once, for so many of its
+// last lines, about as many as may be taken after that time: an engine whose files came round faster than they were read (20.10) gives
+// nothing any more, and does not say so.
 const (
 	rush        = 1000
 	longSilence = 10 * time.Second
+	silenceTail = 10_000
 )
 
 // place is where a line is in a container's log: its time, and which of those with this time it is. Written, it is the line's ID.

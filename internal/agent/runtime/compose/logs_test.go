@@ -131,7 +131,7 @@ func TestLastWords(t *testing.T) {
 	}
 	defer api.client.CloseIdleConnections()
 	for range 2 {
-		if err := e.read(t.Context(), api, "apiapiapiapi", dify.API, nil, time.Time{}); err != nil {
+		if err := e.read(t.Context(), api, "apiapiapiapi", dify.API, nil, time.Time{}, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -216,7 +216,7 @@ func leftAlone(t *testing.T, storm []string) {
 }
 
 // TestSilence has the engine give nothing any more after a rush, though a container writes on: what it wrote is asked for, once. After
-// few lines there is nothing odd in silence.
+// a few lines there is nothing odd in silence.
 func TestSilence(t *testing.T) {
 	took := &taken{}
 	var (
@@ -225,7 +225,7 @@ func TestSilence(t *testing.T) {
 	)
 	began := time.Now().Add(-time.Minute)
 	line := func(n int) time.Time { return began.Add(time.Duration(n) * time.Millisecond) }
-	const rushing = 10 * paceLines
+	const rushing = 2 * rush
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /containers/json", func(w http.ResponseWriter, req *http.Request) {
 		fmt.Fprint(w, `[{"Id": "apiapiapiapi", "Labels": {"com.docker.compose.service": "api"}}, {"Id": "workerworker", "Labels": {"com.docker.compose.service": "worker"}}]`)
@@ -240,7 +240,9 @@ func TestSilence(t *testing.T) {
 		mu.Unlock()
 		switch {
 		case id == "apiapiapiapi":
-			_ = frame(w, line(0), "hello\n")
+			for range rush / 2 {
+				_ = frame(w, line(0), "hello\n")
+			}
 		case times == 1:
 			for n := range rushing {
 				_ = frame(w, line(n), fmt.Sprintf("%d\n", n))
@@ -268,7 +270,7 @@ func TestSilence(t *testing.T) {
 	time.Sleep(lookForLogs + 3*e.silence) // until another look, if there was one
 	end()
 	last := line(rushing - 1)
-	want := map[string][]string{"apiapiapiapi": {"since= tail="}, "workerworker": {"since= tail=", fmt.Sprintf("since=%d.%09d tail=2000", last.Unix(), last.Nanosecond())}}
+	want := map[string][]string{"apiapiapiapi": {"since= tail="}, "workerworker": {"since= tail=", fmt.Sprintf("since=%d.%09d tail=10000", last.Unix(), last.Nanosecond())}}
 	if d := cmp.Diff(want, asked); d != "" {
 		t.Errorf("the engine was asked for logs (-want +got):\n%s", d)
 	}
