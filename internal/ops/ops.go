@@ -292,10 +292,7 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 		if gone {
 			return
 		}
-		// Even when the run was cancelled the lock is given back; not for ever, should the network be gone.
-		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		err = errors.Join(err, lock.Release(release))
+		err = errors.Join(err, atLast(ctx, lock.Release))
 	}()
 	st, err := s.read(held)
 	if err != nil {
@@ -381,12 +378,32 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 		At: time.Now().UTC().Truncate(time.Second), By: state.Me(), Command: o.Command, Version: s.opts.Version,
 		Created: res.Created, Updated: res.Updated, Deleted: res.Deleted, Failed: res.Failed,
 	})
-	write, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
 	if errors.Is(context.Cause(held), state.ErrLockLost) {
 		return res, runErr // the state is somebody else's now
 	}
-	return res, errors.Join(runErr, s.store.Write(write, st))
+	return res, errors.Join(runErr, atLast(ctx, func(ctx context.Context) error { return s.store.Write(ctx, st) }))
+}
+
+// How long is waited for what ends a run, and for one try at it. The client waits longer for an answer than a person would at the end.
+const (
+	atLastWait = 12 * time.Second
+	atLastTry  = 4 * time.Second
+)
+
+// atLast does what ends a run, even one that was cancelled; not for ever, should the network be gone. What got no answer is done
+// again, which it must bear.
+func atLast(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), atLastWait)
+	defer cancel()
+	for {
+		try, cancel := context.WithTimeout(ctx, atLastTry)
+		err := do(try)
+		late := try.Err() != nil
+		cancel()
+		if err == nil || !late || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 func sameRefs(a, b []resource.Ref) bool {

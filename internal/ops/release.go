@@ -201,15 +201,10 @@ func (s *Stack) Remember(ctx context.Context, migrated bool) error {
 	if err != nil {
 		return err
 	}
-	release := func() error {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		return lock.Release(ctx)
-	}
 	if st, err = s.read(held); err == nil && len(st.Owned) > 0 {
 		schema.At = time.Now().UTC().Truncate(time.Second)
 		st.Schema = schema
 		err = s.store.Write(held, st)
 	}
-	return errors.Join(err, release())
+	return errors.Join(err, atLast(ctx, lock.Release))
 }

@@ -270,9 +270,17 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// Release gives the lock up. It is given a context of its own, because the run's may have ended.
+// Release gives the lock up, and may be called again after an error. It is given a context of its own, because the run's may have ended.
 func (l *Lock) Release(ctx context.Context) error {
 	l.Forget()
+	left := func(err error) error {
+		return &fault.Fault{
+			Summary: "The lock could not be given back",
+			Detail:  fmt.Sprintf("What was done is done, but Cloud Storage did not take the end of the lock. It ends by itself %s after it was renewed last.", lease),
+			Remedy:  "Wait a minute, then run the next command as usual.",
+			Cause:   err,
+		}
+	}
 	for try := 0; ; try++ {
 		err := l.store.client.Do(ctx, gcp.Call{
 			API: kind.StorageAPI, Method: http.MethodDelete, Path: "b/" + l.store.bucket + "/o/" + lockObject,
@@ -282,12 +290,12 @@ func (l *Lock) Release(ctx context.Context) error {
 			return nil
 		}
 		if !gcp.Is(err, 412) {
-			return fmt.Errorf("release the lock: %w", err)
+			return left(err)
 		}
 		// It is somebody else's by now, or a renewal went through that was not waited for.
 		raw, at, readErr := l.store.fetch(ctx, lockObject, "")
 		if missing(readErr) != nil {
-			return fmt.Errorf("release the lock: %w", readErr)
+			return left(readErr)
 		}
 		if readErr != nil || writer(raw) != l.holder.Run || try == 3 {
 			return nil
