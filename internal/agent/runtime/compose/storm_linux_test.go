@@ -27,9 +27,47 @@ import (
 	"github.com/difyup/difyup/internal/dify"
 )
 
-// TestStorm has a container write 50 MB a second for six seconds. Requests to another one go on being answered; what is too much is
-// left out, and counted; neither the engine's files nor the spool grow beyond what they may. How much slower requests are is printed,
-// as the machine may be doing other things.
+// handed counts the worker's lines that are handed over, on their way to a book.
+type handed struct {
+	runtime.Lines
+	mu         sync.Mutex
+	storm, own int // lines of the storm, with those of any kind that are skipped; other lines
+}
+
+func (h *handed) Add(l runtime.Line) {
+	if l.Source == string(dify.Worker) {
+		h.mu.Lock()
+		if strings.Contains(l.Text, stormLine) {
+			h.storm++
+		} else {
+			h.own++
+		}
+		h.mu.Unlock()
+	}
+	h.Lines.Add(l)
+}
+
+func (h *handed) Skip(source string, lines int) bool {
+	skipped := h.Lines.Skip(source, lines)
+	if skipped && source == string(dify.Worker) {
+		h.mu.Lock()
+		h.storm += lines
+		h.mu.Unlock()
+	}
+	return skipped
+}
+
+func (h *handed) count() (storm, own int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.storm, h.own
+}
+
+var stormLine = strings.Repeat("x", 99)
+
+// TestStorm has a container write 50 MB a second for six seconds. Requests to another one go on being answered; of what is handed over,
+// what is too much is left out, and every line is sent or counted; neither the engine's files nor the spool grow beyond what they may.
+// How much slower requests are is printed, as the machine may be doing other things.
 func TestStorm(t *testing.T) {
 	e, all, _, _ := world(t)
 	ctx, cancel := patience(t)
@@ -59,7 +97,7 @@ func TestStorm(t *testing.T) {
 		book.Run(shipping, func(_ context.Context, batch logs.Batch) error {
 			mu.Lock()
 			defer mu.Unlock()
-			came += strings.Count(string(batch.Entries), strings.Repeat("x", 99))
+			came += strings.Count(string(batch.Entries), stormLine)
 			if !bytes.Contains(batch.Entries, []byte("were left out")) {
 				return nil
 			}
@@ -73,9 +111,10 @@ func TestStorm(t *testing.T) {
 			return nil
 		})
 	})
+	given := &handed{Lines: book}
 	r := compose.New(compose.Options{
 		Dir: filepath.Join(t.TempDir(), "compose"), Project: "dify", Environ: e.Environ, Pull: "never", Start: 2 * time.Minute, Look: time.Second, Dial: e.Dial,
-		Lines: book, Nft: nft(e), Log: slog.New(slog.NewTextHandler(&log, nil)),
+		Lines: given, Nft: nft(e), Log: slog.New(slog.NewTextHandler(&log, nil)),
 	})
 	identify(t, e, r)
 	if err := r.Prepare(ctx, all); err != nil {
@@ -199,7 +238,12 @@ func TestStorm(t *testing.T) {
 		name string
 		took []time.Duration
 	}{{"before", before}, {"during a storm that nobody keeps", lost}, {"during one that nobody reads", unread}, {"during the one that is read", during}} {
-		t.Logf("%d requests %s: median %s, 90 of 100 within %s, 99 within %s", len(phase.took), phase.name, at(phase.took, .5), at(phase.took, .9), at(phase.took, .99))
+		var sum time.Duration
+		for _, took := range phase.took {
+			sum += took
+		}
+		t.Logf("%d requests %s: median %s, 90 of 100 within %s, 99 within %s, mean %s", len(phase.took), phase.name,
+			at(phase.took, .5), at(phase.took, .9), at(phase.took, .99), (sum / time.Duration(len(phase.took))).Round(10*time.Microsecond))
 	}
 
 	// What is left out is told, and with what came is no more than was written.
@@ -221,9 +265,14 @@ func TestStorm(t *testing.T) {
 	}
 	t.Logf("%d lines came, %d were left out and counted, until %s after the end; the engine kept %d from us", sent, dropped,
 		still.Sub(ended).Round(100*time.Millisecond), written-sent-dropped)
-	const others = 1000 // lines of the worker's own, at most, which may be among those that are left out
-	if sent == 0 || dropped == 0 || sent+dropped > written+others {
-		t.Errorf("%d lines came and %d were counted, of %d", sent, dropped, written)
+	// Lines of the worker's own may be among those that are left out.
+	if storm, own := given.count(); sent == 0 || sent+dropped < storm || sent+dropped > storm+own || storm > written+own {
+		t.Errorf("%d lines came and %d were counted, of %d and %d others that were handed over, of %d", sent, dropped, storm, own, written)
+	}
+	// On a machine that does much else the engine hands over less than may be sent, and none is left out.
+	const line = 200 // bytes that one of them is counted as, at least
+	if most := 8<<20 + int(still.Sub(began).Seconds()*(512<<10)); sent*line > most {
+		t.Errorf("%d lines were sent in %s, wants %d at most", sent, still.Sub(began), most/line)
 	}
 	// What is too much is hardly read: to read a storm costs the machine more than to have it.
 	if most := 1000 + 20*int(still.Sub(began).Milliseconds()); dropped > most {
