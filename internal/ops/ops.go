@@ -384,9 +384,10 @@ func (s *Stack) run(ctx context.Context, o RunOptions, make func(context.Context
 	return res, errors.Join(runErr, atLast(ctx, func(ctx context.Context) error { return s.store.Write(ctx, st) }))
 }
 
-// How long is waited for what ends a run, and for one try at it. The client waits longer for an answer than a person would at the end.
+// How long is waited for what ends a run, and for one try at it: three of them, the last one short, so that it does not end when all does.
+// The client waits longer for an answer than a person would at the end.
 const (
-	atLastWait = 12 * time.Second
+	atLastWait = 11 * time.Second
 	atLastTry  = 4 * time.Second
 )
 
