@@ -168,6 +168,9 @@ func runApply(ctx context.Context, a *app, o applyOptions) error {
 		view.Applied(a.Out, a.colour, res.Created, res.Updated, res.Deleted, time.Since(began))
 	}
 	view.Outputs(a.Out, a.colour, values[:1])
+	if l := listenerOf(info, spec); l != nil && l.Taken != 0 {
+		view.Note(a.Err, a.colour, fmt.Sprintf("Port %d of %s is another program's: this load balancer listens at port %d.", l.Taken, l.Address, l.Port))
+	}
 	view.Next(a.Err, a.colour, "difyup status"+o.flagsText())
 	return nil
 }

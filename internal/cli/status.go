@@ -96,15 +96,23 @@ func urlOf(s *ops.Status, info *localcloud.Info, spec *config.Spec) string {
 }
 
 func listenerURL(info *localcloud.Info, spec *config.Spec) string {
+	if l := listenerOf(info, spec); l != nil {
+		return l.URL()
+	}
+	return ""
+}
+
+// listenerOf is where the local load balancer listens for HTTPS, nil where there is none.
+func listenerOf(info *localcloud.Info, spec *config.Spec) *localcloud.Listener {
 	if info == nil {
-		return ""
+		return nil
 	}
 	for _, l := range info.Listeners {
 		if l.Project == spec.Project && l.Name == spec.Stack+"-https" {
-			return l.URL()
+			return &l
 		}
 	}
-	return ""
+	return nil
 }
 
 // localURL puts the place where the local load balancer really listens into the outputs.

@@ -68,7 +68,8 @@ type Listener struct {
 	Project string `json:"project"`
 	Scheme  string `json:"scheme"`
 	Address string `json:"address"`
-	Port    int    `json:"port"` // the rule's, or a free one where that may not be bound
+	Port    int    `json:"port"`            // the rule's, or a free one where that may not be bound
+	Taken   int    `json:"taken,omitempty"` // the rule's, where another program has that
 }
 
 // URL is where a browser finds it.

@@ -344,7 +344,7 @@ func (c *cloud) status(w http.ResponseWriter, _ *http.Request) {
 	info.Transient = info.Transient && !c.kept.Load()
 	info.Listeners, info.Servers, info.Instances, info.Buckets = []Listener{}, []Server{}, []Instance{}, []Bucket{}
 	for _, l := range c.fleet.Listeners() {
-		info.Listeners = append(info.Listeners, Listener{Name: last(l.Rule), Project: project(l.Rule), Scheme: l.Scheme, Address: l.Address, Port: l.Port})
+		info.Listeners = append(info.Listeners, Listener{Name: last(l.Rule), Project: project(l.Rule), Scheme: l.Scheme, Address: l.Address, Port: l.Port, Taken: l.Taken})
 	}
 	instances := c.store.Collection("sql.instances")
 	for _, k := range instances.Keys("") {

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/difyup/difyup/internal/localcloud/fleet/probe"
@@ -45,6 +46,7 @@ type Listener struct {
 	Address string
 	Port    int // the rule's own port, or a free one where that may not be bound
 	Scheme  string
+	Taken   int // the rule's own port, where another program has that; else 0
 }
 
 // Balancer serves the forwarding rules. Refresh it after every change of a resource or of a group's instances.
@@ -75,6 +77,7 @@ type listener struct {
 	rule   string
 	addr   netip.Addr
 	want   int // the rule's port
+	taken  bool
 	net    net.Listener
 	server *http.Server
 	secure bool
@@ -209,13 +212,14 @@ func (b *Balancer) listen(r *rule) (*listener, error) {
 	var lc net.ListenConfig
 	ctx := context.Background() // binding does not wait
 	nl, err := lc.Listen(ctx, "tcp", netip.AddrPortFrom(r.addr, uint16(r.port)).String())
+	taken := errors.Is(err, syscall.EADDRINUSE)
 	if err != nil {
 		b.opts.Log.Info("forwarding rule gets a free port", "rule", r.name, "port", r.port, "error", err)
 		if nl, err = lc.Listen(ctx, "tcp", netip.AddrPortFrom(r.addr, 0).String()); err != nil {
 			return nil, fmt.Errorf("listen for forwarding rule %s: %w", r.name, err)
 		}
 	}
-	l := &listener{rule: r.key, addr: r.addr, want: r.port, net: nl, secure: r.tls != nil,
+	l := &listener{rule: r.key, addr: r.addr, want: r.port, taken: taken, net: nl, secure: r.tls != nil,
 		done: make(chan struct{}), idle: make(chan struct{})}
 	// The listener outlives whoever opened it; finish ends its requests.
 	requests, cut := context.WithCancel(context.Background())
@@ -340,7 +344,11 @@ func (b *Balancer) Listeners() []Listener {
 		if l.secure {
 			scheme = "https"
 		}
-		all = append(all, Listener{Rule: key, Address: l.addr.String(), Port: l.net.Addr().(*net.TCPAddr).Port, Scheme: scheme})
+		at := Listener{Rule: key, Address: l.addr.String(), Port: l.net.Addr().(*net.TCPAddr).Port, Scheme: scheme}
+		if l.taken {
+			at.Taken = l.want
+		}
+		all = append(all, at)
 	}
 	return all
 }

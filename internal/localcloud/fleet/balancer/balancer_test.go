@@ -201,6 +201,40 @@ func (w *world) listener(t *testing.T, scheme string) balancer.Listener {
 	return balancer.Listener{}
 }
 
+// TestTaken has another program at a rule's port: the rule gets a free one, and says so.
+func TestTaken(t *testing.T) {
+	w := newWorld(t)
+	other, err := net.Listen("tcp", "127.0.0.4:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	taken := other.Addr().(*net.TCPAddr).Port
+	w.res.put(global+"forwardingRules/taken", map[string]any{"IPAddress": "127.0.0.4", "portRange": fmt.Sprintf("%d-%d", taken, taken), "target": wire.Link(global + "targetHttpProxies/h")})
+	if err := w.b.Refresh(); err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, l := range w.b.Listeners() {
+		switch {
+		case l.Rule != global+"forwardingRules/taken":
+			if l.Taken != 0 {
+				t.Errorf("%+v: no program has that port", l)
+			}
+		case l.Taken != taken || l.Port == taken:
+			t.Errorf("%+v: port %d is another program's", l, taken)
+		default:
+			found = true
+			if _, resp := get(t, client(false), fmt.Sprintf("http://127.0.0.4:%d/", l.Port)); resp.StatusCode != http.StatusMovedPermanently {
+				t.Errorf("at the free port is answered %s", resp.Status)
+			}
+		}
+	}
+	if !found {
+		t.Error("the rule listens nowhere")
+	}
+}
+
 func client(h2 bool) *http.Client {
 	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, ForceAttemptHTTP2: h2, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
