@@ -101,7 +101,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("DIFYUP_LOCAL_DIR", filepath.Join(dir, "local"))
 			e.Setenv("PATH", programs+":"+e.Getenv("PATH"))
 			e.Setenv("NO_COLOR", "1")
-			for _, name := range []string{"DIFYUP_POSTGRES", "DIFYUP_REDIS"} {
+			for _, name := range []string{"DIFYUP_POSTGRES", "DIFYUP_REDIS", "DIFYUP_TEST_PROGRAMS"} {
 				e.Setenv(name, os.Getenv(name))
 			}
 			example, err := os.ReadFile(filepath.Join(root(t), "examples", "difyup.yaml"))
