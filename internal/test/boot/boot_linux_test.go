@@ -616,6 +616,9 @@ func TestBoot(t *testing.T) {
 	if got := run("systemctl", "show", "--property", "CPUWeight", "--value", "docker.service"); got != "20\n" {
 		t.Errorf("Docker's weight of the processor is %s", got)
 	}
+	if got := run("sh", "-c", `tr '\0' '\n' </proc/$(systemctl show --property MainPID --value docker.service)/environ`); !strings.Contains(got, "GOMAXPROCS=8\n") {
+		t.Errorf("Docker's environment is\n%s", got)
+	}
 	for _, id := range strings.Fields(run("docker", "ps", "--quiet")) {
 		pid := strings.TrimSpace(run("docker", "inspect", "--format", "{{.State.Pid}}", id))
 		if got := run("cat", "/proc/"+pid+"/cgroup"); strings.Contains(got, "docker.service") {

@@ -99,7 +99,7 @@ func Start(ctx context.Context, more ...string) (*Engine, error) {
 	cmd := e.Command(life, "unshare", append([]string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--",
 		"dockerd", "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"),
 		"--host", socket, "--bridge", "none", "--config-file", filepath.Join(dir, "none.json"), "--log-level", "warn"}, more...)...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "GOMAXPROCS=8"} // as an instance's docker.service has it
 	cmd.Stdout, cmd.Stderr = e.log, e.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error, 1)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,10 +97,12 @@ func served(n dify.Name) bool {
 }
 
 // Who is served, and who connects to stores, to what the user names, or to the agent's relay, which is at the machine's own address in the outward
-// network, is told there by its own, which no other container gets: the engine takes those of the range for them.
+// network, is told there by its own, which no other container gets: the engine takes those of the range for them. So it is inward with who is
+// asked there.
 const (
 	machineAt    = "198.18.240.1"
 	othersWithin = "198.18.240.0/25"
+	othersInward = "198.18.241.0/25"
 )
 
 // outwardAt gives the address of a service's container in the outward network, or of its job's, which may run beside it; not valid
@@ -112,9 +115,52 @@ func outwardAt(n dify.Name, job bool) netip.Addr {
 	if job {
 		host += 64
 	}
-	at := netip.MustParsePrefix(dify.Subnets()[dify.Outward]).Addr().As4()
+	return hostOf(dify.Outward, host)
+}
+
+// inwardAt gives the address of a service's container in the inward network; not valid for a service that has any.
+func inwardAt(n dify.Name) netip.Addr {
+	host := map[dify.Name]byte{dify.SSRFProxy: 133, dify.Sandbox: 135}[n]
+	if host == 0 {
+		return netip.Addr{}
+	}
+	return hostOf(dify.Inward, host)
+}
+
+func hostOf(n dify.Network, host byte) netip.Addr {
+	at := netip.MustParsePrefix(dify.Subnets()[n]).Addr().As4()
 	at[3] = host
 	return netip.AddrFrom4(at)
+}
+
+// addressAt gives the address of a service's container in a network, or of its job's; not valid if it has any.
+func addressAt(n dify.Network, s dify.Name, job bool) netip.Addr {
+	switch {
+	case n == dify.Outward:
+		return outwardAt(s, job)
+	case n == dify.Inward && !job:
+		return inwardAt(s)
+	}
+	return netip.Addr{}
+}
+
+// others gives where a service finds those whose names are in its URLs, as NAME:ADDRESS, if they have an address of their own in a network that
+// it shares with them. Else it would ask the engine for each connection, which in a storm of logs has no time, and is not there while it is
+// started again.
+func others(s dify.Service, all []dify.Service) (hosts []string) {
+	for _, o := range all {
+		told := slices.ContainsFunc(slices.Collect(maps.Values(s.Environment)), func(v string) bool { return strings.Contains(v, "//"+string(o.Name)+":") })
+		if !told || o.Name == s.Name {
+			continue
+		}
+		for _, n := range s.Networks {
+			if at := addressAt(n, o.Name, false); at.IsValid() && slices.Contains(o.Networks, n) {
+				hosts = append(hosts, string(o.Name)+":"+at.String())
+				break
+			}
+		}
+	}
+	return hosts
 }
 
 // bridge gives the name of a network's device on the machine, of at most 15 characters.
@@ -180,14 +226,18 @@ func render(name string, services []dify.Service, pull, authorities string, job 
 				net.IPAM.Config[0]["gateway"] = at.Addr().String()
 				maps.Copy(out.Environment, runtime.IdentityVariables(at))
 			}
-			if at := outwardAt(s.Name, job); n == dify.Outward && at.IsValid() {
+			if n == dify.Inward {
+				net.IPAM.Config[0]["ip_range"] = othersInward
+			}
+			if at := addressAt(n, s.Name, job); at.IsValid() {
 				out.Networks[n].Address = at.String()
 			}
 			if n == dify.Outward && s.Name == dify.WorkerBeat {
-				out.ExtraHosts = []string{dify.RelayHost + ":" + machineAt}
+				out.ExtraHosts = append(out.ExtraHosts, dify.RelayHost+":"+machineAt)
 			}
 			p.Networks[n] = net
 		}
+		out.ExtraHosts = append(out.ExtraHosts, others(s, services)...)
 		if job {
 			out.Restart, out.DependsOn = "no", nil
 		}

@@ -29,7 +29,7 @@ import (
 
 // TestStorm has a container write 50 MB a second for six seconds. Requests to another one go on being answered; of what is handed over,
 // what is too much is left out, and every line is sent or counted; neither the engine's files nor the spool grow beyond what they may.
-// How much slower requests are is printed, as the machine may be doing other things.
+// How much slower requests are, lookups of names, and commands in containers, is printed, as the machine may be doing other things.
 func TestStorm(t *testing.T) {
 	e, all, _, _ := world(t)
 	ctx, cancel := patience(t)
@@ -170,7 +170,7 @@ func TestStorm(t *testing.T) {
 			return err
 		}
 	}
-	before := while(func() error {
+	calm := func() error {
 		timer := time.NewTimer(5 * time.Second)
 		defer timer.Stop()
 		select {
@@ -179,7 +179,8 @@ func TestStorm(t *testing.T) {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-	})
+	}
+	before := while(calm)
 	// What of a slower answer is the writer's and the pipe's, and what is the engine's, which keeps what was written.
 	lost := while(apart("lost", "none", nil))
 	unread := while(apart("unread", worker.HostConfig.LogConfig.Type, worker.HostConfig.LogConfig.Config))
@@ -195,18 +196,19 @@ func TestStorm(t *testing.T) {
 	at := func(all []time.Duration, part float64) time.Duration {
 		return all[int(float64(len(all)-1)*part)].Round(10 * time.Microsecond)
 	}
-	t.Logf("%d lines, %d MB", written, written/10_000)
-	for _, phase := range []struct {
-		name string
-		took []time.Duration
-	}{{"before", before}, {"during a storm that nobody keeps", lost}, {"during one that nobody reads", unread}, {"during the one that is read", during}} {
+	figures := func(name string, all []time.Duration) {
 		var sum time.Duration
-		for _, took := range phase.took {
+		for _, took := range all {
 			sum += took
 		}
-		t.Logf("%d requests %s: median %s, 90 of 100 within %s, 99 within %s, mean %s", len(phase.took), phase.name,
-			at(phase.took, .5), at(phase.took, .9), at(phase.took, .99), (sum / time.Duration(len(phase.took))).Round(10*time.Microsecond))
+		t.Logf("%d requests %s: median %s, 90 of 100 within %s, 99 within %s, mean %s", len(all), name,
+			at(all, .5), at(all, .9), at(all, .99), (sum / time.Duration(len(all))).Round(10*time.Microsecond))
 	}
+	t.Logf("%d lines, %d MB", written, written/10_000)
+	figures("before", before)
+	figures("during a storm that nobody keeps", lost)
+	figures("during one that nobody reads", unread)
+	figures("during the one that is read", during)
 
 	// What is left out is told, and with what came is no more than was written.
 	count := func() (int, int) {
@@ -227,6 +229,7 @@ func TestStorm(t *testing.T) {
 	}
 	t.Logf("%d lines came, %d were left out and counted, until %s after the end; the engine kept %d from us", sent, dropped,
 		still.Sub(ended).Round(100*time.Millisecond), written-sent-dropped)
+	figures("after it", while(calm)) // a machine that others use too is not the same all the time
 	// Lines of the worker's own may be among those that are left out.
 	if storm, own := given.count(); sent == 0 || sent+dropped < storm || sent+dropped > storm+own || storm > written+own {
 		t.Errorf("%d lines came and %d were counted, of %d and %d others that were handed over, of %d", sent, dropped, storm, own, written)
@@ -276,5 +279,33 @@ func TestStorm(t *testing.T) {
 	t.Logf("on disk: %d KiB of the engine's, %d KiB of the spool", kept>>10, size(spool)>>10)
 	if kept == 0 || kept > 64<<20 || size(spool) > 65<<20 {
 		t.Errorf("on disk are %d bytes of the engine's and %d of the spool", kept, size(spool))
+	}
+
+	// What else the engine does for containers: it tells them names that it alone knows, and runs what asks for their health.
+	for _, storms := range []bool{false, true} {
+		var storm sync.WaitGroup
+		when := "before a storm"
+		if storms {
+			when = "in a storm"
+			storm.Go(func() {
+				if _, err := e.Docker(ctx, nil, "exec", "dify-worker-1", "storm", "50", "5"); err != nil {
+					t.Error(err)
+				}
+			})
+			time.Sleep(time.Second)
+		}
+		said, err := e.Docker(ctx, nil, "exec", "dify-api-1", "try", "names:"+string(dify.Sandbox), "names:"+string(dify.Web))
+		if err != nil || strings.Contains(said, "lookup") {
+			t.Errorf("names are not found: %s, %v", said, err)
+		}
+		t.Logf("%s, of one that it is told, and of one that the engine is asked for:\n%s", when, said)
+		for range 3 {
+			began := time.Now()
+			if _, err := e.Docker(ctx, nil, "exec", "dify-web-1", "try"); err != nil {
+				t.Error(err)
+			}
+			t.Logf("%s a command in a container takes %s", when, time.Since(began).Round(time.Millisecond))
+		}
+		storm.Wait()
 	}
 }

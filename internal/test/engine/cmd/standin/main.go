@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -71,7 +72,7 @@ func quiet(args []string) error {
 }
 
 // try does what a container that was taken over would: each argument is a way to somewhere (tcp:HOST:PORT, udp:HOST:PORT, unix:PATH,
-// name:HOST, raw: for a socket that sends and sees whole packets), and a line says whether there was an answer, or why there was none.
+// name:HOST, names:HOST for how long a hundred lookups take, raw: for a socket that sends and sees whole packets), and a line says whether there was an answer, or why there was none.
 func try(ways []string) {
 	results, all := make([]string, len(ways)), sync.WaitGroup{}
 	for i, w := range ways {
@@ -105,13 +106,13 @@ func storm(args []string) error {
 		return err
 	}
 	defer out.Close()
-	const slices = 50 // a second
+	const parts = 50 // a second
 	line := strings.Repeat("x", 99) + "\n"
-	text := []byte(strings.Repeat(line, rate*1e6/slices/len(line)))
-	lines, tick := 0, time.NewTicker(time.Second/slices)
+	text := []byte(strings.Repeat(line, rate*1e6/parts/len(line)))
+	lines, tick := 0, time.NewTicker(time.Second/parts)
 	defer tick.Stop()
 	end := time.Now().Add(time.Duration(seconds) * time.Second)
-	for all := seconds * slices * len(text) / len(line); lines < all && (time.Now().Before(end) || lines < all/10); {
+	for all := seconds * parts * len(text) / len(line); lines < all && (time.Now().Before(end) || lines < all/10); {
 		n, err := out.Write(text)
 		lines += n / len(line)
 		if err != nil {
@@ -123,6 +124,24 @@ func storm(args []string) error {
 	return nil
 }
 
+// lookups says how long it takes to look up a name again and again.
+func lookups(host string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	took, tick := make([]time.Duration, 100), time.NewTicker(10*time.Millisecond)
+	defer tick.Stop()
+	for i := range took {
+		began := time.Now()
+		if _, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", host); err != nil {
+			return err
+		}
+		took[i] = time.Since(began).Round(10 * time.Microsecond)
+		<-tick.C
+	}
+	slices.Sort(took)
+	return fmt.Errorf("median %s, 90 of 100 within %s, all within %s", took[49], took[89], took[99])
+}
+
 func reach(way string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -130,6 +149,9 @@ func reach(way string) error {
 	if network == "name" {
 		_, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", to)
 		return err
+	}
+	if network == "names" {
+		return lookups(to)
 	}
 	if network == "raw" {
 		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_RAW, syscall.IPPROTO_RAW)
