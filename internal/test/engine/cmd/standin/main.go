@@ -72,7 +72,8 @@ func quiet(args []string) error {
 }
 
 // try does what a container that was taken over would: each argument is a way to somewhere (tcp:HOST:PORT, udp:HOST:PORT, unix:PATH,
-// name:HOST, names:HOST for how long a hundred lookups take, raw: for a socket that sends and sees whole packets), and a line says whether there was an answer, or why there was none.
+// name:HOST, raw: for a socket that sends and sees whole packets), and a line says whether there was an answer, or why there was none. names:HOST
+// is answered with how long it takes to look it up.
 func try(ways []string) {
 	results, all := make([]string, len(ways)), sync.WaitGroup{}
 	for i, w := range ways {
