@@ -97,7 +97,7 @@ func served(n dify.Name) bool {
 }
 
 // Who is served, and who connects to stores, to what the user names, or to the agent's relay, which is at the machine's own address in the outward
-// network, is told there by its own, which no other container gets: the engine takes those of the range for them. So it is inward with who is
+// network, is told there by its own, which no other container gets: the engine takes those of the range for them. So it is inward for those who are
 // asked there.
 const (
 	machineAt    = "198.18.240.1"
@@ -118,7 +118,7 @@ func outwardAt(n dify.Name, job bool) netip.Addr {
 	return hostOf(dify.Outward, host)
 }
 
-// inwardAt gives the address of a service's container in the inward network; not valid for a service that has any.
+// inwardAt gives the address of a service's container in the inward network; not valid for a service that has any of the others.
 func inwardAt(n dify.Name) netip.Addr {
 	host := map[dify.Name]byte{dify.SSRFProxy: 133, dify.Sandbox: 135}[n]
 	if host == 0 {
@@ -133,7 +133,7 @@ func hostOf(n dify.Network, host byte) netip.Addr {
 	return netip.AddrFrom4(at)
 }
 
-// addressAt gives the address of a service's container in a network, or of its job's; not valid if it has any.
+// addressAt gives the address of a service's container in a network, or of its job's; not valid where it has any of the others.
 func addressAt(n dify.Network, s dify.Name, job bool) netip.Addr {
 	switch {
 	case n == dify.Outward:
