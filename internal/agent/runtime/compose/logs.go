@@ -329,10 +329,10 @@ const (
 )
 
 // A rest after so many lines, or pieces of them: what is read at once would else keep a processor from the front door, which is of the same
-// process, for the 10 ms that Go lets work go on. Some 12,000 lines a second may still come.
+// process, for the 10 ms that Go lets work go on. Some 7,000 lines a second may still come.
 const (
 	paceLines = 8
-	pace      = 400 * time.Microsecond
+	pace      = time.Millisecond
 )
 
 // A log that came in a rush, of so many lines in less than a second, and then is silent for longSilence is asked for again, once, for so many of its
