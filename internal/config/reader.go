@@ -71,7 +71,8 @@ func join(path, key string) string {
 // section reads the keys of a mapping. The place is where a missing key is reported.
 func (r *reader) section(n *yaml.Node, options []Option, v reflect.Value, path string, place fault.Position) {
 	setDefaults(options, v)
-	first := map[string]int{} // line by key
+	first := map[string]int{}  // line by key
+	meant := map[string]bool{} // keys that others are taken for
 	merged := false
 	for i := 0; n != nil && i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
@@ -97,7 +98,7 @@ func (r *reader) section(n *yaml.Node, options []Option, v reflect.Value, path s
 		first[key.Value] = key.Line
 		j := slices.IndexFunc(options, func(o Option) bool { return o.Key == key.Value })
 		if j < 0 {
-			r.unknown(at, key.Value, path, options)
+			meant[r.unknown(at, key.Value, path, options)] = true
 			continue
 		}
 		r.value(value, options[j], v.FieldByIndex(options[j].index), join(path, key.Value), at)
@@ -108,7 +109,9 @@ func (r *reader) section(n *yaml.Node, options []Option, v reflect.Value, path s
 		}
 		child := join(path, o.Key)
 		if o.Required && !merged && !r.aliased {
-			r.add(place, "Missing option", quote(child)+" is not set, and there is no default for it.", "Add a line:\n    "+o.Key+": "+o.example())
+			if !meant[o.Key] { // else what is to be done is said there
+				r.add(place, "Missing option", quote(child)+" is not set, and there is no default for it.", "Add a line:\n    "+o.Key+": "+o.example())
+			}
 			r.spoil(child)
 		}
 		if o.Type == Section {
@@ -133,20 +136,20 @@ func (o Option) example() string {
 	return text
 }
 
-// unknown finds out what a key that does not exist was meant to be.
-func (r *reader) unknown(at fault.Position, key, path string, siblings []Option) {
+// unknown finds out what a key that does not exist was meant to be. It returns the sibling it is taken for, or nothing.
+func (r *reader) unknown(at fault.Position, key, path string, siblings []Option) string {
 	if i := strings.IndexFunc(key, wide); i >= 0 {
 		r.wide(r.position(at.Line, at.Column+len([]rune(key[:i]))), key[i:])
-		return
+		return ""
 	}
 	detail := fmt.Sprintf("There is no option %s.", quote(join(path, key)))
 	if before, after, ok := strings.Cut(key, ":"); ok && after != "" && slices.ContainsFunc(siblings, func(o Option) bool { return o.Key == before }) {
 		r.add(at, "Unknown option", detail+" A space is missing after the colon.", "Write:\n    "+before+": "+after)
-		return
+		return before
 	}
 	if len(r.faults) > maxFaults { // it will not be told
 		r.add(at, "Unknown option", detail, "Remove it.")
-		return
+		return ""
 	}
 	here := make([]string, len(siblings))
 	for i, o := range siblings {
@@ -169,18 +172,20 @@ func (r *reader) unknown(at fault.Position, key, path string, siblings []Option)
 	}
 	word := strings.ToLower(strings.ReplaceAll(key, "-", "_"))
 	far := spelling.Nearest(word, known)
-	var remedy string
+	var remedy, sibling string
 	switch {
 	case len(elsewhere[word]) > 0 && !slices.Contains(here, word):
 		remedy = belongs(word, elsewhere[word])
 	case spelling.Nearest(word, here) != "":
-		remedy = fmt.Sprintf("Did you mean %s?", quote(spelling.Nearest(word, here)))
+		sibling = spelling.Nearest(word, here)
+		remedy = fmt.Sprintf("Did you mean %s?", quote(sibling))
 	case far != "" && spelling.Edits(word, far) <= 2:
 		remedy = fmt.Sprintf("Did you mean %s? %s", quote(far), belongs(far, elsewhere[far]))
 	default:
 		remedy = "Remove it. The options here are " + list(here, "and") + "."
 	}
 	r.add(at, "Unknown option", detail, remedy)
+	return sibling
 }
 
 func belongs(key string, sections []string) string {
