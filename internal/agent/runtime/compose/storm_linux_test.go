@@ -192,12 +192,14 @@ func TestStorm(t *testing.T) {
 		defer mu.Unlock()
 		return came, left
 	}
-	// settled waits until nothing has come for a time, and gives what has, and since when.
+	// settled waits until for a time nothing has been handed over and nothing has come, and gives what has, and since when.
 	settled := func(silence time.Duration) (sent, dropped int, still time.Time) {
 		t.Helper()
+		earlier := 0
 		for still = time.Now(); time.Since(still) < silence; time.Sleep(200 * time.Millisecond) {
-			if s, d := count(); s != sent || d != dropped {
-				sent, dropped, still = s, d, time.Now()
+			g, _ := given.count()
+			if s, d := count(); g != earlier || s != sent || d != dropped {
+				earlier, sent, dropped, still = g, s, d, time.Now()
 			}
 			if ctx.Err() != nil {
 				t.Fatal("it does not come to an end")
@@ -243,7 +245,7 @@ func TestStorm(t *testing.T) {
 
 	// What is left out is told, and with what came is no more than was written.
 	ended := time.Now()
-	sent, dropped, still := settled(12 * time.Second) // it is told at most every 10 s
+	sent, dropped, still := settled(15 * time.Second) // it is told at most every 10 s, and asked for again after as long
 	t.Logf("%d lines came, %d were left out and counted, until %s after the end; the engine kept %d from us", sent, dropped,
 		still.Sub(ended).Round(100*time.Millisecond), written-sent-dropped)
 	// Lines of the worker's own may be among those that are left out.
