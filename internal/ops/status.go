@@ -36,7 +36,7 @@ type Status struct {
 	Lost      []string   `json:"lost,omitempty"`    // of these, those that held data and were made to their end once
 	Stores    []Store    `json:"stores"`
 	Instances []Instance `json:"instances"`
-	Target    int        `json:"target"` // instances the group wants to have
+	Target    int        `json:"target"` // instances the group wants to have, or its autoscaler will have it want at least
 	Healthy   int        `json:"healthy"`
 	Stable    bool       `json:"stable"` // the group is not changing anything
 
@@ -181,8 +181,18 @@ func (s *Status) describe(r *resource.Resource, body map[string]any) {
 			s.Certificate = text("type")
 		}
 	case kind.RegionInstanceGroupManagers.Kind:
-		fmt.Sscan(text("targetSize"), &s.Target)
+		var size int
+		fmt.Sscan(text("targetSize"), &size)
+		s.Target = max(s.Target, size)
 		s.Stable = text("status.isStable") == "true" && text("status.versionTarget.isReached") == "true"
+	case kind.RegionAutoscalers.Kind:
+		if text("autoscalingPolicy.mode") == "OFF" {
+			return
+		}
+		// A minimum that was raised moments ago is not the group's size yet: until it is, the group is stable with too few.
+		var least int
+		fmt.Sscan(text("autoscalingPolicy.minNumReplicas"), &least)
+		s.Target = max(s.Target, least)
 	}
 }
 

@@ -6,8 +6,43 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/difyup/difyup/internal/kind"
 	"github.com/difyup/difyup/internal/report"
+	"github.com/difyup/difyup/internal/resource"
 )
+
+// TestReady has an autoscaler's minimum raised, which the group has not been told yet: it is stable, and all it wants is healthy, and still
+// one is to come.
+func TestReady(t *testing.T) {
+	group := map[string]any{"targetSize": 2, "status": map[string]any{"isStable": true, "versionTarget": map[string]any{"isReached": true}}}
+	scaler := func(mode string, least int) map[string]any {
+		return map[string]any{"autoscalingPolicy": map[string]any{"mode": mode, "minNumReplicas": least}}
+	}
+	for _, tc := range []struct {
+		name            string
+		scaler          map[string]any
+		healthy, target int
+		ready           bool
+	}{
+		{"as before", scaler("ON", 2), 2, 2, true},
+		{"scaled out", scaler("ON", 1), 2, 2, true},
+		{"minimum raised", scaler("ON", 3), 2, 3, false},
+		{"and reached", scaler("ON", 3), 3, 3, true},
+		{"switched off", scaler("OFF", 3), 2, 2, true},
+	} {
+		kinds := []*resource.Resource{{Kind: kind.RegionInstanceGroupManagers.Kind}, {Kind: kind.RegionAutoscalers.Kind}}
+		bodies := []map[string]any{group, tc.scaler}
+		for _, order := range [][]int{{0, 1}, {1, 0}} {
+			s := &Status{Healthy: tc.healthy}
+			for _, i := range order {
+				s.describe(kinds[i], bodies[i])
+			}
+			if s.Target != tc.target || s.Ready() != tc.ready {
+				t.Errorf("%s, read in the order %v: of %d wanted %d are healthy, ready is %t", tc.name, order, s.Target, s.Healthy, s.Ready())
+			}
+		}
+	}
+}
 
 // TestWarnings gathers what instances warn of. What one said long ago is of no account.
 func TestWarnings(t *testing.T) {
