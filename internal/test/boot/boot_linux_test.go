@@ -716,13 +716,14 @@ func TestPowerCut(t *testing.T) {
 		return from
 	}
 	says(t, m, start(), "running 'init'")
-	// cloud-init takes note of what it has begun, and would not do it again.
+	// cloud-init takes note of what it has begun, before it does it, and would not do it again.
+	const unit = "/etc/systemd/system/difyup-agent.service"
 	until(t, "files are written", func() bool {
-		out, err := m.Run(t.Context(), nil, "ls", "/var/lib/cloud/instance/sem/")
-		return err == nil && strings.Contains(out, "config_write_files")
+		_, err := m.Run(t.Context(), nil, "ls", "/var/lib/cloud/instance/sem/config_write_files", unit)
+		return err == nil
 	})
 	// As if this one had not been written yet.
-	if _, err := m.Run(t.Context(), nil, "rm", "/etc/systemd/system/difyup-agent.service"); err != nil {
+	if _, err := m.Run(t.Context(), nil, "rm", unit); err != nil {
 		t.Fatal(err)
 	}
 	cut("while files are written")
