@@ -174,21 +174,24 @@ func (d *serviceAccount) Pick(r *resource.Resource, items []map[string]any) map[
 func (d *serviceAccount) Read(ctx context.Context, r *resource.Resource) (map[string]any, error) {
 	var live map[string]any
 	err := d.Do(ctx, gcp.Call{API: r.Kind.API, Method: http.MethodGet, Path: d.path(r), Out: &live, For: r.ID()})
-	if d.hidden(ctx, r, err) {
-		return nil, nil
-	}
-	return gcp.Absent(live, err)
+	return gcp.Absent(live, d.unhide(ctx, r, err))
 }
 
-// hidden says whether what IAM refused to show or to delete "(or it may not exist)" does not exist: the project's accounts
-// can be listed, and it is not among them.
-func (d *serviceAccount) hidden(ctx context.Context, r *resource.Resource, err error) bool {
+// unhide gives 404 for what IAM refused to show or to delete "(or it may not exist)" if it does not exist: the project's accounts
+// can be listed, and it is not among them. Why they could not be asked for is told rather than the refusal, unless it is another one.
+func (d *serviceAccount) unhide(ctx context.Context, r *resource.Resource, err error) error {
 	var e *gcp.Error
 	if !gcp.Is(err, http.StatusForbidden) || !errors.As(err, &e) || e.Reason != "IAM_PERMISSION_DENIED" {
-		return false
+		return err
 	}
-	items, err := d.List(ctx, r.Kind, r.CollectionPath(), nil)
-	return err == nil && d.Pick(r, items) == nil
+	items, ask := d.List(ctx, r.Kind, r.CollectionPath(), nil)
+	switch {
+	case ask != nil && !gcp.Is(ask, http.StatusForbidden):
+		return ask
+	case ask == nil && d.Pick(r, items) == nil:
+		return &gcp.Error{Code: http.StatusNotFound, Message: d.email(r) + " is not among the project's service accounts"}
+	}
+	return err
 }
 
 func (d *serviceAccount) Create(ctx context.Context, r *resource.Resource, body map[string]any) error {
@@ -211,10 +214,7 @@ func (d *serviceAccount) Update(ctx context.Context, r *resource.Resource, body,
 
 func (d *serviceAccount) Delete(ctx context.Context, r *resource.Resource) error {
 	d.DeletesAccount()
-	err := d.DeleteAt(ctx, r, d.path(r), nil)
-	if d.hidden(ctx, r, err) {
-		return nil
-	}
+	_, err := gcp.Absent(nil, d.unhide(ctx, r, d.DeleteAt(ctx, r, d.path(r), nil)))
 	return err
 }
 
