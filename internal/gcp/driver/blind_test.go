@@ -384,24 +384,6 @@ func TestHiddenAccount(t *testing.T) {
 		ours   = `200 {"accounts":[{"name":"projects/demo-project/serviceAccounts/demo-vm@demo-project.iam.gserviceaccount.com","email":"demo-vm@demo-project.iam.gserviceaccount.com"}]}`
 	)
 	account := kind.ServiceAccounts.New("demo-vm", params(), nil)
-	// A command that is interrupted just then was interrupted, and not refused anything.
-	t.Run("interrupted", func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path != list {
-				w.Header().Set("Content-Type", "application/json")
-				w.WriteHeader(http.StatusForbidden)
-				io.WriteString(w, strings.TrimPrefix(denied, "403 "))
-				return
-			}
-			cancel()
-			<-r.Context().Done()
-		}))
-		defer s.Close()
-		if live, err := connect(t, s.URL, "token").Read(ctx, account); live != nil || !errors.Is(err, context.Canceled) {
-			t.Errorf("got %v, %v", live, err)
-		}
-	})
 	t.Run("the local cloud", func(t *testing.T) {
 		info := cloud.Start(t)
 		c := connect(t, info.URL, info.Token)
@@ -446,6 +428,40 @@ func TestHiddenAccount(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestInterruptedQuestion has a command interrupted while it asks whether what it may not see is there: it was interrupted, and not
+// refused anything.
+func TestInterruptedQuestion(t *testing.T) {
+	for _, tc := range []struct {
+		r      *resource.Resource
+		list   string
+		denied string
+	}{
+		{
+			kind.ServiceAccounts.New("demo-vm", params(), nil), "/v1/projects/demo-project/serviceAccounts",
+			`{"error":{"code":403,"message":"Denied.","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"IAM_PERMISSION_DENIED"}]}}`,
+		},
+		{kind.Buckets.New("demo-files", params(), nil), "/storage/v1/b", `{"error":{"code":403,"message":"Denied.","errors":[{"reason":"forbidden"}]}}`},
+	} {
+		t.Run(tc.r.Name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != tc.list {
+					w.Header().Set("Content-Type", "application/json")
+					w.WriteHeader(http.StatusForbidden)
+					io.WriteString(w, tc.denied)
+					return
+				}
+				cancel()
+				<-r.Context().Done()
+			}))
+			defer s.Close()
+			if live, err := connect(t, s.URL, "token").Read(ctx, tc.r); live != nil || !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v, %v", live, err)
+			}
+		})
 	}
 }
 

@@ -151,6 +151,24 @@ func (d *connection) Delete(ctx context.Context, r *resource.Resource) error {
 	return err
 }
 
+// lister can list a kind, and find one thing in a list.
+type lister interface {
+	List(ctx context.Context, k *resource.Kind, path string, query url.Values) ([]map[string]any, error)
+	gcp.Picker
+}
+
+// lacks gives nil if the project's list lacks what Google refused to show. Otherwise it gives that refusal, or why the list could not be
+// had, unless it was refused as well.
+func lacks(ctx context.Context, d lister, r *resource.Resource, query url.Values, refusal error) error {
+	switch items, err := d.List(ctx, r.Kind, r.CollectionPath(), query); {
+	case err != nil && !gcp.Is(err, http.StatusForbidden):
+		return err
+	case err != nil || d.Pick(r, items) != nil:
+		return refusal
+	}
+	return nil
+}
+
 // serviceAccount differs in that its name is an email made of the account's ID and the project, and in that IAM may answer
 // 403 for one that was deleted.
 type serviceAccount struct{ gcp.REST }
@@ -178,20 +196,16 @@ func (d *serviceAccount) Read(ctx context.Context, r *resource.Resource) (map[st
 }
 
 // unhide gives 404 for what IAM refused to show or to delete "(or it may not exist)" if it does not exist: the project's accounts
-// can be listed, and it is not among them. Why they could not be asked for is told rather than the refusal, unless it is another one.
+// can be listed, and it is not among them.
 func (d *serviceAccount) unhide(ctx context.Context, r *resource.Resource, err error) error {
 	var e *gcp.Error
 	if !gcp.Is(err, http.StatusForbidden) || !errors.As(err, &e) || e.Reason != "IAM_PERMISSION_DENIED" {
 		return err
 	}
-	items, ask := d.List(ctx, r.Kind, r.CollectionPath(), nil)
-	switch {
-	case ask != nil && !gcp.Is(ask, http.StatusForbidden):
-		return ask
-	case ask == nil && d.Pick(r, items) == nil:
-		return &gcp.Error{Code: http.StatusNotFound, Message: d.email(r) + " is not among the project's service accounts"}
+	if err := lacks(ctx, d, r, nil, err); err != nil {
+		return err
 	}
-	return err
+	return &gcp.Error{Code: http.StatusNotFound, Message: d.email(r) + " is not among the project's service accounts"}
 }
 
 func (d *serviceAccount) Create(ctx context.Context, r *resource.Resource, body map[string]any) error {

@@ -177,8 +177,7 @@ func (d *bucket) Read(ctx context.Context, r *resource.Resource) (map[string]any
 	if !gcp.Is(err, 403) {
 		return live, err
 	}
-	items, listErr := d.List(ctx, r.Kind, r.CollectionPath(), url.Values{"project": {d.Project()}, "prefix": {r.Leaf()}})
-	if listErr != nil || d.Pick(r, items) != nil {
+	if err := lacks(ctx, d, r, url.Values{"project": {d.Project()}, "prefix": {r.Leaf()}}, err); err != nil {
 		return nil, err // it is ours, and we lack a permission
 	}
 	return map[string]any{"name": r.Leaf()}, nil
