@@ -686,7 +686,7 @@ func TestRun(t *testing.T) {
 	written := &record{last: map[string]string{}}
 	dir := filepath.Join(t.TempDir(), "compose")
 	o := compose.Options{
-		Dir: dir, Project: "dify", Environ: e.Environ, Pull: "never", Start: 2 * time.Minute, Look: time.Second, Dial: e.Dial,
+		Dir: dir, Project: "dify", Environ: e.Environ, Pull: "never", Look: time.Second, Dial: e.Dial,
 		Lines: written, Nft: nft(e), Log: slog.New(slog.NewTextHandler(&log, nil)),
 	}
 	var where sync.Mutex // the stores are

@@ -168,7 +168,7 @@ func TestGuard(t *testing.T) {
 	}
 	var log lockedBuffer
 	r := compose.New(compose.Options{
-		Dir: filepath.Join(t.TempDir(), "compose"), Project: "dify", Environ: e.Environ, Pull: "never", Start: 2 * time.Minute, Look: time.Hour, Dial: e.Dial,
+		Dir: filepath.Join(t.TempDir(), "compose"), Project: "dify", Environ: e.Environ, Pull: "never", Look: time.Hour, Dial: e.Dial,
 		Nft: nft(e), Log: slog.New(slog.NewTextHandler(&log, nil)),
 	})
 	identify(t, e, r)

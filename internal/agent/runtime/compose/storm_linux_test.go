@@ -78,7 +78,7 @@ func TestStorm(t *testing.T) {
 	})
 	given := &handed{Lines: book}
 	r := compose.New(compose.Options{
-		Dir: filepath.Join(t.TempDir(), "compose"), Project: "dify", Environ: e.Environ, Pull: "never", Start: 2 * time.Minute, Look: time.Second, Dial: e.Dial,
+		Dir: filepath.Join(t.TempDir(), "compose"), Project: "dify", Environ: e.Environ, Pull: "never", Look: time.Second, Dial: e.Dial,
 		Lines: given, Nft: nft(e), Log: slog.New(slog.NewTextHandler(&log, nil)),
 	})
 	identify(t, e, r)
