@@ -178,7 +178,7 @@ func (d *bucket) Read(ctx context.Context, r *resource.Resource) (map[string]any
 		return live, err
 	}
 	if err := lacks(ctx, d, r, url.Values{"project": {d.Project()}, "prefix": {r.Leaf()}}, err); err != nil {
-		return nil, err // it is ours, and we lack a permission
+		return nil, err // it is ours and we lack a permission, or whose it is cannot be seen
 	}
 	return map[string]any{"name": r.Leaf()}, nil
 }
